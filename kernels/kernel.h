@@ -1,0 +1,125 @@
+/* kernel.h - the interface of every kernel, and what a kernel may assume and must promise.
+ *
+ * This folder knows nothing of files, models, errors or threads. Its arithmetic is written down in
+ * docs/arithmetic.md and is the same, bit for bit, in every kernel of an operation.
+ *
+ * A GEMM kernel may assume:
+ *   - m, n, k >= 1. m and n are otherwise free; k is a multiple of 32 (the packer pads with zeros).
+ *   - A is row major f32, at least 4-byte aligned, rows a_row_bytes apart, at least k long.
+ *   - B is a panel tensor, see pack.h: panels of 16 outputs, b_panel_bytes apart, 64-byte aligned.
+ * and promises:
+ *   1. It reads no byte of B past the k-th row of a panel, nor any panel past the one of column n-1.
+ *      Columns of that panel beyond n are live weights of a wider view: loaded perhaps, never used.
+ *   2. It writes C[0..m)[0..n) and nothing else; allocates nothing, keeps no state, calls no libm.
+ *   3. Each output depends on its row of A, its column of B, k, and (with MFK_RESUME) its old value alone.
+ *   4. acc = fma(a[k], b[k], acc), k ascending, from +0 or, with MFK_RESUME, from the value in C.
+ *   5. It prefetches nothing that it may not read.
+ */
+#ifndef MFK_KERNEL_H
+#define MFK_KERNEL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define MFK_NR 16        /* outputs of a panel: one AVX-512 register of f32 */
+#define MFK_K_ALIGN 32   /* k is padded to it with zeros, and is the quantum of every width */
+#define MFK_PAGE 64      /* positions of a cache page */
+#define MFK_SPAN 1024    /* keys whose softmax is computed apart before spans are merged */
+#define MFK_ATTEND_ROWS 16 /* most query rows in one mfk_attend_args */
+#define MFK_SCRATCH_BYTES (256u << 10) /* 64-byte aligned, per thread, for whatever a kernel wants */
+
+/* Element types of stored weights and of the cache. The numbers are the file's. */
+typedef enum mfk_type { MFK_F32 = 1, MFK_BF16 = 2, MFK_F16 = 3, MFK_Q8 = 4, MFK_Q4 = 5, MFK_U8 = 6 } mfk_type;
+
+typedef enum mfk_activation { MFK_SILU = 0, MFK_GELU_TANH = 1, MFK_GELU_ERF = 2, MFK_RELU = 3, MFK_TANH = 4 } mfk_activation;
+
+enum { MFK_RESUME = 1u }; /* continue the chain from C */
+
+typedef struct mfk_gemm_args {
+    size_t m, n, k; /* live extents; n or k is a width prefix */
+    const float *a;
+    size_t a_row_bytes;
+    const void *b;
+    size_t b_panel_bytes; /* this shell's stride, never k's */
+    float *c;
+    size_t c_row_bytes;
+    uint32_t flags;
+    mfk_activation activation; /* glu kernels only */
+    void *scratch;             /* MFK_SCRATCH_BYTES */
+} mfk_gemm_args;
+
+/* C[m][n] = A[m][k] * B[n][k]^T */
+typedef void (*mfk_gemm_fn)(const mfk_gemm_args *args);
+
+/* C[m][n] = act(A * G^T) . (A * U^T): B holds panels in the order gate 0, up 0, gate 1, up 1, each
+ * b_panel_bytes long; n counts hidden units. The two chains are those of a gemm; RESUME is not allowed. */
+typedef void (*mfk_glu_fn)(const mfk_gemm_args *args);
+
+/* Attention of up to MFK_ATTEND_ROWS query rows over one key/value head of one session. Row r sees the
+ * keys at positions key_begin[r] <= j < key_end[r], and reads no other. Keys and values lie in pages of
+ * MFK_PAGE positions, page p holding positions 64 p ..: at pages[p] + k_offset_bytes keys as
+ * [d_head][64] of `type`, at pages[p] + v_offset_bytes values as [64][d_head].
+ * Per span of MFK_SPAN positions: scores, maximum, exponentials, sum and weighted values; spans are then
+ * merged in ascending order. See docs/arithmetic.md. */
+typedef struct mfk_attend_args {
+    size_t n_row, d_head;    /* d_head: a multiple of 16, at most 512 */
+    mfk_type type;           /* of the cache: MFK_F32 or MFK_BF16 */
+    float scale;             /* score = scale * dot */
+    float softcap;           /* 0: none; else score = softcap * tanh(score / softcap) */
+    const float *const *q;   /* [n_row] rows of d_head */
+    float *const *out;       /* [n_row] rows of d_head */
+    const uint32_t *key_begin, *key_end; /* [n_row]; key_begin < key_end */
+    const void *const *pages;
+    size_t k_offset_bytes, v_offset_bytes;
+    void *scratch;           /* MFK_SCRATCH_BYTES */
+} mfk_attend_args;
+typedef void (*mfk_attend_fn)(const mfk_attend_args *args);
+
+/* Element-wise kernels; x and y may be the same, no other overlap. */
+typedef void (*mfk_rms_norm_fn)(size_t n, const float *x, const float *weight /* or NULL */, float eps, float *y);
+typedef void (*mfk_layer_norm_fn)(size_t n, const float *x, const float *weight, const float *bias /* or NULL */,
+                                  float eps, float *y);
+typedef void (*mfk_activate_fn)(mfk_activation activation, size_t n, const float *x, float *y);
+typedef void (*mfk_mul_fn)(size_t n, const float *x, const float *other, float *y);
+typedef void (*mfk_add_fn)(size_t n, const float *x, const float *other, float *y);
+typedef void (*mfk_axpy_fn)(size_t n, float a, const float *x, float *y); /* y = fma(a, x, y) */
+/* Rotates each of n_head heads of d_head in place, half-split pairs (j, j + d_head/2) by the d_head/2
+ * cosines and sines of the row's position. */
+typedef void (*mfk_rope_fn)(size_t n_head, size_t d_head, const float *cos, const float *sin, float *x);
+/* One row's key into slot `slot` of a page's [d_head][64], and value into its [64][d_head]. */
+typedef void (*mfk_store_key_fn)(mfk_type type, size_t d_head, const float *x, void *page_keys, size_t slot);
+typedef void (*mfk_store_row_fn)(mfk_type type, size_t n, const float *x, void *row); /* f32 to f32 or bf16 */
+/* Row `index` of a panel tensor (an embedding tied to the output), widened to f32. */
+typedef void (*mfk_panel_row_fn)(mfk_type type, size_t k, const void *panels, size_t b_panel_bytes, size_t index,
+                                 float *y);
+/* maximum, and the sum of exp(x - maximum) */
+typedef void (*mfk_softmax_stats_fn)(size_t n, const float *x, float *max, float *sum);
+
+/* cos and sin of an f32 angle, our own: the same bits everywhere. Any |angle| < 2^30. */
+void mfk_sincos(float angle, float *cos_out, float *sin_out);
+
+/* The best kernels for a processor; filled with the reference first, then overwritten upward. */
+typedef struct mfk_table {
+    uint64_t cpu;
+    mfk_gemm_fn gemm_f32, gemm_bf16;
+    mfk_glu_fn glu_f32, glu_bf16;
+    mfk_attend_fn attend;
+    mfk_rms_norm_fn rms_norm;
+    mfk_layer_norm_fn layer_norm;
+    mfk_activate_fn activate;
+    mfk_mul_fn mul;
+    mfk_add_fn add;
+    mfk_axpy_fn axpy;
+    mfk_rope_fn rope;
+    mfk_store_key_fn store_key;
+    mfk_store_row_fn store_row;
+    mfk_panel_row_fn panel_row;
+    mfk_softmax_stats_fn softmax_stats;
+} mfk_table;
+void mfk_table_init(mfk_table *table, uint64_t cpu);
+
+/* The kernel of a weight type, or NULL where there is none. */
+mfk_gemm_fn mfk_table_gemm(const mfk_table *table, mfk_type type);
+mfk_glu_fn mfk_table_glu(const mfk_table *table, mfk_type type);
+
+#endif

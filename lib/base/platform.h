@@ -1,0 +1,42 @@
+/* platform.h - files, mappings and the clock: everything that asks the operating system. */
+#ifndef MFI_PLATFORM_H
+#define MFI_PLATFORM_H
+
+#include "matformer.h"
+
+/* Reads exactly `bytes` at `offset`; a short file is MF_E_IO. EINTR is retried. */
+mf_status mfi_read_at(int fd, void *out, size_t bytes, uint64_t offset, const char *name, mf_error *error);
+
+/* Address space without memory behind it, aligned to `align` (2 MiB for weights); NULL when refused. */
+void *mfi_reserve(size_t bytes, size_t align);
+void mfi_unreserve(void *base, size_t bytes);
+/* Fills [at, at + bytes) of a reservation: with a private read-only mapping of the file, or with zeroed
+ * memory in huge pages where granted. `bytes` and `at` are multiples of the page size except at the end. */
+mf_status mfi_map_file_at(void *at, size_t bytes, int fd, uint64_t offset, mf_error *error);
+mf_status mfi_map_memory_at(void *at, size_t bytes, mf_error *error);
+mf_status mfi_protect_read(void *at, size_t bytes);
+
+uint64_t mfi_now_ns(void); /* monotonic */
+uint32_t mfi_usable_cores(void); /* of this process's affinity mask, at least 1 */
+int64_t mfi_process_id(void);
+
+/* Writing a file that appears under its name only when it is whole: writes go to a temporary name beside
+ * it; commit syncs file and folder and renames; abort removes. */
+typedef struct mfi_new_file {
+    int fd;
+    char *path, *temporary;
+} mfi_new_file;
+mf_status mfi_new_file_open(mfi_new_file *file, const char *path, mf_error *error);
+mf_status mfi_new_file_write(mfi_new_file *file, const void *data, size_t bytes, mf_error *error);
+mf_status mfi_new_file_write_at(mfi_new_file *file, const void *data, size_t bytes, uint64_t offset, mf_error *error);
+mf_status mfi_new_file_commit(mfi_new_file *file, mf_error *error);
+void mfi_new_file_abort(mfi_new_file *file); /* also after a failed commit; does nothing after a good one */
+
+/* Round to nearest, gradual underflow, no traps: set on entry, restored on exit. */
+typedef struct mfi_fp_mode {
+    uint64_t saved;
+} mfi_fp_mode;
+mfi_fp_mode mfi_fp_enter(void);
+void mfi_fp_leave(mfi_fp_mode mode);
+
+#endif

@@ -1,0 +1,32 @@
+/* threads.h - worker threads of an executor: one function run by all, with barriers inside it.
+ * A waiter spins for spin_us, then parks; an idle pool uses no processor time. */
+#ifndef MFI_THREADS_H
+#define MFI_THREADS_H
+
+#include "matformer.h"
+
+typedef struct mfi_pool mfi_pool;
+
+typedef struct mfi_pool_options {
+    uint32_t n_thread; /* the caller counts as thread 0 */
+    uint32_t spin_us;
+    const int *cpus; /* [n_cpu] or NULL */
+    size_t n_cpu;
+} mfi_pool_options;
+
+mf_status mfi_pool_create(mfi_pool **out, const mf_allocator *allocator, const mfi_pool_options *options,
+                          mf_error *error);
+void mfi_pool_destroy(mfi_pool *pool);
+uint32_t mfi_pool_size(const mfi_pool *pool);
+
+/* Runs work(user, thread, n_thread) on every thread at once and returns when all have. One run at a
+ * time. Allocates nothing. */
+void mfi_pool_run(mfi_pool *pool, void (*work)(void *user, uint32_t thread, uint32_t n_thread), void *user);
+
+/* Inside `work`: returns when every thread of the pool has come here. Writes before it are seen after it. */
+void mfi_pool_barrier(mfi_pool *pool, uint32_t thread);
+
+/* The part of [0, n) that `thread` takes, in steps of `step`: static, contiguous, differing by one step. */
+void mfi_split(size_t n, size_t step, uint32_t thread, uint32_t n_thread, size_t *begin, size_t *end);
+
+#endif

@@ -1,0 +1,107 @@
+/* container.h - the .mf file: regions, tensors and metadata. docs/container-format.md is the
+ * specification. The reader trusts nothing and hands upward only what it has proved; it knows nothing of
+ * models. Writer and reader share no state. */
+#ifndef MFI_CONTAINER_H
+#define MFI_CONTAINER_H
+
+#include <stdbool.h>
+
+#include "kernel.h" /* mfk_type, the panel layout's constants */
+#include "matformer.h"
+
+typedef enum mfi_tensor_kind { MFI_PANEL = 1, MFI_TABLE = 2, MFI_PLAIN = 3 } mfi_tensor_kind;
+typedef enum mfi_region_kind {
+    MFI_REGION_BASE = 1,  /* what every width needs: attention, norms, shell 0 of all layers */
+    MFI_REGION_SHELL = 2, /* shell `shell` of all layers */
+    MFI_REGION_TABLES = 3
+} mfi_region_kind;
+typedef enum mfi_storage { MFI_RAW = 0, MFI_ZSTD = 1 } mfi_storage;
+
+/* A tensor, or the piece of one that a shell holds. Checked: the bytes lie inside the region, aligned, and
+ * are exactly what kind, type, n and k ask for. */
+typedef struct mfi_tensor {
+    const char *name; /* "layers.3.ffn.down" */
+    mfi_tensor_kind kind;
+    mfk_type type;
+    uint32_t shell;  /* 0 outside the FFN */
+    uint32_t region; /* index */
+    uint64_t n, k;   /* PANEL: outputs, inputs of this piece. TABLE: rows, columns. PLAIN: elements, 1 */
+    uint64_t panels; /* PANEL: number of panels stored; 2 * ceil(n/16) where gate and up are interleaved */
+    uint64_t offset, bytes; /* in the region */
+    const void *data; /* NULL while the region is not resident; else never changes */
+} mfi_tensor;
+
+typedef struct mfi_region {
+    mfi_region_kind kind;
+    mfi_storage storage;
+    uint32_t shell;
+    uint64_t file_offset, stored_bytes, raw_bytes, checksum, content_hash;
+    const void *data; /* NULL while not resident */
+} mfi_region;
+
+/* ---- Reading ---- */
+
+typedef struct mfi_container mfi_container;
+
+typedef struct mfi_container_source { /* exactly one of path, fd >= 0, memory */
+    const char *path;
+    int fd;
+    uint64_t offset, bytes; /* of fd; bytes 0: to its end */
+    const void *memory;
+    size_t memory_bytes;
+} mfi_container_source;
+
+/* Opens and checks the directory; nothing is resident yet. `options` has been read by mfi_read_options;
+ * its allocator is filled in. */
+mf_status mfi_container_open(mfi_container **out, const mfi_container_source *source, const mf_model_options *options,
+                             mf_error *error);
+/* Makes regions whose shell is below `shell_count` resident (base and tables always): maps, copies or
+ * decodes them, verifying as the options say, with progress. */
+mf_status mfi_container_load(mfi_container *container, uint32_t shell_count, mf_error *error);
+void mfi_container_close(mfi_container *container);
+
+const char *mfi_container_name(const mfi_container *container); /* the path, or "memory": for messages */
+uint64_t mfi_container_file_bytes(const mfi_container *container);
+uint64_t mfi_container_mapped_bytes(const mfi_container *container);
+uint64_t mfi_container_allocated_bytes(const mfi_container *container);
+/* Hash of the directory's region hashes: the identity of the weights. */
+uint64_t mfi_container_content_hash(const mfi_container *container);
+
+uint32_t mfi_container_region_count(const mfi_container *container);
+const mfi_region *mfi_container_region(const mfi_container *container, uint32_t index);
+uint32_t mfi_container_tensor_count(const mfi_container *container);
+const mfi_tensor *mfi_container_tensor(const mfi_container *container, uint32_t index);
+/* In O(log n); NULL when there is none. */
+const mfi_tensor *mfi_container_find(const mfi_container *container, const char *name, uint32_t shell);
+
+/* Metadata. The typed getters return false when the key is missing or of another type. Strings are
+ * terminated and free of NUL; arrays are aligned. All live as long as the container. */
+bool mfi_container_u64(const mfi_container *container, const char *key, uint64_t *value);
+bool mfi_container_f64(const mfi_container *container, const char *key, double *value);
+bool mfi_container_text(const mfi_container *container, const char *key, const char **value);
+bool mfi_container_u32s(const mfi_container *container, const char *key, const uint32_t **values, size_t *count);
+/* The index-th key that holds text, and its text; false past the end. */
+bool mfi_container_text_at(const mfi_container *container, uint32_t index, const char **key, const char **value);
+
+/* ---- Writing ---- */
+
+typedef struct mfi_writer mfi_writer;
+
+mf_status mfi_writer_create(mfi_writer **out, const mf_allocator *allocator, const char *path, mf_error *error);
+/* `required`: a reader that does not know the key must refuse the file. */
+mf_status mfi_writer_u64(mfi_writer *writer, const char *key, uint64_t value, bool required);
+mf_status mfi_writer_f64(mfi_writer *writer, const char *key, double value, bool required);
+mf_status mfi_writer_text(mfi_writer *writer, const char *key, const char *value, bool required);
+mf_status mfi_writer_u32s(mfi_writer *writer, const char *key, const uint32_t *values, size_t count, bool required);
+/* Regions are declared in file order, tensors to a region in the order they lie there. */
+mf_status mfi_writer_region(mfi_writer *writer, mfi_region_kind kind, uint32_t shell, mfi_storage storage,
+                            uint32_t *region);
+/* name, kind, type, shell, region, n, k, panels of `tensor` are read; offset and bytes are worked out. */
+mf_status mfi_writer_tensor(mfi_writer *writer, const mfi_tensor *tensor);
+/* Produces the packed bytes of one tensor; called once for each, in file order. */
+typedef mf_status (*mfi_writer_fill)(void *user, const mfi_tensor *tensor, void *bytes, mf_error *error);
+/* Writes everything to a temporary name, syncs and renames. The file appears whole or not at all. */
+mf_status mfi_writer_finish(mfi_writer *writer, mfi_writer_fill fill, void *user, mf_error *error);
+void mfi_writer_close(mfi_writer *writer); /* before finish: nothing is left behind */
+
+#endif
