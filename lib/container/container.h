@@ -82,6 +82,10 @@ bool mfi_container_text(const mfi_container *container, const char *key, const c
 bool mfi_container_u32s(const mfi_container *container, const char *key, const uint32_t **values, size_t *count);
 /* The index-th key that holds text, and its text; false past the end. */
 bool mfi_container_text_at(const mfi_container *container, uint32_t index, const char **key, const char **value);
+/* MF_E_UNSUPPORTED, naming it, when the file marks a key as required that is not among `known` [count], the
+ * keys that the caller understands. One that ends in '*' stands for all keys that begin so. */
+mf_status mfi_container_check_keys(const mfi_container *container, const char *const *known, size_t count,
+                                   mf_error *error);
 
 /* ---- Writing ---- */
 
