@@ -16,7 +16,7 @@ mf_status mfi_map_file_at(void *at, size_t bytes, int fd, uint64_t offset, mf_er
 mf_status mfi_map_memory_at(void *at, size_t bytes, mf_error *error);
 mf_status mfi_protect_read(void *at, size_t bytes);
 
-uint64_t mfi_now_ns(void); /* monotonic */
+uint64_t mfi_now_ns(void);       /* monotonic */
 uint32_t mfi_usable_cores(void); /* of this process's affinity mask, at least 1 */
 int64_t mfi_process_id(void);
 
@@ -24,7 +24,7 @@ int64_t mfi_process_id(void);
  * it; commit syncs file and folder and renames; abort removes. */
 typedef struct mfi_new_file {
     int fd;
-    char *path, *temporary;
+    char path[4096], temporary[4096 + 32]; /* no allocation; the system refuses longer paths anyway */
 } mfi_new_file;
 mf_status mfi_new_file_open(mfi_new_file *file, const char *path, mf_error *error);
 mf_status mfi_new_file_write(mfi_new_file *file, const void *data, size_t bytes, mf_error *error);

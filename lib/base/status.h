@@ -5,9 +5,9 @@
 #include "matformer.h"
 
 #if defined(__GNUC__)
-#define MFI_PRINTF(format, first) __attribute__((format(printf, format, first)))
+#define MFI_PRINTF(text, first) __attribute__((format(printf, text, first)))
 #else
-#define MFI_PRINTF(format, first)
+#define MFI_PRINTF(text, first)
 #endif
 
 /* Writes the status and the sentence to `error` (may be NULL) and returns the status:

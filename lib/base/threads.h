@@ -7,15 +7,20 @@
 
 typedef struct mfi_pool mfi_pool;
 
+#define MFI_MAX_THREAD 1024u
+
 typedef struct mfi_pool_options {
     uint32_t n_thread; /* the caller counts as thread 0 */
-    uint32_t spin_us;
-    const int *cpus; /* [n_cpu] or NULL */
+    uint32_t spin_us;  /* not used where there are fewer cores than threads */
+    const int *cpus;   /* [n_cpu] or NULL: worker i + 1 goes to cpus[i % n_cpu], where the system allows it */
     size_t n_cpu;
 } mfi_pool_options;
 
+/* The workers block all signals and have the floating-point mode of mfi_fp_enter(). MF_E_THREAD when one
+ * cannot be started; then none stays behind. */
 mf_status mfi_pool_create(mfi_pool **out, const mf_allocator *allocator, const mfi_pool_options *options,
                           mf_error *error);
+/* In a forked child only the memory is freed; nothing else may be called there. */
 void mfi_pool_destroy(mfi_pool *pool);
 uint32_t mfi_pool_size(const mfi_pool *pool);
 

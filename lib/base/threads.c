@@ -1,0 +1,254 @@
+/* threads.c - the pool. Every wait is for a word to change: spin, then park.
+ *
+ * Parking loses no wakeup: a waiter counts itself in `n_parked` before it looks at the word for the last
+ * time, and a writer changes the word before it looks at `n_parked`. In the single order of these four
+ * accesses one of the two sees the other. A writer that sees a waiter takes the mutex, which the waiter holds
+ * from the counting until it sleeps, so that the broadcast cannot come between. */
+#if defined(__linux__)
+#define _GNU_SOURCE /* sched_setaffinity */
+#endif
+#include "threads.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdalign.h>
+#include <stdatomic.h>
+#include <string.h>
+#if defined(__linux__)
+#include <sched.h>
+#endif
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
+#include "arena.h"
+#include "defs.h"
+#include "platform.h"
+#include "status.h"
+
+typedef struct worker {
+    alignas(MFI_LINE) mfi_pool *pool;
+    uint32_t index;
+    uint32_t barrier; /* barriers passed; this thread's alone */
+    int cpu;          /* -1: anywhere */
+    pthread_t handle; /* not for index 0, the caller */
+} worker;
+
+struct mfi_pool {
+    mf_allocator allocator;
+    uint32_t n_thread, n_started; /* n_started counts the caller */
+    uint64_t spin_ns;
+    int64_t process;
+    pthread_mutex_t mutex;
+    pthread_cond_t changed;
+
+    /* Of the run in progress; published by `run`. A NULL work ends the workers. */
+    void (*work)(void *user, uint32_t thread, uint32_t n_thread);
+    void *user;
+
+    alignas(MFI_LINE) atomic_uint run; /* runs begun */
+    atomic_uint n_parked;
+    alignas(MFI_LINE) atomic_uint finished;   /* runs that all workers have finished */
+    alignas(MFI_LINE) atomic_uint unfinished; /* workers still in the run */
+    alignas(MFI_LINE) atomic_uint barrier;    /* barriers that all threads have reached */
+    alignas(MFI_LINE) atomic_uint arrived;    /* threads at the barrier */
+
+    worker workers[]; /* [n_thread] */
+};
+
+static void pause_spinning(void)
+{
+#if defined(__SSE2__)
+    _mm_pause();
+#elif defined(__aarch64__) && defined(__GNUC__)
+    __asm__ volatile("isb");
+#endif
+}
+
+/* True when the word changed within the time. The clock is read every 32 pauses, about a microsecond, and
+ * counts time during which this thread did not run: on a crowded machine the spinning ends at once. */
+static bool spin(atomic_uint *word, unsigned old, uint64_t spin_ns)
+{
+    uint64_t begin = spin_ns ? mfi_now_ns() : 0;
+    do {
+        for (int i = 0; i < 32; i++) {
+            if (atomic_load_explicit(word, memory_order_acquire) != old) return true;
+            if (spin_ns == 0) return false;
+            pause_spinning();
+        }
+    } while (mfi_now_ns() - begin < spin_ns);
+    return false;
+}
+
+static void wait_while(mfi_pool *pool, atomic_uint *word, unsigned old)
+{
+    if (spin(word, old, pool->spin_ns)) return;
+    pthread_mutex_lock(&pool->mutex);
+    atomic_fetch_add(&pool->n_parked, 1);
+    while (atomic_load(word) == old)
+        pthread_cond_wait(&pool->changed, &pool->mutex);
+    atomic_fetch_sub(&pool->n_parked, 1);
+    pthread_mutex_unlock(&pool->mutex);
+}
+
+static void change(mfi_pool *pool, atomic_uint *word, unsigned value)
+{
+    atomic_store(word, value);
+    if (atomic_load(&pool->n_parked) == 0) return;
+    pthread_mutex_lock(&pool->mutex);
+    pthread_cond_broadcast(&pool->changed);
+    pthread_mutex_unlock(&pool->mutex);
+}
+
+static void place(int cpu)
+{
+#if defined(__linux__)
+    if (cpu < 0) return;
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET((unsigned)cpu, &set);
+    (void)sched_setaffinity(0, sizeof(set), &set); /* a wish: the processor may be offline or not ours */
+#else
+    (void)cpu;
+#endif
+}
+
+static void *worker_main(void *argument)
+{
+    worker *self = argument;
+    mfi_pool *pool = self->pool;
+    place(self->cpu);
+    (void)mfi_fp_enter(); /* for good: the thread is ours, and would have its creator's mode */
+    for (unsigned run = 0;; run++) {
+        wait_while(pool, &pool->run, run);
+        if (!pool->work) return NULL;
+        pool->work(pool->user, self->index, pool->n_thread);
+        if (atomic_fetch_sub(&pool->unfinished, 1) == 1) change(pool, &pool->finished, run + 1);
+    }
+}
+
+static void begin_run(mfi_pool *pool, void (*work)(void *, uint32_t, uint32_t), void *user)
+{
+    pool->work = work;
+    pool->user = user;
+    atomic_store_explicit(&pool->unfinished, pool->n_thread - 1, memory_order_relaxed);
+    change(pool, &pool->run, atomic_load_explicit(&pool->run, memory_order_relaxed) + 1);
+}
+
+/* Starts worker `index` with all signals blocked, so that the host's handlers run on the host's threads. */
+static int start_worker(mfi_pool *pool, uint32_t index)
+{
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int code = pthread_create(&pool->workers[index].handle, NULL, worker_main, &pool->workers[index]);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return code;
+}
+
+static size_t pool_bytes(uint32_t n_thread)
+{
+    return sizeof(mfi_pool) + n_thread * sizeof(worker);
+}
+
+static mf_status check_options(const mfi_pool_options *options, mf_error *error)
+{
+    if (options->n_thread == 0 || options->n_thread > MFI_MAX_THREAD)
+        return mfi_fail(error, MF_E_INVALID, "%u threads: 1 to %u are possible", options->n_thread, MFI_MAX_THREAD);
+#if defined(__linux__)
+    for (size_t i = 0; options->cpus && i < options->n_cpu; i++)
+        if (options->cpus[i] < 0 || options->cpus[i] >= CPU_SETSIZE)
+            return mfi_fail(error, MF_E_INVALID, "there is no processor %d", options->cpus[i]);
+#endif
+    return MF_OK;
+}
+
+mf_status mfi_pool_create(mfi_pool **out, const mf_allocator *allocator, const mfi_pool_options *options,
+                          mf_error *error)
+{
+    *out = NULL;
+    mf_status status = check_options(options, error);
+    if (status != MF_OK) return status;
+    uint32_t n_thread = options->n_thread;
+    mfi_pool *pool = mfi_alloc(allocator, pool_bytes(n_thread));
+    if (!pool) return mfi_fail(error, MF_E_NOMEM, "no memory for %u threads", n_thread);
+    pool->allocator = *allocator;
+    pool->n_thread = n_thread;
+    pool->process = mfi_process_id();
+    /* With fewer cores than threads, whoever spins keeps out the thread that it waits for. */
+    pool->spin_ns = n_thread > mfi_usable_cores() ? 0 : (uint64_t)options->spin_us * 1000;
+    pthread_mutex_init(&pool->mutex, NULL);
+    pthread_cond_init(&pool->changed, NULL);
+
+    bool placed = options->cpus && options->n_cpu > 0;
+    for (pool->n_started = 1; pool->n_started < n_thread; pool->n_started++) {
+        uint32_t i = pool->n_started;
+        pool->workers[i].pool = pool;
+        pool->workers[i].index = i;
+        pool->workers[i].cpu = placed ? options->cpus[(i - 1) % options->n_cpu] : -1;
+        int code = start_worker(pool, i);
+        if (code != 0) {
+            mfi_pool_destroy(pool);
+            return mfi_fail(error, MF_E_THREAD, "worker thread %u of %u could not be started: %s", i, n_thread - 1,
+                            strerror(code));
+        }
+    }
+    *out = pool;
+    return MF_OK;
+}
+
+void mfi_pool_destroy(mfi_pool *pool)
+{
+    if (!pool) return;
+    /* In a forked child there are no workers, and nobody knows who held the mutex. */
+    if (pool->process == mfi_process_id()) {
+        if (pool->n_started > 1) begin_run(pool, NULL, NULL);
+        for (uint32_t i = 1; i < pool->n_started; i++)
+            pthread_join(pool->workers[i].handle, NULL);
+        pthread_cond_destroy(&pool->changed);
+        pthread_mutex_destroy(&pool->mutex);
+    }
+    mf_allocator allocator = pool->allocator;
+    mfi_free(&allocator, pool, pool_bytes(pool->n_thread));
+}
+
+uint32_t mfi_pool_size(const mfi_pool *pool)
+{
+    return pool->n_thread;
+}
+
+void mfi_pool_run(mfi_pool *pool, void (*work)(void *user, uint32_t thread, uint32_t n_thread), void *user)
+{
+    if (pool->n_thread == 1) {
+        work(user, 0, 1);
+        return;
+    }
+    unsigned finished = atomic_load_explicit(&pool->finished, memory_order_relaxed);
+    begin_run(pool, work, user);
+    work(user, 0, pool->n_thread);
+    wait_while(pool, &pool->finished, finished);
+}
+
+void mfi_pool_barrier(mfi_pool *pool, uint32_t thread)
+{
+    if (pool->n_thread == 1) return;
+    unsigned passed = pool->workers[thread].barrier++;
+    if (atomic_fetch_add(&pool->arrived, 1) == pool->n_thread - 1) {
+        /* Nobody arrives at the next barrier before this one is passed. */
+        atomic_store_explicit(&pool->arrived, 0, memory_order_relaxed);
+        change(pool, &pool->barrier, passed + 1);
+    } else {
+        wait_while(pool, &pool->barrier, passed);
+    }
+}
+
+void mfi_split(size_t n, size_t step, uint32_t thread, uint32_t n_thread, size_t *begin, size_t *end)
+{
+    size_t units = n / step + (n % step != 0);
+    size_t each = units / n_thread, more = units % n_thread; /* the first `more` threads take one more */
+    size_t first = thread * each + mfi_min(thread, more);
+    size_t last = first + each + (thread < more ? 1 : 0);
+    *begin = mfi_min(first * step, n);
+    *end = mfi_min(last * step, n);
+}
