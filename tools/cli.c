@@ -1,0 +1,194 @@
+/* cli.c - errors, JSON, files and interruption, for all commands. */
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "cli.h"
+
+/* ---- Errors ---- */
+
+static void print_error(const char *text)
+{
+    cli_progress_end();
+    fprintf(stderr, "%smatformer:%s %s\n", cli_style_on(stderr, CLI_RED), cli_style_on(stderr, CLI_PLAIN), text);
+}
+
+static const char *remedy(mf_status status)
+{
+    switch (status) {
+    case MF_E_CHECKSUM:
+        return "The file was altered or cut after it was written; fetch it again.";
+    case MF_E_WIDTH:
+        return "`matformer info FILE` lists what the model offers; sizes are names (\"M\"), ratios (\"0.5\") or "
+               "lists (\"ffn=512x4,256x2\").";
+    case MF_E_FULL:
+        return "Give a smaller --tokens or a shorter prompt.";
+    default:
+        return NULL;
+    }
+}
+
+int cli_fail(const mf_error *error)
+{
+    print_error(error->detail[0] ? error->detail : mf_status_text(error->status));
+    if (remedy(error->status)) fprintf(stderr, "%s\n", remedy(error->status));
+    return CLI_FAILED;
+}
+
+int cli_fail_text(const char *format, ...)
+{
+    char text[1024];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(text, sizeof(text), format, arguments);
+    va_end(arguments);
+    print_error(text);
+    return CLI_FAILED;
+}
+
+int cli_fail_memory(void)
+{
+    return cli_fail_text("out of memory");
+}
+
+/* ---- JSON ---- */
+
+int cli_print_json(json_t *object)
+{
+    if (!object) return cli_fail_memory();
+    int failed = json_dumpf(object, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
+    json_decref(object);
+    if (failed || putchar('\n') == EOF || fflush(stdout) != 0)
+        return cli_fail_text("standard output: %s", strerror(errno));
+    return CLI_OK;
+}
+
+/* Bytes of the UTF-8 character at `text`, or 0 where there is none. jansson checks the rest (overlong forms
+ * and surrogates) when the character is offered to it alone. */
+static size_t character_bytes(const char *text, size_t bytes)
+{
+    unsigned char lead = (unsigned char)text[0];
+    size_t n = lead < 0x80 ? 1 : lead < 0xC0 ? 0 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
+    if (n > bytes) return 0;
+    json_t *one = json_stringn(text, n);
+    json_decref(one);
+    return one ? n : 0;
+}
+
+json_t *cli_json_text(const char *text, size_t bytes)
+{
+    json_t *whole = json_stringn(text, bytes);
+    if (whole) return whole;
+    char *valid = malloc(3 * bytes + 1);
+    if (!valid) return NULL;
+    size_t at = 0;
+    for (size_t i = 0; i < bytes;) {
+        size_t n = character_bytes(text + i, bytes - i);
+        memcpy(valid + at, n ? text + i : "\xEF\xBF\xBD", n ? n : 3);
+        at += n ? n : 3;
+        i += n ? n : 1;
+    }
+    whole = json_stringn(valid, at);
+    free(valid);
+    return whole;
+}
+
+/* ---- Files and time ---- */
+
+char *cli_read_file(const char *path, size_t *bytes, mf_error *error)
+{
+    bool is_stdin = strcmp(path, "-") == 0;
+    FILE *file = is_stdin ? stdin : fopen(path, "rb");
+    char *text = NULL;
+    size_t used = 0, room = 0;
+    bool failed = !file;
+    while (!failed) {
+        if (room - used < 2) {
+            room = room ? 2 * room : 1u << 16;
+            char *more = realloc(text, room);
+            if (!more) {
+                failed = true;
+                break;
+            }
+            text = more;
+        }
+        size_t n = fread(text + used, 1, room - used - 1, file);
+        used += n;
+        failed = ferror(file);
+        if (n == 0) break;
+    }
+    if (failed) {
+        error->status = MF_E_IO;
+        snprintf(error->detail, sizeof(error->detail), "%s: %s", is_stdin ? "standard input" : path, strerror(errno));
+        free(text);
+        text = NULL;
+    } else {
+        text[used] = '\0';
+        *bytes = used;
+    }
+    if (file && !is_stdin) fclose(file);
+    return text;
+}
+
+double cli_now(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+/* ---- Interruption ---- */
+
+static struct {
+    pthread_t thread;
+    sigset_t signals, before;
+    void (*on_signal)(void *user);
+    void *user;
+    atomic_int came, ended;
+} interrupt;
+
+static void *wait_for_signals(void *unused)
+{
+    (void)unused;
+    for (;;) {
+        int number = 0;
+        sigwait(&interrupt.signals, &number);
+        if (interrupt.ended) return NULL;
+        if (interrupt.came) _exit(128 + number);
+        interrupt.came = number;
+        interrupt.on_signal(interrupt.user);
+    }
+}
+
+bool cli_interrupt_begin(void (*on_signal)(void *user), void *user)
+{
+    interrupt.on_signal = on_signal;
+    interrupt.user = user;
+    interrupt.came = interrupt.ended = 0;
+    sigemptyset(&interrupt.signals);
+    sigaddset(&interrupt.signals, SIGINT);
+    sigaddset(&interrupt.signals, SIGTERM);
+    pthread_sigmask(SIG_BLOCK, &interrupt.signals, &interrupt.before);
+    if (pthread_create(&interrupt.thread, NULL, wait_for_signals, NULL) == 0) return true;
+    pthread_sigmask(SIG_SETMASK, &interrupt.before, NULL);
+    return false;
+}
+
+int cli_interrupted(void)
+{
+    return interrupt.came;
+}
+
+void cli_interrupt_end(void)
+{
+    interrupt.ended = 1;
+    pthread_kill(interrupt.thread, SIGTERM);
+    pthread_join(interrupt.thread, NULL);
+    pthread_sigmask(SIG_SETMASK, &interrupt.before, NULL);
+}

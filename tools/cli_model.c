@@ -1,0 +1,106 @@
+/* cli_model.c - see cli_model.h. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli_model.h"
+
+static int show_progress(void *user, uint64_t done, uint64_t total)
+{
+    cli_progress(user, (double)done, (double)total);
+    return 0;
+}
+
+mf_status cli_model_open(mf_model **out, const char *path, mf_model_options *options, mf_error *error)
+{
+    char what[] = "opening";
+    options->progress = show_progress;
+    options->progress_user = what;
+    mf_status status = mf_model_open(out, path, options, error);
+    cli_progress_end();
+    return status;
+}
+
+mf_status cli_tokenize(const mf_model *model, const char *text, size_t bytes, int32_t **tokens, size_t *n_token,
+                       mf_error *error)
+{
+    /* A token stands for at least one byte. */
+    *tokens = malloc((bytes + 1) * sizeof(**tokens));
+    mf_status status = *tokens ? mf_tokenize(model, text, bytes, *tokens, bytes, n_token) : MF_E_NOMEM;
+    if (status == MF_OK) return MF_OK;
+    free(*tokens);
+    *tokens = NULL;
+    error->status = status;
+    snprintf(error->detail, sizeof(error->detail), "the text could not be turned into tokens: %s",
+             status == MF_E_UNSUPPORTED ? "the model has no tokenizer" : mf_status_text(status));
+    return status;
+}
+
+int32_t cli_start_token(const mf_model *model)
+{
+    mf_model_info info = MF_MODEL_INFO_INIT;
+    mf_model_info_get(model, &info);
+    return info.bos_token >= 0 ? info.bos_token : info.eos_token;
+}
+
+/* ---- Views ---- */
+
+typedef struct range {
+    uint32_t least, most;
+} range;
+
+static void widen(range *r, uint32_t value)
+{
+    if (value < r->least) r->least = value;
+    if (value > r->most) r->most = value;
+}
+
+static void find_ranges(const mf_submodel *view, range *ffn, range *heads)
+{
+    uint32_t width, head_count;
+    int kept;
+    *ffn = *heads = (range){ UINT32_MAX, 0 };
+    for (uint32_t layer = 0; mf_submodel_layer(view, layer, &width, &head_count, &kept) == MF_OK; layer++) {
+        if (!kept) continue;
+        widen(ffn, width);
+        widen(heads, head_count);
+    }
+}
+
+static cli_text range_text(range r)
+{
+    return r.least >= r.most ? cli_format("%u", r.most) : cli_format("%u-%u", r.least, r.most);
+}
+
+cli_text cli_ffn_range(const mf_submodel *view)
+{
+    range ffn, heads;
+    find_ranges(view, &ffn, &heads);
+    return range_text(ffn);
+}
+
+cli_text cli_head_range(const mf_submodel *view)
+{
+    range ffn, heads;
+    find_ranges(view, &ffn, &heads);
+    return range_text(heads);
+}
+
+json_t *cli_view_json(const mf_submodel *view, const char *size)
+{
+    mf_submodel_info info = MF_SUBMODEL_INFO_INIT;
+    mf_submodel_info_get(view, &info);
+    json_t *ffn = json_array(), *heads = json_array(), *skip = json_array();
+    uint32_t width, head_count;
+    int kept;
+    for (uint32_t layer = 0; mf_submodel_layer(view, layer, &width, &head_count, &kept) == MF_OK; layer++) {
+        json_array_append_new(ffn, json_integer(kept ? width : 0));
+        json_array_append_new(heads, json_integer(kept ? head_count : 0));
+        if (!kept) json_array_append_new(skip, json_integer(layer));
+    }
+    return json_pack("{s:s, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:i, s:i}", "size", size, "ffn", ffn, "heads",
+                     heads, "skip", skip, "params", (json_int_t)info.n_param, "params_body",
+                     (json_int_t)info.n_param_body, "bytes_per_token", (json_int_t)info.bytes_per_token,
+                     "flops_per_token", (json_int_t)info.flops_per_token, "cache_bytes_per_position",
+                     (json_int_t)info.cache_bytes_per_position, "shells", (int)info.n_shell, "view_bytes",
+                     (int)info.view_bytes);
+}

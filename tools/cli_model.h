@@ -1,0 +1,23 @@
+/* cli_model.h - what several commands do with a model: open it, describe a view, turn text into tokens. */
+#ifndef CLI_MODEL_H
+#define CLI_MODEL_H
+
+#include "cli.h"
+
+/* Opens `path` with a progress line. */
+mf_status cli_model_open(mf_model **out, const char *path, mf_model_options *options, mf_error *error);
+
+/* All tokens of `text`, in memory to be freed; at least room for one more is left behind them. */
+mf_status cli_tokenize(const mf_model *model, const char *text, size_t bytes, int32_t **tokens, size_t *n_token,
+                       mf_error *error);
+/* The token that stands before a text: the model's beginning of text, else its end of text; -1: none. */
+int32_t cli_start_token(const mf_model *model);
+
+/* "512", or "256-1024" where layers differ; layers left out are not counted. */
+cli_text cli_ffn_range(const mf_submodel *view);
+cli_text cli_head_range(const mf_submodel *view);
+
+/* {"size", "ffn": [...], "heads": [...], "skip": [...], "params", ...}; `size` is the name to give it. */
+json_t *cli_view_json(const mf_submodel *view, const char *size);
+
+#endif

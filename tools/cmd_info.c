@@ -1,0 +1,167 @@
+/* cmd_info.c - `matformer info`: what is in a file. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli_directory.h"
+#include "cli_model.h"
+#include "commands.h"
+
+typedef struct inspection {
+    const char *path;
+    bool verified, tensors, json;
+    mf_model *model;
+    mf_model_info info;
+    bool tokenizer;
+} inspection;
+
+static void print_summary(const inspection *in)
+{
+    const mf_model_info *i = &in->info;
+    printf("%s%s%s  %s, %s, %s parameters\n", cli_style_on(stdout, CLI_BOLD), in->path, cli_style_on(stdout, CLI_PLAIN),
+           i->family, cli_bytes((double)i->file_bytes).text, cli_number((double)i->n_param).text);
+    printf("  shape       %u layers, d_model %u, d_ff %u in steps of %u, %u heads of %u (%u key/value)\n", i->n_layer,
+           i->d_model, i->d_ff, i->quantum, i->n_head, i->d_head, i->n_kv_head);
+    printf("  vocabulary  %u tokens, %s; trained for %u positions\n", i->n_vocab,
+           in->tokenizer ? "tokenizer in the file" : "no tokenizer in the file", i->max_positions);
+    printf("  memory      weights %s, mapped %s, allocated %s, %u of %u shells resident\n",
+           cli_bytes((double)i->weight_bytes).text, cli_bytes((double)i->mapped_bytes).text,
+           cli_bytes((double)i->allocated_bytes).text, i->n_shell_resident, i->n_shell);
+    printf("  processor   %s\n", i->cpu);
+    if (in->verified) printf("  verified    every byte of the weights matches its checksum\n");
+}
+
+/* Opens the view of granularity `index`; NULL and a message when that fails. */
+static mf_submodel *open_granularity(const inspection *in, uint32_t index, const char **name)
+{
+    mf_error error = MF_ERROR_INIT;
+    mf_submodel_spec spec = MF_SUBMODEL_SPEC_INIT;
+    mf_submodel *view;
+    *name = spec.granularity = mf_model_granularity(in->model, index);
+    if (mf_extract_submodel(&view, in->model, &spec, &error) != MF_OK) cli_fail(&error);
+    return view;
+}
+
+static int print_granularities(const inspection *in)
+{
+    cli_table *table = cli_table_create(
+        "<size|FFN width|heads|layers|parameters|body|read per token|FLOPs per token|cache per position|shells");
+    int status = CLI_OK;
+    for (uint32_t i = 0; i < in->info.n_granularity && status == CLI_OK; i++) {
+        const char *name;
+        mf_submodel *view = open_granularity(in, i, &name);
+        mf_submodel_info v = MF_SUBMODEL_INFO_INIT;
+        if (!view || mf_submodel_info_get(view, &v) != MF_OK) status = CLI_FAILED;
+        if (status == CLI_OK) {
+            cli_table_cell(table, "%s", name);
+            cli_table_cell(table, "%s", cli_ffn_range(view).text);
+            cli_table_cell(table, "%s", cli_head_range(view).text);
+            cli_table_cell(table, "%u", v.n_layer_kept);
+            cli_table_cell(table, "%s", cli_number((double)v.n_param).text);
+            cli_table_cell(table, "%s", cli_number((double)v.n_param_body).text);
+            cli_table_cell(table, "%s", cli_bytes((double)v.bytes_per_token).text);
+            cli_table_cell(table, "%s", cli_number((double)v.flops_per_token).text);
+            cli_table_cell(table, "%s", cli_bytes((double)v.cache_bytes_per_position).text);
+            cli_table_cell(table, "%u", v.n_shell);
+        }
+        mf_submodel_close(view);
+    }
+    putchar('\n');
+    if (status == CLI_OK) cli_table_print(table, stdout);
+    cli_table_free(table);
+    return status;
+}
+
+static void print_metadata(const inspection *in)
+{
+    const char *key;
+    for (uint32_t i = 0; (key = mf_model_metadata(in->model, NULL, i)); i++) {
+        const char *value = mf_model_metadata(in->model, key, 0);
+        if (i == 0) printf("\n%sMetadata%s\n", cli_style_on(stdout, CLI_BOLD), cli_style_on(stdout, CLI_PLAIN));
+        printf("  %s = %.*s%s\n", key, (int)strcspn(value, "\n"), value, strchr(value, '\n') ? " ..." : "");
+    }
+}
+
+static int print_json(const inspection *in)
+{
+    const mf_model_info *i = &in->info;
+    json_t *granularities = json_array(), *metadata = json_object();
+    for (uint32_t g = 0; g < i->n_granularity; g++) {
+        const char *name;
+        mf_submodel *view = open_granularity(in, g, &name);
+        if (view) json_array_append_new(granularities, cli_view_json(view, name));
+        mf_submodel_close(view);
+    }
+    const char *key;
+    for (uint32_t m = 0; (key = mf_model_metadata(in->model, NULL, m)); m++) {
+        const char *value = mf_model_metadata(in->model, key, 0);
+        json_object_set_new(metadata, key, cli_json_text(value, strlen(value)));
+    }
+    json_t *root = json_pack(
+        "{s:o, s:s, s:s, s:b, s:{s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i}, s:I, s:I, s:I, s:I, s:I, s:i, s:i,"
+        " s:b, s:i, s:i, s:o, s:o}",
+        "file", cli_json_text(in->path, strlen(in->path)), "family", i->family, "cpu", i->cpu, "verified",
+        (int)in->verified, "shape", "layers", (int)i->n_layer, "d_model", (int)i->d_model, "d_ff", (int)i->d_ff,
+        "heads", (int)i->n_head, "kv_heads", (int)i->n_kv_head, "d_head", (int)i->d_head, "vocabulary", (int)i->n_vocab,
+        "max_positions", (int)i->max_positions, "quantum", (int)i->quantum, "params", (json_int_t)i->n_param,
+        "file_bytes", (json_int_t)i->file_bytes, "weight_bytes", (json_int_t)i->weight_bytes, "mapped_bytes",
+        (json_int_t)i->mapped_bytes, "allocated_bytes", (json_int_t)i->allocated_bytes, "shells", (int)i->n_shell,
+        "shells_resident", (int)i->n_shell_resident, "tokenizer", (int)in->tokenizer, "bos_token", i->bos_token,
+        "eos_token", i->eos_token, "granularities", granularities, "metadata", metadata);
+    if (root && in->tensors) {
+        mf_error error = MF_ERROR_INIT;
+        json_t *directory = cli_directory_json(in->path, &error);
+        if (!directory) {
+            json_decref(root);
+            return cli_fail(&error);
+        }
+        json_object_update(root, directory);
+        json_decref(directory);
+    }
+    return cli_print_json(root);
+}
+
+static int print_text(const inspection *in)
+{
+    print_summary(in);
+    int status = print_granularities(in);
+    if (status == CLI_OK) print_metadata(in);
+    if (status == CLI_OK && in->tensors) {
+        mf_error error = MF_ERROR_INIT;
+        if (cli_directory_print(in->path, &error) != MF_OK) status = cli_fail(&error);
+    }
+    return status;
+}
+
+static int run(const cli_command *self, int argc, char **argv)
+{
+    inspection in = { .info = MF_MODEL_INFO_INIT };
+    const cli_option options[] = {
+        { CLI_FLAG, "verify", 0, NULL, &in.verified, "check every byte of the weights against its checksum", 0, 0 },
+        { CLI_FLAG, "tensors", 0, NULL, &in.tensors, "list the regions of the file and the tensors in them", 0, 0 },
+        { CLI_FLAG, "json", 0, NULL, &in.json, "print one JSON object", 0, 0 },
+    };
+    int first, status;
+    if (!cli_parse(self, options, CLI_COUNT(options), argc, argv, &first, &status)) return status;
+    if (argc - first != 1) return cli_usage(self, "one file is wanted, not %d", argc - first);
+    in.path = argv[first];
+
+    mf_error error = MF_ERROR_INIT;
+    mf_model_options model_options = MF_MODEL_OPTIONS_INIT;
+    model_options.verify = in.verified ? MF_VERIFY_FULL : MF_VERIFY_DEFAULT;
+    if (cli_model_open(&in.model, in.path, &model_options, &error) != MF_OK) return cli_fail(&error);
+    size_t n_token;
+    mf_model_info_get(in.model, &in.info);
+    in.tokenizer = mf_tokenize(in.model, "", 0, NULL, 0, &n_token) == MF_OK;
+    status = in.json ? print_json(&in) : print_text(&in);
+    mf_model_close(in.model);
+    return status;
+}
+
+const cli_command cmd_info = {
+    .name = "info",
+    .usage = "FILE [OPTION...]",
+    .summary = "What is in a model file: shape, sizes and their costs, metadata",
+    .details = "Parameters counts everything that a view uses; body leaves out the embedding and output matrices.\n"
+               "Read per token is what decoding one token reads of the weights.\n",
+    .run = run,
+};

@@ -1,0 +1,377 @@
+/* cmd_run.c - `matformer run`: writes text, with any width at any token. */
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cli_model.h"
+#include "commands.h"
+
+typedef struct step {
+    uint32_t position;
+    mf_submodel *view;
+} step;
+
+typedef struct run_state {
+    const cli_command *command;
+    /* options */
+    const char *path, *size, *prompt, *then, *schedule_text;
+    uint32_t n_token, at, n_thread, top;
+    mf_sampler_options sampling;
+    double temperature, top_p, min_p, repetition_penalty;
+    cli_list stop;
+    bool json, quiet, ignore_eos;
+    /* objects */
+    mf_model *model;
+    mf_submodel *view;
+    mf_session *session;
+    mf_executor *executor;
+    mf_sampler *sampler;
+    step *steps;
+    mf_schedule_step *schedule; /* [n_step] the same for the library */
+    size_t n_step;
+    int32_t *prompt_tokens;
+    size_t n_prompt;
+    /* output */
+    json_t *tokens;
+    const mf_submodel *shown; /* the view whose colour is on */
+} run_state;
+
+/* ---- Output ---- */
+
+static const char *view_colour(const run_state *run, const mf_submodel *view)
+{
+    static const cli_style styles[] = { CLI_CYAN, CLI_YELLOW, CLI_GREEN, CLI_MAGENTA, CLI_BLUE };
+    for (size_t i = 0; i < run->n_step; i++)
+        if (run->steps[i].view == view) return cli_style_on(stdout, styles[(i + 1) % CLI_COUNT(styles)]);
+    return cli_style_on(stdout, styles[0]);
+}
+
+static int print_token(void *user, const mf_token_event *event)
+{
+    run_state *run = user;
+    if (run->n_step > 0 && event->submodel != run->shown) {
+        fputs(view_colour(run, event->submodel), stdout);
+        run->shown = event->submodel;
+    }
+    fwrite(event->text, 1, event->text_bytes, stdout);
+    return fflush(stdout) != 0;
+}
+
+static json_t *view_text(const mf_submodel *view)
+{
+    char text[4096];
+    return mf_submodel_text(view, text, sizeof(text), NULL) == MF_OK ? json_string(text) : json_null();
+}
+
+static int collect_token(void *user, const mf_token_event *event)
+{
+    run_state *run = user;
+    json_t *token = json_pack("{s:i, s:i, s:o, s:f}", "token", event->token, "position", (int)event->position, "text",
+                              cli_json_text(event->text, event->text_bytes), "logprob", (double)event->logprob);
+    if (event->n_top > 0) {
+        json_t *top = json_array();
+        for (size_t i = 0; i < event->n_top; i++)
+            json_array_append_new(
+                top, json_pack("{s:i, s:f}", "token", event->top[i].token, "logprob", (double)event->top[i].logprob));
+        json_object_set_new(token, "top", top);
+    }
+    return json_array_append_new(run->tokens, token);
+}
+
+static const char *finish_name(mf_finish finish)
+{
+    static const char *const names[] = { "length", "eos", "stop", "callback" };
+    return (size_t)finish < CLI_COUNT(names) ? names[finish] : "?";
+}
+
+static json_t *whole_text(const run_state *run)
+{
+    /* The pieces are whole characters, each valid by now. */
+    size_t bytes = 0, at = 0;
+    size_t i;
+    json_t *token;
+    json_array_foreach(run->tokens, i, token) bytes += json_string_length(json_object_get(token, "text"));
+    char *text = malloc(bytes + 1);
+    if (!text) return NULL;
+    json_array_foreach(run->tokens, i, token)
+    {
+        json_t *piece = json_object_get(token, "text");
+        memcpy(text + at, json_string_value(piece), json_string_length(piece));
+        at += json_string_length(piece);
+    }
+    json_t *whole = json_stringn(text, at);
+    free(text);
+    return whole;
+}
+
+static int print_result_json(const run_state *run, const mf_generate_result *result, bool interrupted)
+{
+    json_t *schedule = json_array();
+    for (size_t i = 0; i < result->n_schedule && i < result->schedule_capacity; i++)
+        json_array_append_new(schedule, json_pack("{s:i, s:o}", "position", (int)result->schedule[i].position, "size",
+                                                  view_text(result->schedule[i].submodel)));
+    return cli_print_json(json_pack(
+        "{s:o, s:s, s:I, s:i, s:i, s:f, s:f, s:s, s:o, s:O, s:o}", "file", cli_json_text(run->path, strlen(run->path)),
+        "size", run->size, "seed", (json_int_t)run->sampling.seed, "prompt_tokens", (int)result->n_prompt,
+        "generated_tokens", (int)result->n_generated, "prompt_seconds", 1e-9 * (double)result->prompt_ns,
+        "generate_seconds", 1e-9 * (double)result->generate_ns, "finish",
+        interrupted ? "interrupted" : finish_name(result->finish), "text", whole_text(run), "tokens", run->tokens,
+        "schedule", schedule));
+}
+
+static double rate(uint32_t n, uint64_t ns)
+{
+    return ns > 0 ? 1e9 * n / (double)ns : 0;
+}
+
+static void print_timing(const run_state *run, const mf_generate_result *result)
+{
+    if (run->quiet) return;
+    fprintf(stderr, "%s[prompt %u tokens, %s tokens/s; generated %u, %s tokens/s]%s\n", cli_style_on(stderr, CLI_DIM),
+            result->n_prompt, cli_number(rate(result->n_prompt, result->prompt_ns)).text, result->n_generated,
+            cli_number(rate(result->n_generated, result->generate_ns)).text, cli_style_on(stderr, CLI_PLAIN));
+}
+
+/* ---- The schedule ---- */
+
+static mf_status append_step(run_state *run, uint32_t position, const char *size, mf_error *error)
+{
+    step *steps = realloc(run->steps, (run->n_step + 1) * sizeof(*steps));
+    if (!steps) return error->status = MF_E_NOMEM;
+    run->steps = steps;
+    mf_submodel *view;
+    mf_status status = mf_extract_submodel_text(&view, run->model, size, error);
+    if (status == MF_OK) steps[run->n_step++] = (step){ position, view };
+    return status;
+}
+
+/* The end of a step: a comma with "NUMBER:" behind it. Commas within a size stand before "WIDTHxCOUNT". */
+static char *step_end(char *text)
+{
+    for (char *comma = strchr(text, ','); comma; comma = strchr(comma + 1, ',')) {
+        size_t digits = strspn(comma + 1, "0123456789");
+        if (digits > 0 && comma[1 + digits] == ':') return comma;
+    }
+    return NULL;
+}
+
+/* "0:S,32:XL" */
+static mf_status parse_schedule(run_state *run, mf_error *error)
+{
+    char *copy = strdup(run->schedule_text), *next = copy;
+    mf_status status = copy ? MF_OK : (error->status = MF_E_NOMEM);
+    while (status == MF_OK && next) {
+        char *text = next, *end = step_end(text), *colon;
+        unsigned long position = strtoul(text, &colon, 10);
+        next = end ? end + 1 : NULL;
+        if (end) *end = '\0';
+        if (colon == text || *colon != ':' || position > UINT32_MAX) {
+            snprintf(error->detail, sizeof(error->detail),
+                     "--schedule: \"%.80s\" is not POSITION:SIZE, as in \"0:S,32:XL\"", text);
+            status = error->status = MF_E_INVALID;
+        } else {
+            status = append_step(run, (uint32_t)position, colon + 1, error);
+        }
+    }
+    free(copy);
+    return status;
+}
+
+static mf_status make_schedule(run_state *run, mf_error *error)
+{
+    mf_status status = MF_OK;
+    if (run->schedule_text) status = parse_schedule(run, error);
+    if (status == MF_OK && run->then) status = append_step(run, (uint32_t)run->n_prompt + run->at, run->then, error);
+    if (status != MF_OK || run->n_step == 0) return status;
+    run->schedule = calloc(run->n_step, sizeof(*run->schedule));
+    if (!run->schedule) return error->status = MF_E_NOMEM;
+    for (size_t i = 0; i < run->n_step; i++)
+        run->schedule[i] = (mf_schedule_step){ run->steps[i].position, run->steps[i].view };
+    return MF_OK;
+}
+
+/* ---- Running ---- */
+
+static mf_status read_prompt(run_state *run, mf_error *error)
+{
+    char *piped = NULL;
+    size_t bytes;
+    if (!run->prompt && !(piped = cli_read_file("-", &bytes, error))) return error->status;
+    if (!piped) bytes = strlen(run->prompt);
+    mf_status status =
+        cli_tokenize(run->model, piped ? piped : run->prompt, bytes, &run->prompt_tokens, &run->n_prompt, error);
+    free(piped);
+    int32_t start = cli_start_token(run->model);
+    if (status == MF_OK && run->n_prompt == 0) {
+        if (start < 0) {
+            snprintf(error->detail, sizeof(error->detail),
+                     "the prompt is empty and the model has no start token; give --prompt TEXT");
+            return error->status = MF_E_INVALID;
+        }
+        run->prompt_tokens[run->n_prompt++] = start;
+    }
+    return status;
+}
+
+static mf_status open_all(run_state *run, mf_error *error)
+{
+    mf_model_options model_options = MF_MODEL_OPTIONS_INIT;
+    mf_executor_options executor_options = MF_EXECUTOR_OPTIONS_INIT;
+    mf_session_options session_options = MF_SESSION_OPTIONS_INIT;
+    executor_options.n_thread = run->n_thread;
+    executor_options.max_requests = 1;
+    mf_status status = cli_model_open(&run->model, run->path, &model_options, error);
+    if (status == MF_OK) status = mf_extract_submodel_text(&run->view, run->model, run->size, error);
+    if (status == MF_OK) status = read_prompt(run, error);
+    if (status == MF_OK) status = make_schedule(run, error);
+    size_t positions = run->n_prompt + run->n_token;
+    session_options.max_positions = positions < UINT32_MAX ? (uint32_t)positions : UINT32_MAX;
+    if (status == MF_OK) status = mf_session_create(&run->session, run->model, &session_options, error);
+    if (status == MF_OK) status = mf_executor_create(&run->executor, run->model, &executor_options, error);
+    if (status == MF_OK) status = mf_sampler_create(&run->sampler, run->model, &run->sampling, error);
+    return status;
+}
+
+static void close_all(run_state *run)
+{
+    mf_sampler_close(run->sampler);
+    mf_executor_close(run->executor);
+    mf_session_close(run->session);
+    for (size_t i = 0; i < run->n_step; i++)
+        mf_submodel_close(run->steps[i].view);
+    mf_submodel_close(run->view);
+    mf_model_close(run->model);
+    json_decref(run->tokens);
+    free(run->steps);
+    free(run->schedule);
+    free(run->prompt_tokens);
+    cli_list_free(&run->stop);
+}
+
+static void warn_of_length(const run_state *run)
+{
+    mf_model_info info = MF_MODEL_INFO_INIT;
+    mf_model_info_get(run->model, &info);
+    if (run->quiet || run->n_prompt + run->n_token <= info.max_positions) return;
+    fprintf(stderr, "matformer: the text may reach %zu positions, and the model was trained for %u\n",
+            run->n_prompt + run->n_token, info.max_positions);
+}
+
+static void stop_session(void *session)
+{
+    mf_session_cancel(session);
+}
+
+static mf_status generate(run_state *run, mf_generate_result *result, mf_error *error)
+{
+    mf_generate_options options = MF_GENERATE_OPTIONS_INIT;
+    options.tokens = run->prompt_tokens;
+    options.n_token = run->n_prompt;
+    options.max_tokens = run->n_token;
+    options.n_top = run->top;
+    options.sampler = run->sampler;
+    options.stop = run->stop.items;
+    options.n_stop = run->stop.count;
+    options.schedule = run->schedule;
+    options.n_schedule = run->n_step;
+    options.on_token = run->json ? collect_token : print_token;
+    options.user = run;
+    options.ignore_eos = run->ignore_eos;
+    mf_status status = mf_generate(run->executor, run->session, run->view, &options, result, error);
+    if (!run->json) printf("%s\n", cli_style_on(stdout, CLI_PLAIN));
+    return status;
+}
+
+static int execute(run_state *run)
+{
+    mf_error error = MF_ERROR_INIT;
+    mf_generate_result result = MF_GENERATE_RESULT_INIT;
+    mf_schedule_step ran[256];
+    result.schedule = ran;
+    result.schedule_capacity = CLI_COUNT(ran);
+    run->tokens = json_array();
+    if (open_all(run, &error) != MF_OK) return cli_fail(&error);
+    warn_of_length(run);
+    if (!cli_interrupt_begin(stop_session, run->session)) return cli_fail_text("no thread could be started");
+    mf_status status = generate(run, &result, &error);
+    int signal_number = cli_interrupted();
+    cli_interrupt_end();
+    if (status != MF_OK && !(status == MF_E_CANCELLED && signal_number)) return cli_fail(&error);
+    int exit_status = run->json ? print_result_json(run, &result, signal_number != 0) : CLI_OK;
+    print_timing(run, &result);
+    return signal_number ? 128 + signal_number : exit_status;
+}
+
+static int check_options(const run_state *run)
+{
+    if (!run->prompt && isatty(STDIN_FILENO))
+        return cli_usage(run->command, "there is no prompt; give --prompt TEXT or pipe a text in");
+    if (run->then && run->schedule_text)
+        return cli_usage(run->command, "--then and --schedule say the same thing; give one of them");
+    if (run->at && !run->then) return cli_usage(run->command, "--at goes with --then SIZE");
+    return CLI_OK;
+}
+
+static int run(const cli_command *self, int argc, char **argv)
+{
+    run_state run = { .command = self,
+                      .size = "1",
+                      .n_token = 128,
+                      .sampling = MF_SAMPLER_OPTIONS_INIT,
+                      .temperature = 0.8,
+                      .top_p = 0.95 };
+    run.sampling.seed = 1;
+    const cli_option options[] = {
+        { CLI_TEXT, "size", 's', "SIZE", &run.size,
+          "which submodel: \"M\", \"0.5\", \"ffn=512x4,256x2\" (default: the "
+          "widest)",
+          0, 0 },
+        { CLI_TEXT, "prompt", 'p', "TEXT", &run.prompt, "the text to go on from (default: standard input)", 0, 0 },
+        { CLI_U32, "tokens", 'n', "N", &run.n_token, "most tokens to write (128)", 1, 1 << 24 },
+        { CLI_TEXTS, "stop", 0, "TEXT", &run.stop, "end before this text; may be repeated", 0, 0 },
+        { CLI_FLAG, "ignore-eos", 0, NULL, &run.ignore_eos, "go on after the end-of-text token", 0, 0 },
+        { CLI_SECTION, "", 0, NULL, NULL, "Changing width", 0, 0 },
+        { CLI_TEXT, "then", 0, "SIZE", &run.then, "go on with this submodel, in the same timeline", 0, 0 },
+        { CLI_U32, "at", 0, "N", &run.at, "after N written tokens (0)", 0, 0 },
+        { CLI_TEXT, "schedule", 0, "LIST", &run.schedule_text,
+          "\"POSITION:SIZE,...\"; positions count the prompt, as "
+          "in the schedule that --json prints",
+          0, 0 },
+        { CLI_SECTION, "", 0, NULL, NULL, "Sampling", 0, 0 },
+        { CLI_REAL, "temperature", 't', "T", &run.temperature, "0: always the likeliest token (0.8)", 0, 100 },
+        { CLI_U32, "top-k", 0, "K", &run.sampling.top_k, "of the K likeliest only (0: off)", 0, 0 },
+        { CLI_REAL, "top-p", 0, "P", &run.top_p, "of the likeliest that make up P (0.95; 1: off)", 0, 1 },
+        { CLI_REAL, "min-p", 0, "P", &run.min_p, "of those at least P times as likely as the likeliest (0: off)", 0,
+          1 },
+        { CLI_REAL, "repetition-penalty", 0, "R", &run.repetition_penalty,
+          "divide the logits of recent tokens (1: off)", 0, 100 },
+        { CLI_U64, "seed", 0, "N", &run.sampling.seed, "the same seed writes the same text (1)", 0, 0 },
+        { CLI_SECTION, "", 0, NULL, NULL, "Other", 0, 0 },
+        { CLI_U32, "threads", 0, "N", &run.n_thread, "threads to compute with (0: one per usable core)", 0, 4096 },
+        { CLI_U32, "top", 0, "N", &run.top, "with --json: log-probabilities of the N likeliest tokens", 0, 64 },
+        { CLI_FLAG, "quiet", 'q', NULL, &run.quiet, "no timing on standard error", 0, 0 },
+        { CLI_FLAG, "json", 0, NULL, &run.json, "print one JSON object: text, tokens, log-probabilities, schedule", 0,
+          0 },
+    };
+    int first, status;
+    if (!cli_parse(self, options, CLI_COUNT(options), argc, argv, &first, &status)) return status;
+    if (argc - first != 1) return cli_usage(self, "one file is wanted, not %d", argc - first);
+    run.path = argv[first];
+    run.sampling.temperature = (float)run.temperature;
+    run.sampling.top_p = (float)run.top_p;
+    run.sampling.min_p = (float)run.min_p;
+    run.sampling.repetition_penalty = (float)run.repetition_penalty;
+    status = check_options(&run);
+    if (status == CLI_OK) status = execute(&run);
+    close_all(&run);
+    return status;
+}
+
+const cli_command cmd_run = {
+    .name = "run",
+    .usage = "FILE [OPTION...]",
+    .summary = "Write text from a prompt, with any submodel, changing it at any token",
+    .details = "Ctrl-C stops the writing; a second one ends the program.\n\n"
+               "  matformer run model.mf --size S --prompt \"Once upon a time\" --then XL --at 40\n",
+    .run = run,
+};

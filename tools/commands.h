@@ -1,0 +1,9 @@
+/* commands.h - the commands of the program, one file each. */
+#ifndef COMMANDS_H
+#define COMMANDS_H
+
+#include "cli.h"
+
+extern const cli_command cmd_info, cmd_run;
+
+#endif
