@@ -1,0 +1,343 @@
+/* sampler.c - choosing the next token, without allocating. */
+#include "sampler.h"
+
+#include <math.h>
+#include <stdbool.h>
+#include <string.h>
+
+#include "arena.h"
+#include "defs.h"
+#include "model.h"
+#include "platform.h"
+#include "status.h"
+
+#define DEFAULT_WINDOW 64u
+
+typedef struct candidate {
+    double weight; /* e^((logit - the highest) / temperature) */
+    float logit;
+    int32_t token;
+} candidate;
+
+struct mf_sampler {
+    mf_model *model;
+    size_t arena_bytes, n_vocab;
+    mf_sampler_options options;
+    float *filtered;       /* [n_vocab] */
+    candidate *candidates; /* [n_vocab] */
+    uint8_t *seen;         /* [n_vocab] all 0 between calls */
+};
+
+/* ---- Numbers ---- */
+
+/* The finalizer of splitmix64: a bijection in which every bit of the input moves half of the output's. */
+static uint64_t mix(uint64_t x)
+{
+    x = (x ^ (x >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+    x = (x ^ (x >> 27)) * UINT64_C(0x94d049bb133111eb);
+    return x ^ (x >> 31);
+}
+
+double mfi_sampler_uniform(uint64_t seed, uint64_t position)
+{
+    const uint64_t golden = UINT64_C(0x9e3779b97f4a7c15); /* 2^64 / the golden ratio: separates small inputs */
+    uint64_t bits = mix(mix(seed + golden) + golden * (position + 1));
+    return (double)(bits >> 11) * 0x1p-53;
+}
+
+double mfi_sampler_exp(double x)
+{
+    /* x = n ln 2 + r with |r| <= ln 2 / 2, where the terms left out of the series are below 2^-60. The high part
+     * of ln 2 has 21 zero bits at its end, so n times it is exact. */
+    const double log2e = 0x1.71547652b82fep+0, ln2_high = 0x1.62e42fee00000p-1, ln2_low = 0x1.a39ef35793c76p-33;
+    static const double inverse_factorial[] = {
+        1.0 / 87178291200,
+        1.0 / 6227020800,
+        1.0 / 479001600,
+        1.0 / 39916800,
+        1.0 / 3628800,
+        1.0 / 362880,
+        1.0 / 40320,
+        1.0 / 5040,
+        1.0 / 720,
+        1.0 / 120,
+        1.0 / 24,
+        1.0 / 6,
+        1.0 / 2,
+        1.0,
+        1.0,
+    };
+    if (!(x > -700.0)) return 0.0;
+    int n = (int)(x * log2e - 0.5);
+    double r = (x - n * ln2_high) - n * ln2_low, sum = 0;
+    for (size_t k = 0; k < MFI_COUNT(inverse_factorial); k++)
+        sum = sum * r + inverse_factorial[k];
+    uint64_t power_bits = (uint64_t)(1023 + n) << 52;
+    double power;
+    memcpy(&power, &power_bits, sizeof power);
+    return sum * power;
+}
+
+/* ---- Creating ---- */
+
+static mf_status check_options(const mf_sampler_options *o, mf_error *error)
+{
+    if (!(o->temperature >= 0 && o->temperature <= 1e6f))
+        return mfi_fail(error, MF_E_INVALID, "sampler: temperature %g is not in 0..1e6", (double)o->temperature);
+    if (!(o->top_p >= 0 && o->top_p <= 1))
+        return mfi_fail(error, MF_E_INVALID, "sampler: top_p %g is not in 0..1", (double)o->top_p);
+    if (!(o->min_p >= 0 && o->min_p <= 1))
+        return mfi_fail(error, MF_E_INVALID, "sampler: min_p %g is not in 0..1", (double)o->min_p);
+    if (!(o->repetition_penalty >= 0 && o->repetition_penalty <= 1e6f))
+        return mfi_fail(error, MF_E_INVALID, "sampler: repetition_penalty %g is not in 0..1e6",
+                        (double)o->repetition_penalty);
+    return MF_OK;
+}
+
+static void lay_out(mf_sampler **sampler, mfi_arena *arena, size_t n_vocab)
+{
+    mf_sampler *s = mfi_carve(arena, 1, sizeof *s);
+    float *filtered = mfi_carve(arena, n_vocab, sizeof *filtered);
+    candidate *candidates = mfi_carve(arena, n_vocab, sizeof *candidates);
+    uint8_t *seen = mfi_carve(arena, n_vocab, sizeof *seen);
+    if (!s) return;
+    s->filtered = filtered;
+    s->candidates = candidates;
+    s->seen = seen;
+    *sampler = s;
+}
+
+mf_status mf_sampler_create(mf_sampler **out, mf_model *model, const mf_sampler_options *options, mf_error *error)
+{
+    if (!out) return mfi_fail(error, MF_E_INVALID, "sampler: no place for it");
+    *out = NULL;
+    if (!model) return mfi_fail(error, MF_E_INVALID, "sampler: no model");
+    mf_sampler_options full = MF_SAMPLER_OPTIONS_INIT;
+    mf_status status = mfi_read_options(&full, sizeof full, sizeof full, options, "mf_sampler_options", error);
+    if (status == MF_OK) status = check_options(&full, error);
+    if (status != MF_OK) return status;
+
+    mf_sampler *s = NULL;
+    mfi_arena arena = { NULL, 0 };
+    lay_out(&s, &arena, model->config.n_vocab);
+    size_t arena_bytes = arena.used;
+    arena.base = mfi_alloc(&model->allocator, arena_bytes);
+    if (!arena.base) return mfi_fail(error, MF_E_NOMEM, "no memory for a sampler");
+    arena.used = 0;
+    lay_out(&s, &arena, model->config.n_vocab);
+    s->model = model;
+    s->arena_bytes = arena_bytes;
+    s->n_vocab = model->config.n_vocab;
+    s->options = full;
+    if (full.repetition_penalty == 0) s->options.repetition_penalty = 1;
+    if (full.repetition_window == 0) s->options.repetition_window = DEFAULT_WINDOW;
+    if (full.top_p == 0) s->options.top_p = 1;
+    mfi_model_retain(model);
+    *out = s;
+    return MF_OK;
+}
+
+void mf_sampler_close(mf_sampler *sampler)
+{
+    if (!sampler) return;
+    mf_model *model = sampler->model;
+    mfi_free(&model->allocator, sampler, sampler->arena_bytes);
+    mfi_model_release(model);
+}
+
+/* ---- Log-probabilities ---- */
+
+/* The highest logit; false where the logits are no distribution: a NaN, an infinity, or nothing possible. */
+static bool highest_logit(const float *logits, size_t n, float *highest)
+{
+    *highest = -INFINITY;
+    for (size_t i = 0; i < n; i++) {
+        if (!(logits[i] < INFINITY)) return false;
+        if (logits[i] > *highest) *highest = logits[i];
+    }
+    return *highest > -INFINITY;
+}
+
+/* log of the sum of e^logit */
+static double log_sum(const float *logits, size_t n, double highest)
+{
+    double sum = 0;
+    for (size_t i = 0; i < n; i++)
+        sum += mfi_sampler_exp(logits[i] - highest);
+    return highest + log(sum);
+}
+
+/* The n_top highest logits, in order; of equal ones the lower token first. */
+static void find_top(const float *logits, size_t n, double log_of_sum, mf_token_logprob *top, size_t n_top)
+{
+    size_t found = 0;
+    for (size_t token = 0; token < n && n_top > 0; token++) {
+        if (logits[token] == -INFINITY || (found == n_top && logits[token] <= top[n_top - 1].logprob)) continue;
+        size_t at = found < n_top ? found++ : n_top - 1;
+        for (; at > 0 && logits[token] > top[at - 1].logprob; at--)
+            top[at] = top[at - 1];
+        top[at] = (mf_token_logprob){ (int32_t)token, logits[token] };
+    }
+    for (size_t i = 0; i < found; i++)
+        top[i].logprob = (float)(top[i].logprob - log_of_sum);
+    for (size_t i = found; i < n_top; i++)
+        top[i] = (mf_token_logprob){ -1, -INFINITY };
+}
+
+/* ---- Choosing ---- */
+
+/* Each token of the window once, however often it was there. */
+static void penalise(mf_sampler *s, const int32_t *tokens, size_t n_token)
+{
+    size_t window = mfi_min(n_token, s->options.repetition_window);
+    const float penalty = s->options.repetition_penalty;
+    for (size_t i = n_token - window; i < n_token; i++) {
+        size_t token = (size_t)tokens[i]; /* -1, an embedding row, is out of range too */
+        if (token >= s->n_vocab || s->seen[token]) continue;
+        float *logit = &s->candidates[token].logit;
+        *logit = *logit > 0 ? *logit / penalty : *logit * penalty;
+        s->seen[token] = 1;
+    }
+    for (size_t i = n_token - window; i < n_token; i++)
+        if ((size_t)tokens[i] < s->n_vocab) s->seen[tokens[i]] = 0;
+}
+
+static bool ranks_before(const candidate *a, const candidate *b)
+{
+    return a->logit > b->logit || (a->logit == b->logit && a->token < b->token);
+}
+
+/* Restores the heap of heap[0..n), best first, below `at`. */
+static void sift_down(candidate *heap, size_t n, size_t at)
+{
+    candidate moving = heap[at];
+    for (size_t child = 2 * at + 1; child < n; child = 2 * at + 1) {
+        if (child + 1 < n && ranks_before(&heap[child + 1], &heap[child])) child++;
+        if (!ranks_before(&heap[child], &moving)) break;
+        heap[at] = heap[child];
+        at = child;
+    }
+    heap[at] = moving;
+}
+
+/* Moves the `count` best to the end, the best last: as much of a heap sort as is needed. */
+static void select_best(candidate *c, size_t n, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        candidate best = c[0];
+        c[0] = c[n - 1 - i];
+        c[n - 1 - i] = best;
+        if (n - 1 - i > 0) sift_down(c, n - 1 - i, 0);
+    }
+}
+
+static double sum_weights(const candidate *c, size_t n)
+{
+    double sum = 0;
+    for (size_t i = 0; i < n; i++)
+        sum += c[i].weight;
+    return sum;
+}
+
+/* Applies top-k, top-p and min-p to the heap c[0..n) and returns how many remain; they are the last ones of
+ * the array, the best last. At least one remains. */
+static size_t truncate(const mf_sampler_options *o, candidate *c, size_t n)
+{
+    size_t limit = o->top_k > 0 ? mfi_min(o->top_k, n) : n, kept = 0;
+    double mass, wanted, least = 0;
+    if (limit < n) {
+        select_best(c, n, limit);
+        mass = sum_weights(c + (n - limit), limit);
+    } else {
+        mass = sum_weights(c, n);
+    }
+    wanted = o->top_p < 1 ? o->top_p * mass : INFINITY;
+    for (double sum = 0; kept < limit && sum < wanted; kept++) {
+        if (limit == n) select_best(c, n - kept, 1);
+        const candidate *next = &c[n - 1 - kept];
+        if (kept == 0) least = o->min_p * next->weight;
+        if (kept > 0 && next->weight < least) break;
+        sum += next->weight;
+    }
+    return kept;
+}
+
+static int32_t draw(const candidate *c, size_t n, double uniform)
+{
+    double left = uniform * sum_weights(c, n);
+    size_t at = 0;
+    for (; at + 1 < n; at++) {
+        left -= c[at].weight;
+        if (left < 0) break;
+    }
+    return c[at].token;
+}
+
+/* Drops what cannot come, weighs the rest, and returns how many there are. */
+static size_t weigh(candidate *c, size_t n, float highest, float temperature)
+{
+    size_t n_possible = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (c[i].logit == -INFINITY) continue;
+        double weight = mfi_sampler_exp(((double)c[i].logit - highest) / temperature);
+        c[n_possible++] = (candidate){ weight, c[i].logit, c[i].token };
+    }
+    return n_possible;
+}
+
+static mf_status choose(mf_sampler *s, const int32_t *tokens, size_t n_token, const float *logits, int32_t *token)
+{
+    const mf_sampler_options *o = &s->options;
+    candidate *c = s->candidates;
+    for (size_t i = 0; i < s->n_vocab; i++)
+        c[i] = (candidate){ 0, logits[i], (int32_t)i };
+    if (o->repetition_penalty != 1) penalise(s, tokens, n_token);
+
+    const candidate *best = &c[0];
+    for (size_t i = 1; i < s->n_vocab; i++)
+        if (c[i].logit > best->logit) best = &c[i];
+    *token = best->token;
+    if (!isfinite(best->logit)) return MF_E_INVALID; /* by an extreme penalty */
+    if (o->temperature == 0) return MF_OK;
+
+    size_t n = weigh(c, s->n_vocab, best->logit, o->temperature);
+    if (o->top_k > 0 || o->top_p < 1 || o->min_p > 0) {
+        for (size_t at = n / 2; at-- > 0;)
+            sift_down(c, n, at);
+        size_t n_kept = truncate(o, c, n);
+        c += n - n_kept;
+        n = n_kept;
+    }
+    *token = draw(c, n, mfi_sampler_uniform(o->seed, n_token));
+    return MF_OK;
+}
+
+static mf_status sample(mf_sampler *s, const int32_t *tokens, size_t n_token, const float *logits,
+                        mf_token_logprob *chosen, mf_token_logprob *top, size_t n_top)
+{
+    float highest;
+    int32_t token;
+    if (!highest_logit(logits, s->n_vocab, &highest)) return MF_E_INVALID;
+    mf_status status = choose(s, tokens, n_token, logits, &token);
+    if (status != MF_OK) return status;
+    double log_of_sum = log_sum(logits, s->n_vocab, highest);
+    if (chosen) *chosen = (mf_token_logprob){ token, (float)(logits[token] - log_of_sum) };
+    if (top) find_top(logits, s->n_vocab, log_of_sum, top, n_top);
+    return MF_OK;
+}
+
+mf_status mf_sampler_sample(mf_sampler *s, const int32_t *tokens, size_t n_token, const float *logits,
+                            mf_token_logprob *chosen, mf_token_logprob *top, size_t n_top)
+{
+    if (!s || !logits || (!tokens && n_token > 0)) return MF_E_INVALID;
+    if (s->options.filter) {
+        memcpy(s->filtered, logits, s->n_vocab * sizeof *logits);
+        if (s->options.filter(s->options.filter_user, tokens, n_token, s->filtered, s->n_vocab) != 0)
+            return MF_E_CANCELLED;
+        logits = s->filtered;
+    }
+    mfi_fp_mode mode = mfi_fp_enter();
+    mf_status status = sample(s, tokens, n_token, logits, chosen, top, n_top);
+    mfi_fp_leave(mode);
+    return status;
+}
