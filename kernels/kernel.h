@@ -21,17 +21,23 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define MFK_NR 16        /* outputs of a panel: one AVX-512 register of f32 */
-#define MFK_K_ALIGN 32   /* k is padded to it with zeros, and is the quantum of every width */
-#define MFK_PAGE 64      /* positions of a cache page */
-#define MFK_SPAN 1024    /* keys whose softmax is computed apart before spans are merged */
-#define MFK_ATTEND_ROWS 16 /* most query rows in one mfk_attend_args */
+#define MFK_NR 16                      /* outputs of a panel: one AVX-512 register of f32 */
+#define MFK_K_ALIGN 32                 /* k is padded to it with zeros, and is the quantum of every width */
+#define MFK_PAGE 64                    /* positions of a cache page */
+#define MFK_SPAN 1024                  /* keys whose softmax is computed apart before spans are merged */
+#define MFK_ATTEND_ROWS 16             /* most query rows in one mfk_attend_args */
 #define MFK_SCRATCH_BYTES (256u << 10) /* 64-byte aligned, per thread, for whatever a kernel wants */
 
 /* Element types of stored weights and of the cache. The numbers are the file's. */
 typedef enum mfk_type { MFK_F32 = 1, MFK_BF16 = 2, MFK_F16 = 3, MFK_Q8 = 4, MFK_Q4 = 5, MFK_U8 = 6 } mfk_type;
 
-typedef enum mfk_activation { MFK_SILU = 0, MFK_GELU_TANH = 1, MFK_GELU_ERF = 2, MFK_RELU = 3, MFK_TANH = 4 } mfk_activation;
+typedef enum mfk_activation {
+    MFK_SILU = 0,
+    MFK_GELU_TANH = 1,
+    MFK_GELU_ERF = 2,
+    MFK_RELU = 3,
+    MFK_TANH = 4
+} mfk_activation;
 
 enum { MFK_RESUME = 1u }; /* continue the chain from C */
 
@@ -49,11 +55,11 @@ typedef struct mfk_gemm_args {
 } mfk_gemm_args;
 
 /* C[m][n] = A[m][k] * B[n][k]^T */
-typedef void (*mfk_gemm_fn)(const mfk_gemm_args *args);
+typedef void mfk_gemm_kernel(const mfk_gemm_args *args);
 
 /* C[m][n] = act(A * G^T) . (A * U^T): B holds panels in the order gate 0, up 0, gate 1, up 1, each
  * b_panel_bytes long; n counts hidden units. The two chains are those of a gemm; RESUME is not allowed. */
-typedef void (*mfk_glu_fn)(const mfk_gemm_args *args);
+typedef void mfk_glu_kernel(const mfk_gemm_args *args);
 
 /* Attention of up to MFK_ATTEND_ROWS query rows over one key/value head of one session. Row r sees the
  * keys at positions key_begin[r] <= j < key_end[r], and reads no other. Keys and values lie in pages of
@@ -62,41 +68,56 @@ typedef void (*mfk_glu_fn)(const mfk_gemm_args *args);
  * Per span of MFK_SPAN positions: scores, maximum, exponentials, sum and weighted values; spans are then
  * merged in ascending order. See docs/arithmetic.md. */
 typedef struct mfk_attend_args {
-    size_t n_row, d_head;    /* d_head: a multiple of 16, at most 512 */
-    mfk_type type;           /* of the cache: MFK_F32 or MFK_BF16 */
-    float scale;             /* score = scale * dot */
-    float softcap;           /* 0: none; else score = softcap * tanh(score / softcap) */
-    const float *const *q;   /* [n_row] rows of d_head */
-    float *const *out;       /* [n_row] rows of d_head */
+    size_t n_row, d_head;                /* d_head: a multiple of 16, at most 512 */
+    mfk_type type;                       /* of the cache: MFK_F32 or MFK_BF16 */
+    float scale;                         /* score = scale * dot */
+    float softcap;                       /* 0: none; else score = softcap * tanh(score / softcap) */
+    const float *const *q;               /* [n_row] rows of d_head */
+    float *const *out;                   /* [n_row] rows of d_head */
     const uint32_t *key_begin, *key_end; /* [n_row]; key_begin < key_end */
     const void *const *pages;
     size_t k_offset_bytes, v_offset_bytes;
-    void *scratch;           /* MFK_SCRATCH_BYTES */
+    void *scratch; /* MFK_SCRATCH_BYTES */
 } mfk_attend_args;
-typedef void (*mfk_attend_fn)(const mfk_attend_args *args);
+typedef void mfk_attend_kernel(const mfk_attend_args *args);
 
 /* Element-wise kernels; x and y may be the same, no other overlap. */
-typedef void (*mfk_rms_norm_fn)(size_t n, const float *x, const float *weight /* or NULL */, float eps, float *y);
-typedef void (*mfk_layer_norm_fn)(size_t n, const float *x, const float *weight, const float *bias /* or NULL */,
-                                  float eps, float *y);
-typedef void (*mfk_activate_fn)(mfk_activation activation, size_t n, const float *x, float *y);
-typedef void (*mfk_mul_fn)(size_t n, const float *x, const float *other, float *y);
-typedef void (*mfk_add_fn)(size_t n, const float *x, const float *other, float *y);
-typedef void (*mfk_axpy_fn)(size_t n, float a, const float *x, float *y); /* y = fma(a, x, y) */
+typedef void mfk_rms_norm_kernel(size_t n, const float *x, const float *weight /* or NULL */, float eps, float *y);
+typedef void mfk_layer_norm_kernel(size_t n, const float *x, const float *weight, const float *bias /* or NULL */,
+                                   float eps, float *y);
+typedef void mfk_activate_kernel(mfk_activation activation, size_t n, const float *x, float *y);
+typedef void mfk_mul_kernel(size_t n, const float *x, const float *other, float *y);
+typedef void mfk_add_kernel(size_t n, const float *x, const float *other, float *y);
+typedef void mfk_axpy_kernel(size_t n, float a, const float *x, float *y); /* y = fma(a, x, y) */
 /* Rotates each of n_head heads of d_head in place, half-split pairs (j, j + d_head/2) by the d_head/2
  * cosines and sines of the row's position. */
-typedef void (*mfk_rope_fn)(size_t n_head, size_t d_head, const float *cos, const float *sin, float *x);
+typedef void mfk_rope_kernel(size_t n_head, size_t d_head, const float *cos, const float *sin, float *x);
 /* One row's key into slot `slot` of a page's [d_head][64], and value into its [64][d_head]. */
-typedef void (*mfk_store_key_fn)(mfk_type type, size_t d_head, const float *x, void *page_keys, size_t slot);
-typedef void (*mfk_store_row_fn)(mfk_type type, size_t n, const float *x, void *row); /* f32 to f32 or bf16 */
+typedef void mfk_store_key_kernel(mfk_type type, size_t d_head, const float *x, void *page_keys, size_t slot);
+typedef void mfk_store_row_kernel(mfk_type type, size_t n, const float *x, void *row); /* f32 to f32 or bf16 */
 /* Row `index` of a panel tensor (an embedding tied to the output), widened to f32. */
-typedef void (*mfk_panel_row_fn)(mfk_type type, size_t k, const void *panels, size_t b_panel_bytes, size_t index,
-                                 float *y);
+typedef void mfk_panel_row_kernel(mfk_type type, size_t k, const void *panels, size_t b_panel_bytes, size_t index,
+                                  float *y);
 /* maximum, and the sum of exp(x - maximum) */
-typedef void (*mfk_softmax_stats_fn)(size_t n, const float *x, float *max, float *sum);
+typedef void mfk_softmax_stats_kernel(size_t n, const float *x, float *max, float *sum);
 
 /* cos and sin of an f32 angle, our own: the same bits everywhere. Any |angle| < 2^30. */
 void mfk_sincos(float angle, float *cos_out, float *sin_out);
+
+typedef mfk_gemm_kernel *mfk_gemm_fn;
+typedef mfk_glu_kernel *mfk_glu_fn;
+typedef mfk_attend_kernel *mfk_attend_fn;
+typedef mfk_rms_norm_kernel *mfk_rms_norm_fn;
+typedef mfk_layer_norm_kernel *mfk_layer_norm_fn;
+typedef mfk_activate_kernel *mfk_activate_fn;
+typedef mfk_mul_kernel *mfk_mul_fn;
+typedef mfk_add_kernel *mfk_add_fn;
+typedef mfk_axpy_kernel *mfk_axpy_fn;
+typedef mfk_rope_kernel *mfk_rope_fn;
+typedef mfk_store_key_kernel *mfk_store_key_fn;
+typedef mfk_store_row_kernel *mfk_store_row_fn;
+typedef mfk_panel_row_kernel *mfk_panel_row_fn;
+typedef mfk_softmax_stats_kernel *mfk_softmax_stats_fn;
 
 /* The best kernels for a processor; filled with the reference first, then overwritten upward. */
 typedef struct mfk_table {
@@ -117,6 +138,14 @@ typedef struct mfk_table {
     mfk_softmax_stats_fn softmax_stats;
 } mfk_table;
 void mfk_table_init(mfk_table *table, uint64_t cpu);
+
+/* Every kernel that was compiled, slowest first, for tests and reports: its name, the member of mfk_table
+ * that it can fill, and the processor bits that it needs. */
+typedef struct mfk_kernel_info {
+    const char *slot, *name;
+    uint64_t cpu;
+} mfk_kernel_info;
+const mfk_kernel_info *mfk_kernel_list(size_t *n);
 
 /* The kernel of a weight type, or NULL where there is none. */
 mfk_gemm_fn mfk_table_gemm(const mfk_table *table, mfk_type type);

@@ -29,14 +29,20 @@ void mfk_unpack(mfk_type type, size_t n, size_t k, const void *panels, size_t st
 
 static inline float mfk_bf16_to_f32(uint16_t h)
 {
-    union { uint32_t u; float f; } v = { (uint32_t)h << 16 };
+    union {
+        uint32_t u;
+        float f;
+    } v = { (uint32_t)h << 16 };
     return v.f;
 }
 
 /* Round to nearest even; NaN stays NaN. */
 static inline uint16_t mfk_f32_to_bf16(float f)
 {
-    union { float f; uint32_t u; } v = { f };
+    union {
+        float f;
+        uint32_t u;
+    } v = { f };
     if ((v.u & 0x7fffffffu) > 0x7f800000u) return (uint16_t)((v.u >> 16) | 0x40u);
     return (uint16_t)((v.u + 0x7fffu + ((v.u >> 16) & 1u)) >> 16);
 }

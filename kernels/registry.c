@@ -1,0 +1,49 @@
+/* registry.c - the table of kernels, from kernels.inc. */
+#include "cpu.h"
+#include "kernel_list.h"
+
+#include <string.h>
+
+/* A line of kernels.inc counts where its instruction set was compiled. */
+#define IF_SCALAR(...) __VA_ARGS__
+#ifdef MFK_HAVE_AVX2
+#define IF_AVX2(...) __VA_ARGS__
+#else
+#define IF_AVX2(...)
+#endif
+#ifdef MFK_HAVE_AVX512
+#define IF_AVX512(...) __VA_ARGS__
+#else
+#define IF_AVX512(...)
+#endif
+
+void mfk_table_init(mfk_table *table, uint64_t cpu)
+{
+    memset(table, 0, sizeof *table);
+    table->cpu = cpu;
+#define MFK_KERNEL(slot, operation, function, isa) \
+    IF_##isa(if ((cpu & MFK_CPU_##isa) == MFK_CPU_##isa) table->slot = function;)
+#include "kernels.inc"
+#undef MFK_KERNEL
+}
+
+const mfk_kernel_info *mfk_kernel_list(size_t *n)
+{
+    static const mfk_kernel_info list[] = {
+#define MFK_KERNEL(slot, operation, function, isa) IF_##isa({ #slot, #function, MFK_CPU_##isa }, )
+#include "kernels.inc"
+#undef MFK_KERNEL
+    };
+    *n = sizeof list / sizeof *list;
+    return list;
+}
+
+mfk_gemm_fn mfk_table_gemm(const mfk_table *table, mfk_type type)
+{
+    return type == MFK_F32 ? table->gemm_f32 : type == MFK_BF16 ? table->gemm_bf16 : NULL;
+}
+
+mfk_glu_fn mfk_table_glu(const mfk_table *table, mfk_type type)
+{
+    return type == MFK_F32 ? table->glu_f32 : type == MFK_BF16 ? table->glu_bf16 : NULL;
+}

@@ -1,0 +1,233 @@
+/* vec_scalar.c - the reference of everything that is no matrix product: norms, rope, activations, softmax,
+ * attention, and the ways into the cache. Follows docs/arithmetic.md line by line. */
+#include "kernel_list.h"
+#include "math_scalar.h"
+#include "pack.h"
+
+#include <math.h> /* sqrtf, which with -fno-math-errno is the instruction */
+#include <string.h>
+
+static float tree_sum(float p[16])
+{
+    for (size_t step = 8; step > 0; step /= 2)
+        for (size_t j = 0; j < step; j++)
+            p[j] = p[j] + p[j + step];
+    return p[0];
+}
+
+static float tree_max(float m[16])
+{
+    for (size_t step = 8; step > 0; step /= 2)
+        for (size_t j = 0; j < step; j++)
+            m[j] = m[j + step] > m[j] ? m[j + step] : m[j];
+    return m[0];
+}
+
+void mfk_rms_norm_scalar(size_t n, const float *x, const float *weight, float eps, float *y)
+{
+    float p[16] = { 0 };
+    for (size_t i = 0; i < n; i++)
+        p[i % 16] = mfk_fma(x[i], x[i], p[i % 16]);
+    float r = 1.0f / sqrtf(tree_sum(p) / (float)n + eps);
+    for (size_t i = 0; i < n; i++)
+        y[i] = weight ? (x[i] * r) * weight[i] : x[i] * r;
+}
+
+void mfk_layer_norm_scalar(size_t n, const float *x, const float *weight, const float *bias, float eps, float *y)
+{
+    float sums[16] = { 0 }, p[16] = { 0 };
+    for (size_t i = 0; i < n; i++)
+        sums[i % 16] = sums[i % 16] + x[i];
+    float mean = tree_sum(sums) / (float)n;
+    for (size_t i = 0; i < n; i++)
+        p[i % 16] = mfk_fma(x[i] - mean, x[i] - mean, p[i % 16]);
+    float r = 1.0f / sqrtf(tree_sum(p) / (float)n + eps);
+    for (size_t i = 0; i < n; i++) {
+        float t = (x[i] - mean) * r;
+        if (weight && bias)
+            y[i] = mfk_fma(t, weight[i], bias[i]);
+        else
+            y[i] = weight ? t * weight[i] : bias ? t + bias[i] : t;
+    }
+}
+
+void mfk_activate_scalar(mfk_activation activation, size_t n, const float *x, float *y)
+{
+    for (size_t i = 0; i < n; i++)
+        y[i] = mfk_act(activation, x[i]);
+}
+
+void mfk_mul_scalar(size_t n, const float *x, const float *other, float *y)
+{
+    for (size_t i = 0; i < n; i++)
+        y[i] = x[i] * other[i];
+}
+
+void mfk_add_scalar(size_t n, const float *x, const float *other, float *y)
+{
+    for (size_t i = 0; i < n; i++)
+        y[i] = x[i] + other[i];
+}
+
+void mfk_axpy_scalar(size_t n, float a, const float *x, float *y)
+{
+    for (size_t i = 0; i < n; i++)
+        y[i] = mfk_fma(a, x[i], y[i]);
+}
+
+void mfk_rope_scalar(size_t n_head, size_t d_head, const float *cos, const float *sin, float *x)
+{
+    size_t half = d_head / 2;
+    for (size_t h = 0; h < n_head; h++, x += d_head) {
+        for (size_t j = 0; j < half; j++) {
+            float a = x[j], b = x[j + half];
+            x[j] = mfk_fma(a, cos[j], -(b * sin[j]));
+            x[j + half] = mfk_fma(b, cos[j], a * sin[j]);
+        }
+    }
+}
+
+void mfk_softmax_stats_scalar(size_t n, const float *x, float *max, float *sum)
+{
+    float m[16], p[16] = { 0 };
+    for (size_t j = 0; j < 16; j++)
+        m[j] = -INFINITY;
+    for (size_t i = 0; i < n; i++)
+        m[i % 16] = x[i] > m[i % 16] ? x[i] : m[i % 16];
+    *max = tree_max(m);
+    for (size_t i = 0; i < n; i++)
+        p[i % 16] = p[i % 16] + mfk_exp(x[i] - *max);
+    *sum = tree_sum(p);
+}
+
+void mfk_store_key_scalar(mfk_type type, size_t d_head, const float *x, void *page_keys, size_t slot)
+{
+    float *f32 = page_keys; /* [d_head][MFK_PAGE] */
+    uint16_t *bf16 = page_keys;
+    for (size_t d = 0; d < d_head; d++) {
+        if (type == MFK_BF16)
+            bf16[d * MFK_PAGE + slot] = mfk_f32_to_bf16(x[d]);
+        else
+            f32[d * MFK_PAGE + slot] = x[d];
+    }
+}
+
+void mfk_store_row_scalar(mfk_type type, size_t n, const float *x, void *row)
+{
+    uint16_t *bf16 = row;
+    if (type == MFK_BF16)
+        for (size_t i = 0; i < n; i++)
+            bf16[i] = mfk_f32_to_bf16(x[i]);
+    else
+        memcpy(row, x, n * sizeof *x);
+}
+
+void mfk_panel_row_scalar(mfk_type type, size_t k, const void *panels, size_t b_panel_bytes, size_t index, float *y)
+{
+    const void *panel = (const char *)panels + index / MFK_NR * b_panel_bytes;
+    const float *f32 = panel;     /* [k][16] */
+    const uint16_t *bf16 = panel; /* [k / 2][16][2] */
+    size_t j = index % MFK_NR;
+    for (size_t i = 0; i < k; i++)
+        y[i] = type == MFK_BF16 ? mfk_bf16_to_f32(bf16[(i / 2 * MFK_NR + j) * 2 + i % 2]) : f32[i * MFK_NR + j];
+}
+
+/* Element `i` of an f32 or bf16 array. */
+static float widened(mfk_type type, const void *array, size_t i)
+{
+    return type == MFK_BF16 ? mfk_bf16_to_f32(((const uint16_t *)array)[i]) : ((const float *)array)[i];
+}
+
+/* e[j - begin] = scale * q . key j, capped, for the positions [begin, end) of one span; returns the maximum. */
+static float span_scores(const mfk_attend_args *args, const float *q, size_t begin, size_t end, float *e)
+{
+    float m[16];
+    for (size_t j = 0; j < 16; j++)
+        m[j] = -INFINITY;
+    for (size_t j = begin; j < end; j++) {
+        const char *page = args->pages[j / MFK_PAGE];
+        float s = 0.0f;
+        for (size_t d = 0; d < args->d_head; d++)
+            s = mfk_fma(q[d], widened(args->type, page + args->k_offset_bytes, d * MFK_PAGE + j % MFK_PAGE), s);
+        s = s * args->scale;
+        if (args->softcap > 0.0f) s = args->softcap * mfk_tanh(s / args->softcap);
+        e[j - begin] = s;
+        m[j % 16] = s > m[j % 16] ? s : m[j % 16];
+    }
+    return tree_max(m);
+}
+
+/* o = sum of exp(e - max) * value; returns the sum of the exponentials. */
+static float span_values(const mfk_attend_args *args, size_t begin, size_t end, const float *e, float max, float *o)
+{
+    float p[16] = { 0 };
+    memset(o, 0, args->d_head * sizeof *o);
+    for (size_t j = begin; j < end; j++) {
+        const char *page = args->pages[j / MFK_PAGE];
+        float w = mfk_exp(e[j - begin] - max);
+        p[j % 16] = p[j % 16] + w;
+        for (size_t d = 0; d < args->d_head; d++)
+            o[d] = mfk_fma(w, widened(args->type, page + args->v_offset_bytes, j % MFK_PAGE * args->d_head + d), o[d]);
+    }
+    return tree_sum(p);
+}
+
+static void attend_row(const mfk_attend_args *args, size_t row)
+{
+    float *e = args->scratch, *o = e + MFK_SPAN, *out = args->out[row]; /* e[MFK_SPAN], o[d_head] */
+    float max = 0.0f, sum = 0.0f;
+    size_t first = args->key_begin[row], end = args->key_end[row];
+    for (size_t begin = first, stop; begin < end; begin = stop) {
+        stop = (begin / MFK_SPAN + 1) * MFK_SPAN < end ? (begin / MFK_SPAN + 1) * MFK_SPAN : end;
+        float span_max = span_scores(args, args->q[row], begin, stop, e);
+        float span_sum = span_values(args, begin, stop, e, span_max, begin == first ? out : o);
+        if (begin == first) {
+            max = span_max;
+            sum = span_sum;
+            continue;
+        }
+        float both = span_max > max ? span_max : max;
+        float old_share = mfk_exp(max - both), new_share = mfk_exp(span_max - both);
+        sum = mfk_fma(span_sum, new_share, sum * old_share);
+        for (size_t d = 0; d < args->d_head; d++)
+            out[d] = mfk_fma(o[d], new_share, out[d] * old_share);
+        max = both;
+    }
+    for (size_t d = 0; d < args->d_head; d++)
+        out[d] = out[d] / sum;
+}
+
+void mfk_attend_scalar(const mfk_attend_args *args)
+{
+    for (size_t row = 0; row < args->n_row; row++)
+        attend_row(args, row);
+}
+
+void mfk_sincos(float angle, float *cos_out, float *sin_out)
+{
+    const double magic = 0x1.8p52; /* adding it rounds to an integer, which the low bits then hold */
+    union {
+        double f;
+        uint64_t u;
+    } shifted = { (double)angle * 0.6366197723675814 + magic };
+    double n = shifted.f - magic;
+    double r = (((double)angle - n * 0x1.921fbp0) - n * 0x1.5110b4p-22) - n * 0x1.8469898cc517p-48;
+    double z = r * r;
+    double s = -1.0 / 1307674368000.0, c = 1.0 / 20922789888000.0; /* 1/15!, 1/16! */
+    static const double s_low[] = {
+        1.0 / 6227020800.0, -1.0 / 39916800.0, 1.0 / 362880.0, -1.0 / 5040.0, 1.0 / 120.0, -1.0 / 6.0, 1.0
+    };
+    static const double c_low[] = {
+        -1.0 / 87178291200.0, 1.0 / 479001600.0, -1.0 / 3628800.0, 1.0 / 40320.0, -1.0 / 720.0, 1.0 / 24.0, -0.5, 1.0
+    };
+    for (size_t i = 0; i < sizeof s_low / sizeof *s_low; i++)
+        s = s * z + s_low[i];
+    for (size_t i = 0; i < sizeof c_low / sizeof *c_low; i++)
+        c = c * z + c_low[i];
+    float sin_r = (float)(s * r), cos_r = (float)c;
+    unsigned quadrant = (unsigned)shifted.u & 3u;
+    *sin_out = quadrant & 1 ? cos_r : sin_r;
+    *cos_out = quadrant & 1 ? sin_r : cos_r;
+    if (quadrant & 2) *sin_out = -*sin_out;
+    if (quadrant == 1 || quadrant == 2) *cos_out = -*cos_out;
+}
