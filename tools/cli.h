@@ -29,6 +29,7 @@ typedef struct cli_list {
     const char **items;
     size_t count;
 } cli_list;
+bool cli_list_append(cli_list *list, const char *item);
 void cli_list_free(cli_list *list);
 
 /* An option says where its value goes; the parser checks and writes it. */

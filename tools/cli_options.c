@@ -17,7 +17,7 @@ void cli_list_free(cli_list *list)
     *list = (cli_list){ 0 };
 }
 
-static bool list_append(cli_list *list, const char *item)
+bool cli_list_append(cli_list *list, const char *item)
 {
     const char **items = realloc(list->items, (list->count + 1) * sizeof(*items));
     if (!items) return false;
@@ -141,7 +141,7 @@ static int store(const cli_command *command, const cli_option *option, const cha
         *(const char **)option->target = text;
         break;
     case CLI_TEXTS:
-        if (!list_append(option->target, text)) return cli_fail_memory();
+        if (!cli_list_append(option->target, text)) return cli_fail_memory();
         break;
     case CLI_U32:
     case CLI_U64:

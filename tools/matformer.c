@@ -7,6 +7,7 @@
 static const cli_command *const commands[] = {
     &cmd_info,
     &cmd_run,
+    &cmd_eval,
 };
 
 static void print_help(FILE *stream)
