@@ -79,25 +79,25 @@ MF_API uint32_t mf_version(void);
 /* ---- Status -------------------------------------------------------------------------------------
  * Values never change their meaning and are never reused. */
 
-#define MF_STATUS_MAP(X)                                                                           \
-    X(OK, 0, "success")                                                                            \
-    X(E_INVALID, -1, "invalid argument")                                                           \
-    X(E_NOMEM, -2, "out of memory")                                                                \
-    X(E_IO, -3, "the file could not be read or written")                                           \
-    X(E_FORMAT, -4, "the file is damaged or not of this format")                                   \
-    X(E_CHECKSUM, -5, "the data does not match its checksum")                                      \
-    X(E_STRUCT_SIZE, -6, "option struct from an unsupported version")                              \
-    X(E_UNSUPPORTED, -7, "not supported by this build or this model")                              \
-    X(E_CANCELLED, -8, "cancelled")                                                                \
-    X(E_BUSY, -9, "the object is in use")                                                          \
-    X(E_WIDTH, -10, "the model does not offer this width, head count or skip")                     \
-    X(E_NOT_RESIDENT, -11, "the view is wider than what was loaded")                               \
-    X(E_REBUILD_NEEDED, -12, "the cache was written with other key/value heads; rewind to 0")      \
-    X(E_FULL, -13, "no room for more positions")                                                   \
-    X(E_RANGE, -14, "a token, position or index is out of range")                                  \
-    X(E_FORKED, -15, "used in a forked child; open the model there")                               \
-    X(E_NOT_FOUND, -16, "no such file, key or name")                                               \
-    X(E_CAPACITY, -17, "the output buffer is too small")                                           \
+#define MF_STATUS_MAP(X)                                                                      \
+    X(OK, 0, "success")                                                                       \
+    X(E_INVALID, -1, "invalid argument")                                                      \
+    X(E_NOMEM, -2, "out of memory")                                                           \
+    X(E_IO, -3, "the file could not be read or written")                                      \
+    X(E_FORMAT, -4, "the file is damaged or not of this format")                              \
+    X(E_CHECKSUM, -5, "the data does not match its checksum")                                 \
+    X(E_STRUCT_SIZE, -6, "option struct from an unsupported version")                         \
+    X(E_UNSUPPORTED, -7, "not supported by this build or this model")                         \
+    X(E_CANCELLED, -8, "cancelled")                                                           \
+    X(E_BUSY, -9, "the object is in use")                                                     \
+    X(E_WIDTH, -10, "the model does not offer this width, head count or skip")                \
+    X(E_NOT_RESIDENT, -11, "the view is wider than what was loaded")                          \
+    X(E_REBUILD_NEEDED, -12, "the cache was written with other key/value heads; rewind to 0") \
+    X(E_FULL, -13, "no room for more positions")                                              \
+    X(E_RANGE, -14, "a token, position or index is out of range")                             \
+    X(E_FORKED, -15, "used in a forked child; open the model there")                          \
+    X(E_NOT_FOUND, -16, "no such file, key or name")                                          \
+    X(E_CAPACITY, -17, "the output buffer is too small")                                      \
     X(E_THREAD, -18, "a worker thread could not be started")
 
 typedef enum mf_status {
@@ -117,7 +117,10 @@ typedef struct mf_error {
     mf_status status;
     char detail[240];
 } mf_error;
-#define MF_ERROR_INIT { sizeof(mf_error), MF_OK, { 0 } }
+#define MF_ERROR_INIT               \
+    {                               \
+        sizeof(mf_error), MF_OK, "" \
+    }
 
 /* ---- Memory -------------------------------------------------------------------------------------
  * `alloc` returns `bytes` bytes aligned to `align` (a power of two, at most 4096), or NULL. `free`
@@ -173,7 +176,11 @@ typedef struct mf_model_options {
     mf_allocator allocator; /* alloc NULL: the C library's */
     uint64_t cache_bytes;   /* most memory for the key/value pages of all sessions; 0: as they reserve */
 } mf_model_options;
-#define MF_MODEL_OPTIONS_INIT { sizeof(mf_model_options) }
+#define MF_MODEL_OPTIONS_INIT                                                                                        \
+    {                                                                                                                \
+        sizeof(mf_model_options), MF_LOAD_MAP, MF_VERIFY_DEFAULT, MF_ARITHMETIC_EXACT, NULL, NULL, 0, 0, NULL, NULL, \
+            NULL, NULL, { NULL, NULL, NULL }, 0                                                                      \
+    }
 
 /* Opens `path`. The path is copied. */
 MF_API mf_status mf_model_open(mf_model **out, const char *path, const mf_model_options *options, mf_error *error);
@@ -185,26 +192,29 @@ MF_API mf_status mf_model_open_fd(mf_model **out, int fd, uint64_t offset, uint6
 
 /* The same for a caller's buffer. With MAP the buffer must stay unchanged until the model is closed and
  * be aligned to 64 bytes; with COPY neither. */
-MF_API mf_status mf_model_open_memory(mf_model **out, const void *data, size_t bytes,
-                                      const mf_model_options *options, mf_error *error);
+MF_API mf_status mf_model_open_memory(mf_model **out, const void *data, size_t bytes, const mf_model_options *options,
+                                      mf_error *error);
 
 /* Drops the caller's reference. The memory goes when the last child is closed. */
 MF_API void mf_model_close(mf_model *model);
 
 typedef struct mf_model_info {
     size_t struct_size;
-    const char *family; /* "matlm" */
-    const char *cpu;    /* the processor level in use */
+    const char *family;                                                  /* "matlm" */
+    const char *cpu;                                                     /* the processor level in use */
     uint32_t n_layer, d_model, n_head, n_kv_head, d_head, d_ff, n_vocab; /* d_ff, n_head: the widest layer's */
     uint32_t max_positions; /* the length it was trained for; sessions may be longer */
     uint32_t n_granularity;
-    uint32_t quantum;       /* FFN widths are multiples of it */
+    uint32_t quantum; /* FFN widths are multiples of it */
     uint32_t n_shell, n_shell_resident;
-    uint64_t n_param;       /* of the widest view, embeddings included */
+    uint64_t n_param; /* of the widest view, embeddings included */
     uint64_t file_bytes, weight_bytes, mapped_bytes, allocated_bytes;
     int32_t bos_token, eos_token; /* -1: none */
 } mf_model_info;
-#define MF_MODEL_INFO_INIT { sizeof(mf_model_info) }
+#define MF_MODEL_INFO_INIT                                                                         \
+    {                                                                                              \
+        sizeof(mf_model_info), NULL, NULL, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 \
+    }
 
 /* Fills as many fields as info->struct_size covers. Strings live as long as the model. */
 MF_API mf_status mf_model_info_get(const mf_model *model, mf_model_info *info);
@@ -231,16 +241,19 @@ typedef struct mf_submodel_spec {
     double ratio;            /* 0 < ratio <= 1: this share of d_ff in every layer, rounded up to the quantum */
     const uint32_t *ffn;     /* [n_ffn] width of every layer; n_ffn must be n_layer, or the number of kept layers */
     size_t n_ffn;
-    const uint32_t *heads;   /* [n_heads] query heads of every layer (the first ones), likewise */
+    const uint32_t *heads; /* [n_heads] query heads of every layer (the first ones), likewise */
     size_t n_heads;
-    const uint32_t *skip;    /* [n_skip] layers left out, any order */
+    const uint32_t *skip; /* [n_skip] layers left out, any order */
     size_t n_skip;
-    uint64_t max_params;     /* budgets: the best configuration of the file's stored plan that fits */
+    uint64_t max_params; /* budgets: the best configuration of the file's stored plan that fits */
     uint64_t max_bytes;
     uint64_t max_flops;
     double max_ms;
 } mf_submodel_spec;
-#define MF_SUBMODEL_SPEC_INIT { sizeof(mf_submodel_spec) }
+#define MF_SUBMODEL_SPEC_INIT                                                          \
+    {                                                                                  \
+        sizeof(mf_submodel_spec), NULL, NULL, 0, NULL, 0, NULL, 0, NULL, 0, 0, 0, 0, 0 \
+    }
 
 /* Takes a view. `spec` NULL: the widest. Refused with MF_E_WIDTH and the reason: a width beyond the
  * file or off the quantum, a list of the wrong length, a layer that may not be skipped. */
@@ -255,16 +268,19 @@ MF_API void mf_submodel_close(mf_submodel *submodel);
 
 typedef struct mf_submodel_info {
     size_t struct_size;
-    uint64_t n_param;         /* parameters that it uses, embeddings included */
-    uint64_t n_param_body;    /* without the embedding and output matrices */
-    uint64_t bytes_per_token; /* weights read to decode one token */
-    uint64_t flops_per_token; /* multiply-adds count as two; attention over the cache excluded */
+    uint64_t n_param;                  /* parameters that it uses, embeddings included */
+    uint64_t n_param_body;             /* without the embedding and output matrices */
+    uint64_t bytes_per_token;          /* weights read to decode one token */
+    uint64_t flops_per_token;          /* multiply-adds count as two; attention over the cache excluded */
     uint64_t cache_bytes_per_position; /* with an f32 cache */
     uint32_t n_layer_kept;
-    uint32_t n_shell;         /* shells that must be resident */
-    uint32_t view_bytes;      /* memory of the view itself */
+    uint32_t n_shell;    /* shells that must be resident */
+    uint32_t view_bytes; /* memory of the view itself */
 } mf_submodel_info;
-#define MF_SUBMODEL_INFO_INIT { sizeof(mf_submodel_info) }
+#define MF_SUBMODEL_INFO_INIT                            \
+    {                                                    \
+        sizeof(mf_submodel_info), 0, 0, 0, 0, 0, 0, 0, 0 \
+    }
 
 MF_API mf_status mf_submodel_info_get(const mf_submodel *submodel, mf_submodel_info *info);
 
@@ -290,7 +306,10 @@ typedef struct mf_executor_options {
     const int *cpus;       /* [n_cpu] processors for the workers, in turn; NULL: wherever the system puts them */
     size_t n_cpu;
 } mf_executor_options;
-#define MF_EXECUTOR_OPTIONS_INIT { sizeof(mf_executor_options) }
+#define MF_EXECUTOR_OPTIONS_INIT                         \
+    {                                                    \
+        sizeof(mf_executor_options), 0, 0, 0, 0, NULL, 0 \
+    }
 
 MF_API mf_status mf_executor_create(mf_executor **out, mf_model *model, const mf_executor_options *options,
                                     mf_error *error);
@@ -310,7 +329,10 @@ typedef struct mf_session_options {
     uint32_t max_positions; /* 0: the model's max_positions */
     mf_cache_type cache_type;
 } mf_session_options;
-#define MF_SESSION_OPTIONS_INIT { sizeof(mf_session_options) }
+#define MF_SESSION_OPTIONS_INIT                     \
+    {                                               \
+        sizeof(mf_session_options), 0, MF_CACHE_F32 \
+    }
 
 /* Reserves what max_positions need, unless the model was opened with cache_bytes: then pages come from
  * that budget as they are used, and a forward that finds none returns MF_E_FULL. */
@@ -347,22 +369,22 @@ typedef enum mf_logits { MF_LOGITS_LAST = 0, MF_LOGITS_NONE = 1, MF_LOGITS_ALL =
 typedef struct mf_request {
     mf_session *session;
     const mf_submodel *submodel;
-    const int32_t *tokens;        /* [n_token], at least 1; -1 takes the next row of `embeddings` */
+    const int32_t *tokens; /* [n_token], at least 1; -1 takes the next row of `embeddings` */
     size_t n_token;
-    const float *embeddings;      /* [number of -1][d_model] or NULL */
-    size_t embedding_stride;      /* floats from row to row; 0: d_model */
+    const float *embeddings; /* [number of -1][d_model] or NULL */
+    size_t embedding_stride; /* floats from row to row; 0: d_model */
     mf_logits logits_of;
     uint32_t reserved;
-    float *logits;                /* [1 or n_token][n_vocab]; NULL: not written */
-    size_t logits_capacity;       /* floats */
-    size_t logits_stride;         /* floats from row to row; 0: n_vocab */
-    float *hidden;                /* [1 or n_token][d_model] after the last norm, for the same positions; or NULL */
+    float *logits;          /* [1 or n_token][n_vocab]; NULL: not written */
+    size_t logits_capacity; /* floats */
+    size_t logits_stride;   /* floats from row to row; 0: n_vocab */
+    float *hidden;          /* [1 or n_token][d_model] after the last norm, for the same positions; or NULL */
     size_t hidden_capacity;
-    size_t hidden_stride;         /* 0: d_model */
-    const void *adapter;          /* reserved, NULL */
-    mf_status status;             /* out */
-    uint32_t n_token_done;        /* out: n_token, or 0 when it failed */
-    uint64_t elapsed_ns;          /* out: time of the batches that it was in */
+    size_t hidden_stride;  /* 0: d_model */
+    const void *adapter;   /* reserved, NULL */
+    mf_status status;      /* out */
+    uint32_t n_token_done; /* out: n_token, or 0 when it failed */
+    uint64_t elapsed_ns;   /* out: time of the batches that it was in */
 } mf_request;
 
 /* Runs all requests as one batch: each appends its tokens to its session. Requests may have different
@@ -401,16 +423,19 @@ typedef int (*mf_logits_filter)(void *user, const int32_t *tokens, size_t n_toke
 typedef struct mf_sampler_options {
     size_t struct_size;
     uint64_t seed;
-    float temperature;        /* 0: greedy */
-    float top_p;              /* 0 or 1: off */
-    float min_p;              /* 0: off */
-    float repetition_penalty; /* 0 or 1: off; logits of tokens seen are divided by it (multiplied if negative) */
-    uint32_t top_k;           /* 0: off */
+    float temperature;          /* 0: greedy */
+    float top_p;                /* 0 or 1: off */
+    float min_p;                /* 0: off */
+    float repetition_penalty;   /* 0 or 1: off; logits of tokens seen are divided by it (multiplied if negative) */
+    uint32_t top_k;             /* 0: off */
     uint32_t repetition_window; /* tokens looked back; 0: 64 */
     mf_logits_filter filter;
     void *filter_user;
 } mf_sampler_options;
-#define MF_SAMPLER_OPTIONS_INIT { sizeof(mf_sampler_options) }
+#define MF_SAMPLER_OPTIONS_INIT                                     \
+    {                                                               \
+        sizeof(mf_sampler_options), 0, 0, 0, 0, 0, 0, 0, NULL, NULL \
+    }
 
 MF_API mf_status mf_sampler_create(mf_sampler **out, mf_model *model, const mf_sampler_options *options,
                                    mf_error *error);
@@ -446,17 +471,22 @@ typedef struct mf_schedule_step {
     const mf_submodel *submodel;
 } mf_schedule_step;
 
-typedef enum mf_finish { MF_FINISH_LENGTH = 0, MF_FINISH_EOS = 1, MF_FINISH_STOP = 2, MF_FINISH_CALLBACK = 3 } mf_finish;
+typedef enum mf_finish {
+    MF_FINISH_LENGTH = 0,
+    MF_FINISH_EOS = 1,
+    MF_FINISH_STOP = 2,
+    MF_FINISH_CALLBACK = 3
+} mf_finish;
 
 typedef struct mf_generate_options {
     size_t struct_size;
-    const char *prompt;          /* text, terminated; or */
-    const int32_t *tokens;       /* [n_token] tokens; both empty: go on where the session stands */
+    const char *prompt;    /* text, terminated; or */
+    const int32_t *tokens; /* [n_token] tokens; both empty: go on where the session stands */
     size_t n_token;
-    uint32_t max_tokens;         /* 0: 128 */
-    uint32_t n_top;              /* log-probabilities of so many top tokens with each event; at most 64 */
-    mf_sampler *sampler;         /* NULL: greedy */
-    const char *const *stop;     /* [n_stop] texts that end the generation and are not shown */
+    uint32_t max_tokens;     /* 0: 128 */
+    uint32_t n_top;          /* log-probabilities of so many top tokens with each event; at most 64 */
+    mf_sampler *sampler;     /* NULL: greedy */
+    const char *const *stop; /* [n_stop] texts that end the generation and are not shown */
     size_t n_stop;
     const mf_schedule_step *schedule; /* [n_schedule] ascending; before the first, the view given to mf_generate */
     size_t n_schedule;
@@ -465,7 +495,10 @@ typedef struct mf_generate_options {
     int ignore_eos;
     uint32_t reserved;
 } mf_generate_options;
-#define MF_GENERATE_OPTIONS_INIT { sizeof(mf_generate_options) }
+#define MF_GENERATE_OPTIONS_INIT                                                                   \
+    {                                                                                              \
+        sizeof(mf_generate_options), NULL, NULL, 0, 0, 0, NULL, NULL, 0, NULL, 0, NULL, NULL, 0, 0 \
+    }
 
 typedef struct mf_generate_result {
     size_t struct_size;
@@ -478,7 +511,10 @@ typedef struct mf_generate_result {
     size_t schedule_capacity;
     size_t n_schedule;
 } mf_generate_result;
-#define MF_GENERATE_RESULT_INIT { sizeof(mf_generate_result) }
+#define MF_GENERATE_RESULT_INIT                                              \
+    {                                                                        \
+        sizeof(mf_generate_result), MF_FINISH_LENGTH, 0, 0, 0, 0, NULL, 0, 0 \
+    }
 
 /* Runs a prompt and then a token at a time. `executor` and `session` may be NULL: fresh ones are made for
  * this call. Blocks until it ends; on_token is called from this thread. mf_session_cancel() stops it with

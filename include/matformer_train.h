@@ -87,9 +87,10 @@ typedef struct mf_train_model {
     uint32_t reserved;
     const uint8_t *may_skip; /* [n_layer] 1: views of the file may leave the layer out; NULL: none */
 } mf_train_model;
-#define MF_TRAIN_MODEL_INIT    \
-    {                          \
-        sizeof(mf_train_model) \
+#define MF_TRAIN_MODEL_INIT                                                                                            \
+    {                                                                                                                  \
+        sizeof(mf_train_model), 0, 0, 0, 0, 0, 0, 0, 0, MF_TRAIN_NORM_RMS, MF_TRAIN_FFN_GATED, MF_TRAIN_SILU, 0, 0, 0, \
+            0, 0, 0, 0, 0, 0, NULL, 0, 0, NULL                                                                         \
     }
 
 /* ---- Training ----------------------------------------------------------------------------------- */
@@ -129,9 +130,13 @@ typedef struct mf_trainer_options {
     double init_std;           /* of the initial matrices; 0: 0.02 */
     mf_allocator allocator;    /* alloc NULL: the C library's */
 } mf_trainer_options;
-#define MF_TRAINER_OPTIONS_INIT    \
-    {                              \
-        sizeof(mf_trainer_options) \
+#define MF_TRAINER_OPTIONS_INIT                                                                                      \
+    {                                                                                                                \
+        sizeof(mf_trainer_options), 0, 0, 0, 0, 0, MF_OBJECTIVE_JOINT, 0, NULL, { NULL, 0, 0 }, 0, 0, 0, 0, 0, 0, 0, \
+            0, 0, 0,                                                                                                 \
+        {                                                                                                            \
+            NULL, NULL, NULL                                                                                         \
+        }                                                                                                            \
     }
 
 /* Weights, gradients, optimizer state, worker threads and workspace. One call at a time, from any thread,
@@ -158,9 +163,9 @@ typedef struct mf_trainer_info {
     const char *granularity_name[MF_TRAIN_MAX_GRANULARITY]; /* live as long as the trainer */
     const char *gemm; /* backend and the architecture it reports: "blis haswell" */
 } mf_trainer_info;
-#define MF_TRAINER_INFO_INIT    \
-    {                           \
-        sizeof(mf_trainer_info) \
+#define MF_TRAINER_INFO_INIT                                                    \
+    {                                                                           \
+        sizeof(mf_trainer_info), 0, 0, 0, 0, 0, 0, { 0 }, { 0 }, { NULL }, NULL \
     }
 
 MF_API mf_status mf_trainer_info_get(const mf_trainer *trainer, mf_trainer_info *info);
@@ -177,9 +182,9 @@ typedef struct mf_train_report {
     uint64_t elapsed_ns;
     double tokens_per_second;
 } mf_train_report;
-#define MF_TRAIN_REPORT_INIT    \
-    {                           \
-        sizeof(mf_train_report) \
+#define MF_TRAIN_REPORT_INIT                                   \
+    {                                                          \
+        sizeof(mf_train_report), 0, 0, 0, { 0 }, 0, 0, 0, 0, 0 \
     }
 
 /* One step. The batch of a step is a function of the seed and the step's number: the tokens are cut into
@@ -202,9 +207,9 @@ typedef struct mf_train_view {
     const uint32_t *ffn;     /* [n_layer] or NULL; multiples of 32; 0 leaves the layer out */
     const uint32_t *heads;   /* [n_layer] or NULL */
 } mf_train_view;
-#define MF_TRAIN_VIEW_INIT    \
-    {                         \
-        sizeof(mf_train_view) \
+#define MF_TRAIN_VIEW_INIT                      \
+    {                                           \
+        sizeof(mf_train_view), NULL, NULL, NULL \
     }
 
 /* Mean loss in nats per token. `tokens` are cut into windows of `sequence` + 1 that overlap by one token;
@@ -237,9 +242,9 @@ typedef struct mf_train_export_options {
     size_t tokenizer_bytes;
     const char *const *metadata; /* key, value, key, value, ..., NULL; or NULL */
 } mf_train_export_options;
-#define MF_TRAIN_EXPORT_OPTIONS_INIT    \
-    {                                   \
-        sizeof(mf_train_export_options) \
+#define MF_TRAIN_EXPORT_OPTIONS_INIT                                          \
+    {                                                                         \
+        sizeof(mf_train_export_options), MF_TRAIN_F32, 0, 0, 0, NULL, 0, NULL \
     }
 
 /* Writes a .mf file. `options` NULL: f32, stored raw, in shells. */

@@ -1,0 +1,33 @@
+/* The public headers compile alone and without warnings, as C99 here and as C++17 in test_header.cc, and
+ * every INIT macro is a full initialiser in both. Built with the warnings that careful users turn on. */
+#include "matformer.h"
+#include "matformer_train.h"
+
+#define CHECK_INIT(type, init)                  \
+    do {                                        \
+        type made = init;                       \
+        if (made.struct_size != sizeof(type)) { \
+            return 1;                           \
+        }                                       \
+    } while (0)
+
+int main(void)
+{
+    CHECK_INIT(mf_error, MF_ERROR_INIT);
+    CHECK_INIT(mf_model_options, MF_MODEL_OPTIONS_INIT);
+    CHECK_INIT(mf_model_info, MF_MODEL_INFO_INIT);
+    CHECK_INIT(mf_submodel_spec, MF_SUBMODEL_SPEC_INIT);
+    CHECK_INIT(mf_submodel_info, MF_SUBMODEL_INFO_INIT);
+    CHECK_INIT(mf_executor_options, MF_EXECUTOR_OPTIONS_INIT);
+    CHECK_INIT(mf_session_options, MF_SESSION_OPTIONS_INIT);
+    CHECK_INIT(mf_sampler_options, MF_SAMPLER_OPTIONS_INIT);
+    CHECK_INIT(mf_generate_options, MF_GENERATE_OPTIONS_INIT);
+    CHECK_INIT(mf_generate_result, MF_GENERATE_RESULT_INIT);
+    CHECK_INIT(mf_train_model, MF_TRAIN_MODEL_INIT);
+    CHECK_INIT(mf_trainer_options, MF_TRAINER_OPTIONS_INIT);
+    CHECK_INIT(mf_trainer_info, MF_TRAINER_INFO_INIT);
+    CHECK_INIT(mf_train_report, MF_TRAIN_REPORT_INIT);
+    CHECK_INIT(mf_train_view, MF_TRAIN_VIEW_INIT);
+    CHECK_INIT(mf_train_export_options, MF_TRAIN_EXPORT_OPTIONS_INIT);
+    return 0;
+}
