@@ -145,6 +145,11 @@ void mf_sampler_close(mf_sampler *sampler)
     mfi_model_release(model);
 }
 
+mf_model *mfi_sampler_model(const mf_sampler *sampler)
+{
+    return sampler->model;
+}
+
 /* ---- Log-probabilities ---- */
 
 /* The highest logit; false where the logits are no distribution: a NaN, an infinity, or nothing possible. */

@@ -11,6 +11,8 @@
 
 #include "matformer.h"
 
+mf_model *mfi_sampler_model(const mf_sampler *sampler);
+
 /* In [0, 1), from the seed and the position alone. */
 double mfi_sampler_uniform(uint64_t seed, uint64_t position);
 
