@@ -40,6 +40,7 @@ typedef enum cli_kind {
     CLI_U32,     /* uint32_t * */
     CLI_U64,     /* uint64_t * */
     CLI_REAL,    /* double * */
+    CLI_CHOICE,  /* int *: the place of the value among `value`, "one|two|three" */
     CLI_TEXTS    /* cli_list * */
 } cli_kind;
 

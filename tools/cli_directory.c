@@ -1,5 +1,7 @@
 /* cli_directory.c - see cli_directory.h. */
 #include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include "arena.h"
 #include "cli_directory.h"
@@ -123,4 +125,27 @@ json_t *cli_directory_json(const char *path, mf_error *error)
     mfi_container_close(container);
     if (!root) error->status = MF_E_NOMEM;
     return root;
+}
+
+mf_status cli_directory_tokenizer(const char *path, void **blob, size_t *bytes, mf_error *error)
+{
+    mfi_container *container;
+    mf_status status = open_directory(&container, path, error);
+    if (status != MF_OK) return status;
+    status = mfi_container_load(container, 1, error);
+    const mfi_tensor *tensor = mfi_container_find(container, "tokenizer", 0);
+    if (status == MF_OK && !tensor) {
+        snprintf(error->detail, sizeof(error->detail), "%s: the file has no tokenizer", path);
+        status = error->status = MF_E_NOT_FOUND;
+    }
+    if (status == MF_OK) {
+        *bytes = (size_t)tensor->bytes;
+        *blob = malloc(*bytes + 1);
+        if (*blob)
+            memcpy(*blob, tensor->data, *bytes);
+        else
+            status = error->status = MF_E_NOMEM;
+    }
+    mfi_container_close(container);
+    return status;
 }

@@ -9,4 +9,7 @@ mf_status cli_directory_print(const char *path, mf_error *error);
 /* {"content_hash", "regions": [...], "tensors": [...]}; NULL when it fails. */
 json_t *cli_directory_json(const char *path, mf_error *error);
 
+/* The tokenizer's stored bytes, to be freed. */
+mf_status cli_directory_tokenizer(const char *path, void **blob, size_t *bytes, mf_error *error);
+
 #endif

@@ -127,6 +127,18 @@ static bool in_bounds(const cli_option *option, double value)
     return (option->least == 0 && option->most == 0) || (value >= option->least && value <= option->most);
 }
 
+/* The place of `text` in "one|two|three", or -1. */
+static int find_choice(const char *choices, const char *text)
+{
+    size_t n = strlen(text);
+    for (int i = 0; *choices; i++) {
+        size_t length = strcspn(choices, "|");
+        if (length == n && strncmp(choices, text, n) == 0) return i;
+        choices += length + (choices[length] == '|');
+    }
+    return -1;
+}
+
 static int store(const cli_command *command, const cli_option *option, const char *text)
 {
     uint64_t count;
@@ -140,6 +152,10 @@ static int store(const cli_command *command, const cli_option *option, const cha
     case CLI_TEXT:
         *(const char **)option->target = text;
         break;
+    case CLI_CHOICE:
+        *(int *)option->target = find_choice(option->value, text);
+        if (*(int *)option->target >= 0) break;
+        return cli_usage(command, "--%s wants %s, not \"%s\"", option->name, option->value, text);
     case CLI_TEXTS:
         if (!cli_list_append(option->target, text)) return cli_fail_memory();
         break;

@@ -4,6 +4,6 @@
 
 #include "cli.h"
 
-extern const cli_command cmd_eval, cmd_info, cmd_run;
+extern const cli_command cmd_eval, cmd_info, cmd_run, cmd_train;
 
 #endif

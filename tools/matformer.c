@@ -8,6 +8,9 @@ static const cli_command *const commands[] = {
     &cmd_info,
     &cmd_run,
     &cmd_eval,
+#ifdef MATFORMER_TRAIN
+    &cmd_train,
+#endif
 };
 
 static void print_help(FILE *stream)

@@ -1,0 +1,446 @@
+/* train_run.c - one training run: steps, evaluations, checkpoints, the curve, and stopping well. */
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "train_data.h"
+
+typedef struct loss_set {
+    double of[MF_TRAIN_MAX_GRANULARITY]; /* NaN: unknown */
+} loss_set;
+
+/* What a checkpoint of the library does not hold, kept beside it as CHECKPOINT.json. */
+typedef struct run_memory {
+    double best; /* mean held-out loss of what --out holds; INFINITY: nothing yet */
+    uint64_t best_step;
+    uint32_t stale; /* evaluations since */
+    double elapsed; /* seconds of earlier processes */
+    loss_set best_losses;
+} run_memory;
+
+typedef enum stop_reason { STOP_STEPS, STOP_PATIENCE, STOP_MINUTES, STOP_SIGNAL } stop_reason;
+
+typedef struct train_run {
+    const train_options *options;
+    train_data data;
+    mf_trainer *trainer;
+    mf_trainer_info info;
+    run_memory memory;
+    FILE *log;
+    double began;
+    loss_set sum; /* of training losses since the last row */
+    uint64_t n_sum[MF_TRAIN_MAX_GRANULARITY];
+    double speed; /* tokens per second, smoothed */
+    double step_time;
+    bool header_shown;
+} train_run;
+
+static double elapsed(const train_run *run)
+{
+    return run->memory.elapsed + cli_now() - run->began;
+}
+
+static bool is_trained(const train_run *run, uint32_t granularity)
+{
+    return run->options->trainer.objective != MF_OBJECTIVE_SINGLE || run->options->trainer.granularity == granularity;
+}
+
+/* ---- The state beside a checkpoint ---- */
+
+static json_t *losses_json(const train_run *run, const loss_set *losses)
+{
+    json_t *object = json_object();
+    for (uint32_t g = 0; g < run->info.n_granularity; g++)
+        if (isfinite(losses->of[g]))
+            json_object_set_new(object, run->info.granularity_name[g], json_real(losses->of[g]));
+    return object;
+}
+
+static char *memory_path(const train_run *run, const char *suffix)
+{
+    char *path = NULL;
+    return asprintf(&path, "%s.json%s", run->options->checkpoint, suffix) < 0 ? NULL : path;
+}
+
+static mf_status save_memory(const train_run *run, mf_error *error)
+{
+    char *path = memory_path(run, ""), *temporary = memory_path(run, ".new");
+    json_t *root = json_pack("{s:I, s:f, s:I, s:i, s:f, s:o}", "step", (json_int_t)mf_trainer_step_count(run->trainer),
+                             "best", isfinite(run->memory.best) ? run->memory.best : 0.0, "best_step",
+                             (json_int_t)run->memory.best_step, "stale", (int)run->memory.stale, "elapsed",
+                             elapsed(run), "losses", losses_json(run, &run->memory.best_losses));
+    mf_status status = MF_OK;
+    if (!path || !temporary || !root) {
+        status = error->status = MF_E_NOMEM;
+    } else if (json_dump_file(root, temporary, JSON_INDENT(2)) != 0 || rename(temporary, path) != 0) {
+        status = error->status = MF_E_IO;
+        snprintf(error->detail, sizeof(error->detail), "%s: %s", path, strerror(errno));
+    }
+    json_decref(root);
+    free(path);
+    free(temporary);
+    return status;
+}
+
+static void load_memory(train_run *run)
+{
+    char *path = memory_path(run, "");
+    json_t *root = path ? json_load_file(path, 0, NULL) : NULL, *known = json_object_get(root, "losses");
+    free(path);
+    if (!root) return;
+    double best = json_number_value(json_object_get(root, "best"));
+    if (best > 0) run->memory.best = best;
+    run->memory.best_step = (uint64_t)json_integer_value(json_object_get(root, "best_step"));
+    run->memory.stale = (uint32_t)json_integer_value(json_object_get(root, "stale"));
+    run->memory.elapsed = json_number_value(json_object_get(root, "elapsed"));
+    for (uint32_t g = 0; g < run->info.n_granularity; g++) {
+        json_t *loss = json_object_get(known, run->info.granularity_name[g]);
+        if (loss) run->memory.best_losses.of[g] = json_number_value(loss);
+    }
+    json_decref(root);
+}
+
+static mf_status save_checkpoint(train_run *run, mf_error *error)
+{
+    if (!run->options->checkpoint) return MF_OK;
+    mf_status status = mf_trainer_save(run->trainer, run->options->checkpoint, error);
+    return status == MF_OK ? save_memory(run, error) : status;
+}
+
+static mf_status resume(train_run *run, mf_error *error)
+{
+    if (!run->options->checkpoint || run->options->restart || access(run->options->checkpoint, F_OK) != 0) return MF_OK;
+    mf_status status = mf_trainer_load(run->trainer, run->options->checkpoint, error);
+    if (status == MF_OK) load_memory(run);
+    return status;
+}
+
+/* ---- What a person and the log see ---- */
+
+static void print_losses(const train_run *run, const loss_set *losses)
+{
+    for (uint32_t g = 0; g < run->info.n_granularity; g++)
+        if (is_trained(run, g)) printf(isfinite(losses->of[g]) ? " %7.4f" : "       -", losses->of[g]);
+}
+
+static void print_header(train_run *run)
+{
+    printf("%s%9s ", cli_style_on(stdout, CLI_BOLD), "step");
+    for (int set = 0; set < 2; set++) {
+        fputs(set == 0 ? " train:" : "   held out:", stdout);
+        for (uint32_t g = 0; g < run->info.n_granularity; g++)
+            if (is_trained(run, g)) printf(" %7s", run->info.granularity_name[g]);
+    }
+    printf("  tokens/s  time%s\n", cli_style_on(stdout, CLI_PLAIN));
+    run->header_shown = true;
+}
+
+static loss_set mean_losses(const train_run *run)
+{
+    loss_set mean;
+    for (uint32_t g = 0; g < MF_TRAIN_MAX_GRANULARITY; g++)
+        mean.of[g] = run->n_sum[g] ? run->sum.of[g] / (double)run->n_sum[g] : NAN;
+    return mean;
+}
+
+static void print_row(train_run *run, const loss_set *held_out, bool best)
+{
+    if (run->options->json) return;
+    loss_set train = mean_losses(run);
+    cli_progress_end();
+    if (!run->header_shown) print_header(run);
+    printf("%9llu        ", (unsigned long long)mf_trainer_step_count(run->trainer));
+    print_losses(run, &train);
+    printf("            ");
+    print_losses(run, held_out);
+    printf("  %8s  %s%s\n", cli_number(run->speed).text, cli_seconds(elapsed(run)).text, best ? "  best" : "");
+    fflush(stdout);
+}
+
+static void show_progress(const train_run *run, const mf_train_report *report)
+{
+    char text[256];
+    size_t at = 0;
+    for (uint32_t g = 0; g < report->n_granularity && at < sizeof(text) - 32; g++)
+        if (!isnan(report->loss[g]))
+            at += (size_t)snprintf(text + at, sizeof(text) - at, " %s %.3f", run->info.granularity_name[g],
+                                   report->loss[g]);
+    text[at] = '\0';
+    double left = run->step_time * (double)(run->options->trainer.n_step - report->step);
+    cli_progress_text("step %llu/%llu %s  %s tokens/s  %s left", (unsigned long long)report->step,
+                      (unsigned long long)run->options->trainer.n_step, text, cli_number(run->speed).text,
+                      cli_seconds(left).text);
+}
+
+static void write_log(train_run *run, json_t *line)
+{
+    if (run->log && line) {
+        json_dumpf(line, run->log, JSON_COMPACT | JSON_REAL_PRECISION(7));
+        fputc('\n', run->log);
+        fflush(run->log);
+    }
+    json_decref(line);
+}
+
+static void log_step(train_run *run, const mf_train_report *report)
+{
+    if (!run->log || report->step % run->options->log_every != 0) return;
+    loss_set batch = { { 0 } };
+    memcpy(batch.of, report->loss, sizeof(batch.of));
+    write_log(run,
+              json_pack("{s:I, s:o, s:f, s:f, s:f, s:f}", "step", (json_int_t)report->step, "train",
+                        losses_json(run, &batch), "grad_norm", isfinite(report->grad_norm) ? report->grad_norm : -1.0,
+                        "learning_rate", report->learning_rate, "tokens_per_second", report->tokens_per_second,
+                        "elapsed", elapsed(run)));
+}
+
+static void count_step(train_run *run, const mf_train_report *report)
+{
+    double seconds = 1e-9 * (double)report->elapsed_ns;
+    run->speed = run->speed > 0 ? 0.9 * run->speed + 0.1 * report->tokens_per_second : report->tokens_per_second;
+    run->step_time = run->step_time > 0 ? 0.9 * run->step_time + 0.1 * seconds : seconds;
+    for (uint32_t g = 0; g < report->n_granularity; g++) {
+        if (isnan(report->loss[g])) continue;
+        run->sum.of[g] += report->loss[g];
+        run->n_sum[g]++;
+    }
+    log_step(run, report);
+    show_progress(run, report);
+}
+
+/* ---- Results ---- */
+
+/* Keys and values of the file's metadata: how it was made. */
+typedef struct metadata {
+    char text[MF_TRAIN_MAX_GRANULARITY + 4][2][64];
+    const char *pairs[2 * (MF_TRAIN_MAX_GRANULARITY + 5) + 1];
+    size_t n;
+} metadata;
+
+static void add_metadata(metadata *m, const char *key, const char *suffix, const char *value)
+{
+    size_t i = m->n / 2;
+    snprintf(m->text[i][0], sizeof(m->text[i][0]), "%s%s", key, suffix);
+    snprintf(m->text[i][1], sizeof(m->text[i][1]), "%s", value);
+    m->pairs[m->n++] = m->text[i][0];
+    m->pairs[m->n++] = m->text[i][1];
+}
+
+static void describe_run(const train_run *run, const loss_set *held_out, metadata *m)
+{
+    unsigned long long step = mf_trainer_step_count(run->trainer);
+    add_metadata(m, "training.step", "", cli_format("%llu", step).text);
+    add_metadata(m, "training.tokens", "", cli_format("%llu", step * run->info.tokens_per_step).text);
+    add_metadata(m, "training.seed", "", cli_format("%llu", (unsigned long long)run->options->trainer.seed).text);
+    add_metadata(m, "training.gemm", "", run->info.gemm);
+    for (uint32_t g = 0; held_out && g < run->info.n_granularity; g++)
+        if (isfinite(held_out->of[g]))
+            add_metadata(m, "training.held_out_loss.", run->info.granularity_name[g],
+                         cli_format("%.5f", held_out->of[g]).text);
+    m->pairs[m->n++] = "training.command";
+    m->pairs[m->n++] = run->options->command;
+    m->pairs[m->n] = NULL;
+}
+
+static mf_status write_model(const train_run *run, const loss_set *held_out, mf_error *error)
+{
+    metadata m = { .n = 0 };
+    describe_run(run, held_out, &m);
+    mf_train_export_options options = MF_TRAIN_EXPORT_OPTIONS_INIT;
+    options.type = (mf_train_type)run->options->type;
+    options.compress = !run->options->raw;
+    options.tokenizer = run->data.tokenizer;
+    options.tokenizer_bytes = run->data.tokenizer_bytes;
+    options.metadata = m.pairs;
+    return mf_trainer_export(run->trainer, run->options->out, &options, error);
+}
+
+static mf_status measure(const train_run *run, loss_set *held_out, double *mean, mf_error *error)
+{
+    mf_train_tokens tokens = { run->data.valid.tokens, run->data.valid.n_token, sizeof(*run->data.valid.tokens) };
+    mf_status status = MF_OK;
+    double sum = 0, n = 0;
+    for (uint32_t g = 0; g < run->info.n_granularity && status == MF_OK; g++) {
+        held_out->of[g] = NAN;
+        if (!is_trained(run, g)) continue;
+        mf_train_view view = MF_TRAIN_VIEW_INIT;
+        view.granularity = run->info.granularity_name[g];
+        cli_progress_text("held-out loss of %s", view.granularity);
+        status = mf_trainer_evaluate(run->trainer, &view, &tokens, run->options->evaluate_tokens, &held_out->of[g],
+                                     NULL, error);
+        sum += held_out->of[g];
+        n++;
+    }
+    *mean = sum / n;
+    return status;
+}
+
+/* Measures the held-out losses, and keeps the model where their mean is the best so far. Without held-out text
+ * the latest model is kept. */
+static mf_status evaluate(train_run *run, mf_error *error)
+{
+    loss_set held_out;
+    for (uint32_t g = 0; g < MF_TRAIN_MAX_GRANULARITY; g++)
+        held_out.of[g] = NAN;
+    double mean = NAN;
+    bool has_text = run->data.valid.n_token > 0, best = !has_text;
+    mf_status status = has_text ? measure(run, &held_out, &mean, error) : MF_OK;
+    if (status != MF_OK) return status;
+    run->memory.stale++;
+    if (has_text && mean < run->memory.best) best = true;
+    if (best) {
+        status = write_model(run, has_text ? &held_out : NULL, error);
+        run->memory.best = has_text ? mean : INFINITY;
+        run->memory.best_step = mf_trainer_step_count(run->trainer);
+        run->memory.best_losses = held_out;
+        run->memory.stale = 0;
+    }
+    write_log(run,
+              json_pack("{s:I, s:o, s:b, s:f}", "step", (json_int_t)mf_trainer_step_count(run->trainer), "held_out",
+                        losses_json(run, &held_out), "best", (int)(best && has_text), "elapsed", elapsed(run)));
+    print_row(run, &held_out, best && has_text);
+    memset(&run->sum, 0, sizeof(run->sum));
+    memset(run->n_sum, 0, sizeof(run->n_sum));
+    return status;
+}
+
+/* ---- The run ---- */
+
+static void stop_trainer(void *trainer)
+{
+    mf_trainer_stop(trainer, 1);
+}
+
+static bool is_multiple(uint64_t step, uint32_t of)
+{
+    return of > 0 && step % of == 0;
+}
+
+/* Whether the run ends after this step; an evaluation was just made where `evaluated`. */
+static bool ends(const train_run *run, uint64_t step, stop_reason *reason)
+{
+    const train_options *o = run->options;
+    if (step >= o->trainer.n_step)
+        *reason = STOP_STEPS;
+    else if (o->patience > 0 && run->memory.stale >= o->patience)
+        *reason = STOP_PATIENCE;
+    else if (o->minutes > 0 && elapsed(run) > 60 * o->minutes)
+        *reason = STOP_MINUTES;
+    else
+        return false;
+    return true;
+}
+
+static mf_status train(train_run *run, stop_reason *reason, mf_error *error)
+{
+    const train_options *o = run->options;
+    uint64_t step = mf_trainer_step_count(run->trainer), evaluated = step;
+    mf_status status = MF_OK;
+    while (status == MF_OK && !ends(run, step, reason)) {
+        mf_train_report report = MF_TRAIN_REPORT_INIT;
+        status = mf_trainer_step(run->trainer, &report, error);
+        if (status != MF_OK) break;
+        step = report.step;
+        count_step(run, &report);
+        if (is_multiple(step, o->evaluate_every)) {
+            status = evaluate(run, error);
+            evaluated = step;
+        }
+        if (status == MF_OK && is_multiple(step, o->checkpoint_every)) status = save_checkpoint(run, error);
+    }
+    if (status == MF_OK && evaluated != step) status = evaluate(run, error);
+    if (status == MF_E_CANCELLED && cli_interrupted()) {
+        *reason = STOP_SIGNAL;
+        mf_trainer_stop(run->trainer, 0);
+        status = MF_OK;
+    }
+    return status == MF_OK ? save_checkpoint(run, error) : status;
+}
+
+static mf_status open_run(train_run *run, train_options *options, mf_error *error)
+{
+    for (uint32_t g = 0; g < MF_TRAIN_MAX_GRANULARITY; g++)
+        run->memory.best_losses.of[g] = NAN;
+    mf_status status = train_data_prepare(&run->data, options, error);
+    if (status == MF_OK) status = mf_trainer_create(&run->trainer, &options->model, &options->trainer, error);
+    if (status == MF_OK) status = mf_trainer_info_get(run->trainer, &run->info);
+    if (status == MF_OK && options->init) status = mf_trainer_import(run->trainer, options->init, error);
+    if (status == MF_OK) status = resume(run, error);
+    if (status == MF_OK && options->log && !(run->log = fopen(options->log, options->restart ? "w" : "a"))) {
+        status = error->status = MF_E_IO;
+        snprintf(error->detail, sizeof(error->detail), "%s: %s", options->log, strerror(errno));
+    }
+    return status;
+}
+
+static void introduce(const train_run *run)
+{
+    if (run->options->json) return;
+    printf("%s parameters, %s of memory, %u threads, %s\n", cli_number((double)run->info.n_param).text,
+           cli_bytes((double)run->info.memory_bytes).text, run->info.n_thread, run->info.gemm);
+    printf("%s tokens to train on, %s held out; %llu steps of %u tokens\n",
+           cli_number((double)run->data.train.n_token).text, cli_number((double)run->data.valid.n_token).text,
+           (unsigned long long)run->options->trainer.n_step, run->info.tokens_per_step);
+    if (mf_trainer_step_count(run->trainer) > 0)
+        printf("resumed from %s at step %llu\n", run->options->checkpoint,
+               (unsigned long long)mf_trainer_step_count(run->trainer));
+    putchar('\n');
+    fflush(stdout);
+}
+
+static int conclude(const train_run *run, stop_reason reason, int signal_number)
+{
+    static const char *const reasons[] = { "steps", "patience", "minutes", "signal" };
+    static const char *const sentences[] = { "all steps are done", "the held-out loss no longer falls",
+                                             "the time is up", "interrupted" };
+    unsigned long long step = mf_trainer_step_count(run->trainer);
+    cli_progress_end();
+    if (run->options->json) {
+        int status = cli_print_json(json_pack(
+            "{s:s, s:s, s:I, s:I, s:o, s:I, s:f, s:f, s:I}", "out", run->options->out, "stopped", reasons[reason],
+            "step", (json_int_t)step, "best_step", (json_int_t)run->memory.best_step, "held_out",
+            losses_json(run, &run->memory.best_losses), "tokens", (json_int_t)(step * run->info.tokens_per_step),
+            "tokens_per_second", run->speed, "elapsed", elapsed(run), "params", (json_int_t)run->info.n_param));
+        return signal_number ? 128 + signal_number : status;
+    }
+    printf("\n%s after step %llu, %s; ", sentences[reason], step, cli_seconds(elapsed(run)).text);
+    if (run->memory.best_step > 0)
+        printf("%s holds the model of step %llu\n", run->options->out, (unsigned long long)run->memory.best_step);
+    else
+        printf("no model was written yet\n");
+    if (reason == STOP_SIGNAL && run->options->checkpoint)
+        printf("The same command goes on from %s.\n", run->options->checkpoint);
+    return signal_number ? 128 + signal_number : CLI_OK;
+}
+
+static void close_run(train_run *run)
+{
+    mf_trainer_close(run->trainer);
+    train_data_free(&run->data);
+    if (run->log) fclose(run->log);
+}
+
+int train_execute(train_options *options)
+{
+    train_run run = { .options = options, .info = MF_TRAINER_INFO_INIT, .memory.best = INFINITY, .began = cli_now() };
+    mf_error error = MF_ERROR_INIT;
+    stop_reason reason = STOP_STEPS;
+    int signal_number = 0, exit_status;
+    mf_status status = open_run(&run, options, &error);
+    if (status == MF_OK) {
+        introduce(&run);
+        run.began = cli_now();
+        if (!cli_interrupt_begin(stop_trainer, run.trainer)) {
+            status = error.status = MF_E_THREAD;
+        } else {
+            status = train(&run, &reason, &error);
+            signal_number = cli_interrupted();
+            cli_interrupt_end();
+        }
+    }
+    exit_status = status == MF_OK ? conclude(&run, reason, signal_number) : cli_fail(&error);
+    close_run(&run);
+    return exit_status;
+}
