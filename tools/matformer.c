@@ -5,9 +5,7 @@
 #include "commands.h"
 
 static const cli_command *const commands[] = {
-    &cmd_info,
-    &cmd_run,
-    &cmd_eval,
+    &cmd_demo,  &cmd_info, &cmd_run, &cmd_eval,
 #ifdef MATFORMER_TRAIN
     &cmd_train,
 #endif
