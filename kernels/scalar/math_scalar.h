@@ -112,8 +112,8 @@ static inline float mfk_tanh(float x)
 {
     static const float tail[] = { MFK_TANH_POLY };
     float a = mfk_abs(x), z = x * x;
-    if (a < 0.625f) return mfk_fma(x * z, mfk_poly(tail, 4, z), x);
-    return mfk_copysign(1.0f - 2.0f / (mfk_exp(a + a) + 1.0f), x);
+    float y = a < 0.625f ? mfk_fma(a * z, mfk_poly(tail, 4, z), a) : 1.0f - 2.0f / (mfk_exp(a + a) + 1.0f);
+    return mfk_copysign(y, x);
 }
 
 static inline float mfk_erf(float x)
