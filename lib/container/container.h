@@ -91,6 +91,8 @@ mf_status mfi_container_check_keys(const mfi_container *container, const char *c
 
 typedef struct mfi_writer mfi_writer;
 
+/* A declaration that fails sticks: the ones after it do nothing, and finish returns its status. So only
+ * finish needs to be checked. */
 mf_status mfi_writer_create(mfi_writer **out, const mf_allocator *allocator, const char *path, mf_error *error);
 /* `required`: a reader that does not know the key must refuse the file. */
 mf_status mfi_writer_u64(mfi_writer *writer, const char *key, uint64_t value, bool required);

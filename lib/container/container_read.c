@@ -1,0 +1,387 @@
+/* container_read.c - opens a container: the source, the header, the slot that counts, the length, and
+ * what the directory says. Making regions resident is container_load.c's. */
+#define _POSIX_C_SOURCE 200809L
+#include "container_read.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include "platform.h"
+#include "status.h"
+
+/* ---- Source ---- */
+
+mf_status mfi_container_fetch(const mfi_container *c, void *out, size_t bytes, uint64_t offset, mf_error *error)
+{
+    if (!c->memory) return mfi_read_at(c->fd, out, bytes, c->fd_offset + offset, c->name, error);
+    memcpy(out, c->memory + offset, bytes);
+    return MF_OK;
+}
+
+static void set_name(mfi_container *c, const char *path)
+{
+    size_t length = strlen(path), room = sizeof c->name - 1;
+    if (length <= room)
+        memcpy(c->name, path, length + 1);
+    else
+        snprintf(c->name, sizeof c->name, "...%s", path + length - (room - 3));
+}
+
+static mf_status open_path(mfi_container *c, const char *path, mf_error *error)
+{
+    set_name(c, path);
+    do
+        c->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* not to wait on a FIFO */
+    while (c->fd < 0 && errno == EINTR);
+    if (c->fd >= 0) return MF_OK;
+    return mfi_fail(error, errno == ENOENT ? MF_E_NOT_FOUND : MF_E_IO, "%s: %s", c->name, strerror(errno));
+}
+
+static mf_status copy_fd(mfi_container *c, int fd, mf_error *error)
+{
+    snprintf(c->name, sizeof c->name, "file descriptor %d", fd);
+    c->fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    return c->fd >= 0 ? MF_OK : mfi_fail(error, MF_E_IO, "%s: %s", c->name, strerror(errno));
+}
+
+/* The part of the file that is the container: all of it, or what the caller says. */
+static mf_status measure_file(mfi_container *c, uint64_t offset, uint64_t bytes, mf_error *error)
+{
+    struct stat stat;
+    if (fstat(c->fd, &stat) != 0) return mfi_fail(error, MF_E_IO, "%s: %s", c->name, strerror(errno));
+    if (!S_ISREG(stat.st_mode)) return mfi_fail(error, MF_E_FORMAT, "%s: not a regular file", c->name);
+    uint64_t size = (uint64_t)stat.st_size;
+    if (offset > size || bytes > size - offset)
+        return mfi_fail(error, MF_E_INVALID, "%s: offset and length reach beyond its end", c->name);
+    c->fd_offset = offset;
+    c->length = bytes ? bytes : size - offset;
+    return MF_OK;
+}
+
+static mf_status open_source(mfi_container *c, const mfi_container_source *source, mf_error *error)
+{
+    if (source->memory) {
+        set_name(c, "memory");
+        c->memory = source->memory;
+        c->length = source->memory_bytes;
+        if (c->load == MF_LOAD_MAP && (uintptr_t)c->memory % MFI_LINE != 0)
+            return mfi_fail(error, MF_E_INVALID, "memory: not aligned to %u bytes; align it, or load with COPY",
+                            MFI_LINE);
+        return MF_OK;
+    }
+    bool by_path = source->path != NULL;
+    mf_status status = by_path ? open_path(c, source->path, error) : copy_fd(c, source->fd, error);
+    return status == MF_OK ? measure_file(c, by_path ? 0 : source->offset, by_path ? 0 : source->bytes, error) : status;
+}
+
+/* ---- Header and slots ---- */
+
+static mf_status read_header(const mfi_container *c, mfi_file_header *header, uint64_t *head_bytes, mf_error *error)
+{
+    if (c->length < sizeof *header) return mfi_fail(error, MF_E_FORMAT, "%s: too short for a .mf file", c->name);
+    mf_status status = mfi_container_fetch(c, header, sizeof *header, 0, error);
+    if (status != MF_OK) return status;
+    if (memcmp(header->magic, MFI_MAGIC, sizeof header->magic) != 0)
+        return mfi_fail(error, MF_E_FORMAT, "%s: not a .mf file", c->name);
+    if (header->version != MFI_CONTAINER_VERSION)
+        return mfi_fail(error, MF_E_UNSUPPORTED, "%s: version %u of the format, and this library reads %u", c->name,
+                        header->version, MFI_CONTAINER_VERSION);
+    if (header->checksum != mfi_hash(header, offsetof(mfi_file_header, checksum)))
+        return mfi_fail(error, MF_E_CHECKSUM, "%s: the header is damaged; fetch the file again", c->name);
+    *head_bytes = mfi_head_bytes(header->slot_bytes);
+    if (*head_bytes == 0 || header->zero || header->zeros[0] || header->zeros[1] || header->zeros[2] ||
+        header->slot_bytes % MFI_SLOT_STEP != 0 || header->directory_capacity % MFI_SLOT_STEP != 0 ||
+        header->directory_capacity == 0 || header->directory_capacity > header->slot_bytes)
+        return mfi_fail(error, MF_E_FORMAT, "%s: the header makes no sense", c->name);
+    if (*head_bytes > c->length)
+        return mfi_fail(error, MF_E_FORMAT, "%s: ends within its directory; fetch the rest", c->name);
+    return MF_OK;
+}
+
+static mf_status plan_holds(const mfi_container *c, uint64_t offset, const mfi_file_slot *slot, bool *holds,
+                            mf_error *error)
+{
+    unsigned char piece[4096];
+    XXH64_state_t hash;
+    XXH64_reset(&hash, 0);
+    for (uint64_t done = 0; done < slot->plan_bytes;) {
+        size_t bytes = slot->plan_bytes - done < sizeof piece ? (size_t)(slot->plan_bytes - done) : sizeof piece;
+        mf_status status = mfi_container_fetch(c, piece, bytes, offset + done, error);
+        if (status != MF_OK) return status;
+        XXH64_update(&hash, piece, bytes);
+        done += bytes;
+    }
+    *holds = slot->plan_checksum == (slot->plan_bytes ? XXH64_digest(&hash) : 0);
+    return MF_OK;
+}
+
+/* Reads the directory of one slot to c->slot if its checksums hold; leaves c->slot NULL if not. */
+static mf_status read_slot(mfi_container *c, const mfi_file_header *header, uint64_t offset, mf_error *error)
+{
+    mfi_file_slot slot;
+    mf_status status = mfi_container_fetch(c, &slot, sizeof slot, offset, error);
+    if (status != MF_OK) return status;
+    if (slot.generation == 0 || slot.directory_bytes % 8 != 0 || slot.directory_bytes < sizeof slot ||
+        slot.directory_bytes > header->directory_capacity || slot.directory_bytes > MFI_DIRECTORY_MAX ||
+        slot.plan_bytes > header->slot_bytes - header->directory_capacity)
+        return MF_OK;
+    bool holds;
+    status = plan_holds(c, offset + header->directory_capacity, &slot, &holds, error);
+    if (status != MF_OK || !holds) return status;
+
+    size_t bytes = (size_t)slot.directory_bytes;
+    void *directory = mfi_alloc(&c->allocator, bytes);
+    if (!directory) return mfi_fail(error, MF_E_NOMEM, "%s: no memory for the directory", c->name);
+    status = mfi_container_fetch(c, directory, bytes, offset, error);
+    const mfi_file_slot *read = directory;
+    /* The sizes are those that were checked, whatever happens to the file meanwhile. */
+    if (status == MF_OK && memcmp(read, &slot, sizeof slot) == 0 &&
+        slot.checksum == mfi_hash(&read->generation, bytes - sizeof read->checksum)) {
+        c->slot = directory;
+        c->slot_bytes = bytes;
+        return MF_OK;
+    }
+    mfi_free(&c->allocator, directory, bytes);
+    return status;
+}
+
+/* The slot of the highest generation that holds. */
+static mf_status choose_slot(mfi_container *c, const mfi_file_header *header, mf_error *error)
+{
+    uint64_t offset[2] = { MFI_SLOT_BASE, MFI_SLOT_BASE + header->slot_bytes };
+    mfi_file_slot slot[2];
+    for (int i = 0; i < 2; i++) {
+        mf_status status = mfi_container_fetch(c, &slot[i], sizeof slot[i], offset[i], error);
+        if (status != MF_OK) return status;
+    }
+    int newest = slot[1].generation > slot[0].generation;
+    for (int i = 0; i < 2 && !c->slot; i++) {
+        mf_status status = read_slot(c, header, offset[i ^ newest], error);
+        if (status != MF_OK) return status;
+    }
+    if (c->slot) return MF_OK;
+    return mfi_fail(error, MF_E_CHECKSUM, "%s: the directory is damaged; fetch the file again", c->name);
+}
+
+/* Whole, or a prefix that ends where a region does and has all regions that every width needs. */
+static mf_status check_length(const mfi_container *c, mf_error *error)
+{
+    const mfi_directory *directory = &c->directory;
+    bool whole_region = false;
+    for (uint32_t i = 0; i < directory->n_region; i++) {
+        const mfi_region *region = &directory->region[i];
+        uint64_t end = region->file_offset + region->stored_bytes;
+        if (directory->frames[i].known && region->kind != MFI_REGION_SHELL && end > c->length)
+            return mfi_fail(error, MF_E_FORMAT, "%s: %llu bytes long, but every width needs the first %llu of %llu",
+                            c->name, (unsigned long long)c->length, (unsigned long long)end,
+                            (unsigned long long)directory->file_bytes);
+        whole_region |= end == c->length;
+    }
+    if (whole_region) return MF_OK; /* the file ends where its last region does */
+    return mfi_fail(error, MF_E_FORMAT, "%s: %llu bytes long, but should be %llu, or end with a region; fetch it again",
+                    c->name, (unsigned long long)c->length, (unsigned long long)directory->file_bytes);
+}
+
+static mf_status read_directory(mfi_container *c, mf_error *error)
+{
+    mfi_file_header header;
+    uint64_t head_bytes = 0;
+    mf_status status = read_header(c, &header, &head_bytes, error);
+    if (status == MF_OK) status = choose_slot(c, &header, error);
+    if (status == MF_OK)
+        status = mfi_directory_decode(&c->directory, c->slot, head_bytes, &c->allocator, c->name, error);
+    if (status == MF_OK) status = check_length(c, error);
+    if (status != MF_OK) return status;
+    c->residence = mfi_alloc_array(&c->allocator, c->directory.n_region, sizeof *c->residence);
+    if (!c->residence) return mfi_fail(error, MF_E_NOMEM, "%s: no memory for the regions", c->name);
+    return MF_OK;
+}
+
+mf_status mfi_container_open(mfi_container **out, const mfi_container_source *source, const mf_model_options *options,
+                             mf_error *error)
+{
+    *out = NULL;
+    mfi_container *c = mfi_alloc(&options->allocator, sizeof *c);
+    if (!c) return mfi_fail(error, MF_E_NOMEM, "no memory to open a file");
+    c->allocator = options->allocator;
+    c->load = options->load;
+    c->verify = options->verify;
+    c->n_thread = options->n_thread;
+    c->progress = options->progress;
+    c->progress_user = options->progress_user;
+    c->fd = -1;
+    mf_status status = open_source(c, source, error);
+    if (status == MF_OK) status = read_directory(c, error);
+    if (status == MF_OK)
+        *out = c;
+    else
+        mfi_container_close(c);
+    return status;
+}
+
+void mfi_container_close(mfi_container *c)
+{
+    if (!c) return;
+    for (uint32_t i = 0; c->residence && i < c->directory.n_region; i++)
+        mfi_unreserve(c->residence[i].reserved, c->residence[i].reserved_bytes);
+    mfi_free(&c->allocator, c->residence, c->directory.n_region * sizeof *c->residence);
+    mfi_directory_free(&c->directory, &c->allocator);
+    mfi_free(&c->allocator, c->slot, c->slot_bytes);
+    if (c->fd >= 0) close(c->fd);
+    mf_allocator allocator = c->allocator;
+    mfi_free(&allocator, c, sizeof *c);
+}
+
+/* ---- What it says ---- */
+
+const char *mfi_container_name(const mfi_container *c)
+{
+    return c->name;
+}
+
+uint64_t mfi_container_file_bytes(const mfi_container *c)
+{
+    return c->length;
+}
+
+uint64_t mfi_container_mapped_bytes(const mfi_container *c)
+{
+    return c->mapped_bytes;
+}
+
+uint64_t mfi_container_allocated_bytes(const mfi_container *c)
+{
+    return c->allocated_bytes + c->slot_bytes + c->directory.block_bytes;
+}
+
+uint64_t mfi_container_content_hash(const mfi_container *c)
+{
+    XXH64_state_t hash;
+    XXH64_reset(&hash, 0);
+    for (uint32_t i = 0; i < c->directory.n_region; i++)
+        XXH64_update(&hash, &c->directory.region[i].content_hash, sizeof(uint64_t));
+    return XXH64_digest(&hash);
+}
+
+uint32_t mfi_container_region_count(const mfi_container *c)
+{
+    return c->directory.n_region;
+}
+
+const mfi_region *mfi_container_region(const mfi_container *c, uint32_t index)
+{
+    return &c->directory.region[index];
+}
+
+uint32_t mfi_container_tensor_count(const mfi_container *c)
+{
+    return c->directory.n_tensor;
+}
+
+const mfi_tensor *mfi_container_tensor(const mfi_container *c, uint32_t index)
+{
+    return &c->directory.tensor[index];
+}
+
+const mfi_tensor *mfi_container_find(const mfi_container *c, const char *name, uint32_t shell)
+{
+    const mfi_directory *directory = &c->directory;
+    uint32_t low = 0, high = directory->n_tensor;
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+        const mfi_tensor *tensor = &directory->tensor[directory->by_name[middle]];
+        int order = mfi_tensor_compare(name, shell, tensor);
+        if (order == 0) return tensor;
+        if (order < 0)
+            high = middle;
+        else
+            low = middle + 1;
+    }
+    return NULL;
+}
+
+static const mfi_metadata *find_metadata(const mfi_container *c, const char *key, mfi_value type)
+{
+    uint32_t low = 0, high = c->directory.n_metadata;
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+        const mfi_metadata *metadata = &c->directory.metadata[middle];
+        int order = strcmp(key, metadata->key);
+        if (order == 0) return metadata->type == type ? metadata : NULL;
+        if (order < 0)
+            high = middle;
+        else
+            low = middle + 1;
+    }
+    return NULL;
+}
+
+bool mfi_container_u64(const mfi_container *c, const char *key, uint64_t *value)
+{
+    const mfi_metadata *metadata = find_metadata(c, key, MFI_VALUE_U64);
+    if (metadata) memcpy(value, metadata->value, sizeof *value);
+    return metadata;
+}
+
+bool mfi_container_f64(const mfi_container *c, const char *key, double *value)
+{
+    const mfi_metadata *metadata = find_metadata(c, key, MFI_VALUE_F64);
+    if (metadata) memcpy(value, metadata->value, sizeof *value);
+    return metadata;
+}
+
+bool mfi_container_text(const mfi_container *c, const char *key, const char **value)
+{
+    const mfi_metadata *metadata = find_metadata(c, key, MFI_VALUE_TEXT);
+    if (metadata) *value = metadata->value;
+    return metadata;
+}
+
+bool mfi_container_u32s(const mfi_container *c, const char *key, const uint32_t **values, size_t *count)
+{
+    const mfi_metadata *metadata = find_metadata(c, key, MFI_VALUE_U32S);
+    if (!metadata) return false;
+    *values = metadata->value;
+    *count = metadata->value_bytes / sizeof **values;
+    return true;
+}
+
+bool mfi_container_text_at(const mfi_container *c, uint32_t index, const char **key, const char **value)
+{
+    for (uint32_t i = 0; i < c->directory.n_metadata; i++) {
+        const mfi_metadata *metadata = &c->directory.metadata[i];
+        if (metadata->type != MFI_VALUE_TEXT || index-- > 0) continue;
+        *key = metadata->key;
+        *value = metadata->value;
+        return true;
+    }
+    return false;
+}
+
+static bool key_known(const char *key, const char *const *known, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        size_t length = strlen(known[i]);
+        bool prefix = length > 0 && known[i][length - 1] == '*';
+        if (prefix ? strncmp(key, known[i], length - 1) == 0 : strcmp(key, known[i]) == 0) return true;
+    }
+    return false;
+}
+
+mf_status mfi_container_check_keys(const mfi_container *c, const char *const *known, size_t count, mf_error *error)
+{
+    for (uint32_t i = 0; i < c->directory.n_metadata; i++) {
+        const mfi_metadata *metadata = &c->directory.metadata[i];
+        if (metadata->required && !key_known(metadata->key, known, count))
+            return mfi_fail(error, MF_E_UNSUPPORTED, "%s: needs %s, which this version does not know; upgrade it",
+                            c->name, metadata->key);
+    }
+    return MF_OK;
+}

@@ -1,0 +1,171 @@
+/* matlm_config.c - the per-layer arrays of a configuration, and every rule that it obeys. */
+#include "matlm_config.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "arena.h"
+#include "defs.h"
+#include "status.h"
+
+/* Far beyond any model; small enough that no product of two of them overflows 64 bits. */
+#define MAX_D_MODEL 65536u
+#define MAX_D_HEAD 512u /* what the attention kernels take */
+#define MAX_HEAD 4096u
+#define MAX_D_FF (1u << 20)
+#define MAX_VOCAB (1u << 24)
+#define MAX_POSITIONS (1u << 28)
+
+/* One block holds all arrays; may_skip begins it. */
+static void lay_out(mfi_matlm_config *config, mfi_arena *arena)
+{
+    config->may_skip = mfi_carve(arena, config->n_layer, sizeof *config->may_skip);
+    for (uint32_t g = 0; g < config->n_granularity; g++) {
+        config->granularity[g].ffn = mfi_carve(arena, config->n_layer, sizeof(uint32_t));
+        config->granularity[g].heads = mfi_carve(arena, config->n_layer, sizeof(uint32_t));
+    }
+}
+
+mf_status mfi_matlm_config_alloc(mfi_matlm_config *config, const mf_allocator *allocator, mf_error *error)
+{
+    if (config->n_layer == 0 || config->n_layer > MFI_MAX_LAYER || config->n_granularity == 0 ||
+        config->n_granularity > MFI_MAX_GRANULARITY)
+        return mfi_fail(error, MF_E_INVALID, "%u layers and %u granularities: allowed are 1 to %u and 1 to %u",
+                        config->n_layer, config->n_granularity, MFI_MAX_LAYER, MFI_MAX_GRANULARITY);
+    mfi_arena arena = { NULL, 0 };
+    lay_out(config, &arena);
+    arena.base = mfi_alloc(allocator, arena.used);
+    if (!arena.base) return mfi_fail(error, MF_E_NOMEM, "no memory for the model's configuration");
+    arena.used = 0;
+    lay_out(config, &arena);
+    return MF_OK;
+}
+
+void mfi_matlm_config_free(mfi_matlm_config *config, const mf_allocator *allocator)
+{
+    if (!config->may_skip) return;
+    void *block = config->may_skip;
+    mfi_arena arena = { NULL, 0 };
+    lay_out(config, &arena); /* measures again, and forgets the pointers */
+    mfi_free(allocator, block, arena.used);
+}
+
+/* 1 to `most`, a multiple of `step`. */
+static mf_status check_extent(const char *name, uint32_t value, uint32_t step, uint32_t most, mf_error *error)
+{
+    if (value > 0 && value <= most && value % step == 0) return MF_OK;
+    return mfi_fail(error, MF_E_INVALID, "%s is %u: must be a multiple of %u from %u to %u", name, value, step, step,
+                    most);
+}
+
+static mf_status check_extents(const mfi_matlm_config *config, mf_error *error)
+{
+    const struct {
+        const char *name;
+        uint32_t value, step, most;
+    } extent[] = {
+        { "n_layer", config->n_layer, 1, MFI_MAX_LAYER },
+        { "n_granularity", config->n_granularity, 1, MFI_MAX_GRANULARITY },
+        { "d_model", config->d_model, MFI_QUANTUM, MAX_D_MODEL },
+        { "d_head", config->d_head, 16, MAX_D_HEAD },
+        { "n_head", config->n_head, 1, MAX_HEAD },
+        { "head_group", config->head_group, 1, config->n_head },
+        { "d_ff", config->d_ff, MFI_QUANTUM, MAX_D_FF },
+        { "n_vocab", config->n_vocab, 1, MAX_VOCAB },
+        { "max_positions", config->max_positions, 1, MAX_POSITIONS },
+    };
+    for (size_t i = 0; i < MFI_COUNT(extent); i++) {
+        mf_status status = check_extent(extent[i].name, extent[i].value, extent[i].step, extent[i].most, error);
+        if (status != MF_OK) return status;
+    }
+    return MF_OK;
+}
+
+static mf_status check_numbers(const mfi_matlm_config *config, mf_error *error)
+{
+    if (config->norm > MFI_NORM_LAYER || config->ffn > MFI_FFN_PLAIN || config->activation > MFK_TANH)
+        return mfi_fail(error, MF_E_INVALID, "norm %d, ffn %d or activation %d is none of the family's",
+                        (int)config->norm, (int)config->ffn, (int)config->activation);
+    if (!isfinite(config->norm_eps) || config->norm_eps < 0)
+        return mfi_fail(error, MF_E_INVALID, "norm_eps is %g", (double)config->norm_eps);
+    if (!isfinite(config->rope_theta) || (config->rope_theta != 0 && config->rope_theta < 1))
+        return mfi_fail(error, MF_E_INVALID, "rope_theta is %g: must be 0 (none) or at least 1", config->rope_theta);
+    if (!isfinite(config->embed_scale) || !isfinite(config->attention_scale))
+        return mfi_fail(error, MF_E_INVALID, "a scale is not finite");
+    const int32_t token[] = { config->bos_token, config->eos_token };
+    for (size_t i = 0; i < MFI_COUNT(token); i++)
+        if (token[i] < -1 || (token[i] >= 0 && (uint32_t)token[i] >= config->n_vocab))
+            return mfi_fail(error, MF_E_INVALID, "the special token %d is outside the vocabulary", token[i]);
+    return MF_OK;
+}
+
+/* A letter, then what cannot be taken for a number or another part of a view's text form. */
+static bool name_valid(const char *name, size_t room)
+{
+    size_t length = 0;
+    for (; length < room && name[length]; length++) {
+        char c = name[length];
+        bool letter = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+        bool other = (c >= '0' && c <= '9') || c == '_' || c == '-' || c == '.';
+        if (!letter && (length == 0 || !other)) return false;
+    }
+    return length > 0 && length < room;
+}
+
+static mf_status check_names(const mfi_matlm_config *config, mf_error *error)
+{
+    for (uint32_t g = 0; g < config->n_granularity; g++) {
+        const mfi_granularity *granularity = &config->granularity[g];
+        if (!name_valid(granularity->name, sizeof granularity->name))
+            return mfi_fail(error, MF_E_INVALID,
+                            "the name of granularity %u must be a letter and up to 14 letters, digits, '_', '-' or '.'",
+                            g);
+        for (uint32_t other = 0; other < g; other++)
+            if (strcmp(granularity->name, config->granularity[other].name) == 0)
+                return mfi_fail(error, MF_E_INVALID, "two granularities have the name %s", granularity->name);
+    }
+    return MF_OK;
+}
+
+/* One layer at one granularity, and nested in the same at the next. */
+static mf_status check_layer(const mfi_matlm_config *config, uint32_t g, uint32_t layer, mf_error *error)
+{
+    const mfi_granularity *granularity = &config->granularity[g];
+    uint32_t ffn = granularity->ffn[layer], heads = granularity->heads[layer];
+    if ((ffn == 0) != (heads == 0) || ffn % MFI_QUANTUM != 0 || ffn > config->d_ff || heads > config->n_head ||
+        heads * config->d_head % MFI_QUANTUM != 0)
+        return mfi_fail(
+            error, MF_E_INVALID,
+            "granularity %s, layer %u: width %u and %u heads; widths and heads * d_head are multiples of %u, "
+            "both 0 where skipped",
+            granularity->name, layer, ffn, heads, MFI_QUANTUM);
+    bool last = g + 1 == config->n_granularity;
+    if (ffn == 0 && (last || !config->may_skip[layer]))
+        return mfi_fail(error, MF_E_INVALID, "granularity %s skips layer %u, which may not be skipped",
+                        granularity->name, layer);
+    if (!last && (ffn > granularity[1].ffn[layer] || heads > granularity[1].heads[layer]))
+        return mfi_fail(error, MF_E_INVALID, "granularity %s, layer %u: wider than in %s", granularity->name, layer,
+                        granularity[1].name);
+    return MF_OK;
+}
+
+mf_status mfi_matlm_config_check(const mfi_matlm_config *config, mf_error *error)
+{
+    mf_status status = check_extents(config, error);
+    if (status == MF_OK) status = check_numbers(config, error);
+    if (status == MF_OK) status = check_names(config, error);
+    for (uint32_t g = 0; g < config->n_granularity && status == MF_OK; g++)
+        for (uint32_t layer = 0; layer < config->n_layer && status == MF_OK; layer++)
+            status = check_layer(config, g, layer, error);
+    if (status != MF_OK) return status;
+
+    const mfi_granularity *full = &config->granularity[config->n_granularity - 1];
+    uint32_t d_ff = 0, n_head = 0;
+    for (uint32_t layer = 0; layer < config->n_layer; layer++) {
+        if (d_ff < full->ffn[layer]) d_ff = full->ffn[layer];
+        if (n_head < full->heads[layer]) n_head = full->heads[layer];
+    }
+    if (d_ff == config->d_ff && n_head == config->n_head) return MF_OK;
+    return mfi_fail(error, MF_E_INVALID, "d_ff is %u and n_head %u, but the widest layer has %u and %u", config->d_ff,
+                    config->n_head, d_ff, n_head);
+}
