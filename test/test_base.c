@@ -400,7 +400,7 @@ Test(floating_point, small_numbers_are_not_flushed_to_zero)
     mfi_fp_mode mode = mfi_fp_enter();
     volatile float small = 1e-38f;
     volatile float smaller = small / 16;
-    float sum = smaller + smaller;
+    volatile float sum = smaller + smaller; /* here, not after the mode is back */
     mfi_fp_leave(mode);
     cr_assert_eq(_mm_getcsr() & 0x8040, 0x8040);
     _mm_setcsr(before);

@@ -1,0 +1,32 @@
+#!/bin/sh
+# Usage: scripts/install_deps.sh [ci]
+# Installs the Debian packages that building and testing need; with `ci`, also what .ci/run checks with.
+# Does nothing where they are all there, and then needs no root.
+set -eu
+
+packages='gcc g++ libc6-dev pkg-config meson ninja-build libzstd-dev libxxhash-dev libjansson-dev libblis-dev
+    libcriterion-dev'
+if [ "${1-}" = ci ]; then
+    packages="$packages clang-14 clang-format-14 libclang-rt-14-dev abigail-tools"
+fi
+
+missing=
+for package in $packages; do
+    case $(dpkg-query -W -f '${Status}' "$package" 2> /dev/null) in
+    *' installed') ;;
+    *) missing="$missing $package" ;;
+    esac
+done
+[ -n "$missing" ] || exit 0
+
+root=
+if [ "$(id -u)" -ne 0 ]; then
+    root=sudo
+    if ! command -v sudo > /dev/null; then
+        echo "Missing packages. As root: apt-get install$missing" >&2
+        exit 1
+    fi
+fi
+echo "Installing:$missing"
+$root apt-get update -q < /dev/null
+$root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $missing < /dev/null

@@ -1,0 +1,105 @@
+/* criterion.h - the part of Criterion's interface that the tests use, for builds with ThreadSanitizer, where
+ * Criterion itself cannot start. One process per test, TAP on standard output. One test file per program. */
+#ifndef TSAN_CRITERION_H
+#define TSAN_CRITERION_H
+
+#include <signal.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+typedef struct test_extra {
+    int signal, exit_code;
+    double timeout;
+    bool disabled;
+    const char *description;
+    void (*init)(void);
+    void (*fini)(void);
+} test_extra;
+
+typedef struct test_entry {
+    const char *suite, *name;
+    void (*body)(void);
+    test_extra extra;
+    struct test_entry *next;
+} test_entry;
+
+static test_entry *test_entries, *suite_entries;
+
+#define TEST_REGISTER(list, suite_name, test_name, function, id, ...)                                   \
+    __attribute__((constructor)) static void register_##id(void)                                        \
+    {                                                                                                   \
+        static test_entry entry = { suite_name, test_name, function, { .signal = 0, __VA_ARGS__ }, 0 }; \
+        entry.next = list;                                                                              \
+        list = &entry;                                                                                  \
+    }
+#define Test(Suite, Name, ...)                                                              \
+    static void Suite##_##Name(void);                                                       \
+    TEST_REGISTER(test_entries, #Suite, #Name, Suite##_##Name, Suite##_##Name, __VA_ARGS__) \
+    static void Suite##_##Name(void)
+#define TestSuite(Suite, ...) TEST_REGISTER(suite_entries, #Suite, "", NULL, suite_##Suite, __VA_ARGS__)
+
+#define cr_assert(condition, ...)                                    \
+    do {                                                             \
+        if (!(condition)) {                                          \
+            printf("# %s:%d: %s\n", __FILE__, __LINE__, #condition); \
+            fflush(stdout);                                          \
+            _exit(1);                                                \
+        }                                                            \
+    } while (0)
+#define cr_assert_not(condition, ...) cr_assert(!(condition))
+#define cr_assert_eq(a, b, ...) cr_assert((a) == (b))
+#define cr_assert_neq(a, b, ...) cr_assert((a) != (b))
+#define cr_assert_lt(a, b, ...) cr_assert((a) < (b))
+#define cr_assert_leq(a, b, ...) cr_assert((a) <= (b))
+#define cr_assert_gt(a, b, ...) cr_assert((a) > (b))
+#define cr_assert_geq(a, b, ...) cr_assert((a) >= (b))
+#define cr_assert_null(a, ...) cr_assert((a) == NULL)
+#define cr_assert_not_null(a, ...) cr_assert((a) != NULL)
+#define cr_assert_str_eq(a, b, ...) cr_assert(strcmp((a), (b)) == 0)
+#define cr_assert_arr_eq(a, b, bytes, ...) cr_assert(memcmp((a), (b), (bytes)) == 0)
+#define cr_fatal(...) cr_assert(false)
+
+static test_extra suite_of(const test_entry *test)
+{
+    for (const test_entry *suite = suite_entries; suite; suite = suite->next)
+        if (strcmp(suite->suite, test->suite) == 0) return suite->extra;
+    return (test_extra){ .signal = 0 };
+}
+
+static bool passes(const test_entry *test)
+{
+    test_extra suite = suite_of(test);
+    void (*init)(void) = test->extra.init ? test->extra.init : suite.init;
+    void (*fini)(void) = test->extra.fini ? test->extra.fini : suite.fini;
+    pid_t child = fork();
+    if (child == 0) {
+        if (init) init();
+        test->body();
+        if (fini) fini();
+        exit(0); /* not _exit: ThreadSanitizer makes it 66 when it saw a race */
+    }
+    int status = -1;
+    if (waitpid(child, &status, 0) != child) return false;
+    if (test->extra.signal) return WIFSIGNALED(status) && WTERMSIG(status) == test->extra.signal;
+    return WIFEXITED(status) && WEXITSTATUS(status) == test->extra.exit_code;
+}
+
+int main(void)
+{
+    unsigned n = 0;
+    for (const test_entry *test = test_entries; test; test = test->next) {
+        if (test->extra.disabled) continue;
+        n++;
+        fflush(stdout);
+        printf("%s %u - %s::%s\n", passes(test) ? "ok" : "not ok", n, test->suite, test->name);
+    }
+    printf("1..%u\n", n);
+    return 0;
+}
+
+#endif
