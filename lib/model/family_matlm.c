@@ -1,0 +1,252 @@
+/* family_matlm.c - the MatLM decoder (matlm_config.h): its configuration from a file, and its compilation
+ * to operations. Tensors are matched to roles here and their extents checked once; nothing above looks at a
+ * size again. */
+#include <stdio.h>
+#include <string.h>
+
+#include "defs.h"
+#include "model.h"
+#include "status.h"
+
+typedef struct compiler {
+    const mfi_matlm_config *config;
+    const mfi_container *container;
+    mfi_program *program;
+    mf_error *error;
+    mf_status status; /* the first failure; later steps do nothing harmful */
+} compiler;
+
+/* The tensor `name` of shell `shell`, which must have these extents; NULL after recording a failure. */
+static const mfi_tensor *need(compiler *c, const char *name, uint32_t shell, mfi_tensor_kind kind, uint64_t n,
+                              uint64_t k)
+{
+    if (c->status != MF_OK) return NULL;
+    const mfi_tensor *tensor = mfi_container_find(c->container, name, shell);
+    const char *file = mfi_container_name(c->container);
+    if (tensor == NULL) {
+        c->status = mfi_fail(c->error, MF_E_FORMAT, "%s: tensor %s (shell %u) is missing", file, name, shell);
+        return NULL;
+    }
+    if (tensor->kind != kind || tensor->n != n || tensor->k != k) {
+        c->status = mfi_fail(c->error, MF_E_FORMAT, "%s: tensor %s is %llu x %llu, but the configuration asks for %llu x %llu",
+                             file, name, (unsigned long long)tensor->n, (unsigned long long)tensor->k,
+                             (unsigned long long)n, (unsigned long long)k);
+        return NULL;
+    }
+    if (tensor->type != MFK_F32 && (kind == MFI_PLAIN || tensor->type != MFK_BF16)) {
+        c->status = mfi_fail(c->error, MF_E_UNSUPPORTED, "%s: tensor %s has element type %d, which this version cannot compute with",
+                             file, name, (int)tensor->type);
+        return NULL;
+    }
+    return tensor;
+}
+
+static const float *need_vector(compiler *c, const char *name, uint64_t n)
+{
+    const mfi_tensor *tensor = need(c, name, 0, MFI_PLAIN, n, 1);
+    if (tensor == NULL) return NULL;
+    if (tensor->data == NULL)
+        c->status = mfi_fail(c->error, MF_E_FORMAT, "%s: tensor %s is not in the base region", mfi_container_name(c->container), name);
+    return tensor->data;
+}
+
+static void layer_name(char out[64], uint32_t layer, const char *rest)
+{
+    snprintf(out, 64, "layers.%u.%s", layer, rest);
+}
+
+static void add_norm(compiler *c, mfi_rows rows, uint32_t layer, const char *name, uint16_t src, uint16_t dst)
+{
+    char full[80];
+    mfi_op *op = mfi_program_op(c->program, MFI_OP_NORM, rows, layer, src, dst);
+    op->norm = c->config->norm;
+    op->eps = c->config->norm_eps;
+    snprintf(full, sizeof full, "%s.weight", name);
+    op->weight = need_vector(c, full, c->config->d_model);
+    if (c->config->norm == MFI_NORM_LAYER) {
+        snprintf(full, sizeof full, "%s.bias", name);
+        op->bias = need_vector(c, full, c->config->d_model);
+    }
+}
+
+/* A product with a matrix that is whole in the base region. */
+static void add_part(compiler *c, mfi_op *op, uint32_t layer, const char *rest, uint64_t n, uint64_t k, uint16_t dst,
+                     mfi_extent n_of)
+{
+    char name[64];
+    layer_name(name, layer, rest);
+    const mfi_tensor *piece = need(c, name, 0, MFI_PANEL, n, k);
+    if (piece != NULL) mfi_program_part(c->program, op, &piece, 1, dst, n_of);
+}
+
+typedef struct buffers {
+    uint16_t x, attn_in, q, k, v, attn, ffn_in, hidden, y_attn, y_ffn, out;
+} buffers;
+
+static void add_attention(compiler *c, uint32_t layer, const buffers *b)
+{
+    const mfi_matlm_config *config = c->config;
+    const uint32_t n_head = config->granularity[config->n_granularity - 1].heads[layer];
+    const uint64_t n_q = (uint64_t)n_head * config->d_head;
+    const uint64_t n_kv = (uint64_t)mfi_kv_heads(n_head, config->head_group) * config->d_head;
+    char name[64];
+
+    layer_name(name, layer, "attn_norm");
+    add_norm(c, MFI_ROWS_ATTN, layer, name, b->x, b->attn_in);
+
+    mfi_op *qkv = mfi_program_op(c->program, MFI_OP_GEMM, MFI_ROWS_ATTN, layer, b->attn_in, b->q);
+    qkv->k_of = MFI_EXTENT_FULL;
+    add_part(c, qkv, layer, "attn.q", n_q, config->d_model, b->q, MFI_EXTENT_HEADS);
+    add_part(c, qkv, layer, "attn.k", n_kv, config->d_model, b->k, MFI_EXTENT_KV_HEADS);
+    add_part(c, qkv, layer, "attn.v", n_kv, config->d_model, b->v, MFI_EXTENT_KV_HEADS);
+
+    if (c->program->rope_freqs != NULL) {
+        mfi_program_op(c->program, MFI_OP_ROPE, MFI_ROWS_ATTN, layer, b->q, b->q)->n_of = MFI_EXTENT_HEADS;
+        mfi_program_op(c->program, MFI_OP_ROPE, MFI_ROWS_ATTN, layer, b->k, b->k)->n_of = MFI_EXTENT_KV_HEADS;
+    }
+    mfi_op *store = mfi_program_op(c->program, MFI_OP_STORE, MFI_ROWS_ATTN, layer, b->k, b->k);
+    store->src2 = b->v;
+    store->slot = layer;
+    mfi_op *attend = mfi_program_op(c->program, MFI_OP_ATTEND, MFI_ROWS_ATTN, layer, b->q, b->attn);
+    attend->scale = config->attention_scale;
+    attend->slot = layer;
+
+    mfi_op *o = mfi_program_op(c->program, MFI_OP_GEMM, MFI_ROWS_ATTN, layer, b->attn, b->y_attn);
+    o->k_of = MFI_EXTENT_HEADS;
+    add_part(c, o, layer, "attn.o", config->d_model, n_q, b->y_attn, MFI_EXTENT_FULL);
+    mfi_program_op(c->program, MFI_OP_ADD, MFI_ROWS_ATTN, layer, b->y_attn, b->x);
+}
+
+/* The pieces that the shells hold of one FFN matrix of a layer; their widths must be those of `bound`. */
+static void add_shells(compiler *c, mfi_op *op, uint32_t layer, const char *rest, bool along_n, uint16_t dst)
+{
+    const mfi_program *program = c->program;
+    const mfi_tensor *piece[MFI_MAX_GRANULARITY] = { NULL };
+    char name[64];
+    layer_name(name, layer, rest);
+    for (uint32_t s = 0, begin = 0; s < program->n_shell; s++) {
+        const uint32_t end = program->shell_bound[s * program->n_layer + layer];
+        const uint64_t d_model = c->config->d_model, width = end - begin;
+        if (width > 0) piece[s] = need(c, name, s, MFI_PANEL, along_n ? width : d_model, along_n ? d_model : width);
+        begin = end;
+    }
+    mfi_program_part(c->program, op, piece, program->n_shell, dst, along_n ? MFI_EXTENT_FFN : MFI_EXTENT_FULL);
+}
+
+static void add_ffn(compiler *c, uint32_t layer, const buffers *b)
+{
+    const bool gated = c->config->ffn == MFI_FFN_GATED;
+    char name[64];
+    layer_name(name, layer, "ffn_norm");
+    add_norm(c, MFI_ROWS_FFN, layer, name, b->x, b->ffn_in);
+
+    mfi_op *up = mfi_program_op(c->program, gated ? MFI_OP_GLU : MFI_OP_GEMM, MFI_ROWS_FFN, layer, b->ffn_in, b->hidden);
+    up->activation = c->config->activation;
+    up->activated = true;
+    add_shells(c, up, layer, gated ? "ffn.gate_up" : "ffn.up", true, b->hidden);
+
+    mfi_op *down = mfi_program_op(c->program, MFI_OP_GEMM, MFI_ROWS_FFN, layer, b->hidden, b->y_ffn);
+    down->k_of = MFI_EXTENT_FFN;
+    add_shells(c, down, layer, "ffn.down", false, b->y_ffn);
+    mfi_program_op(c->program, MFI_OP_ADD, MFI_ROWS_FFN, layer, b->y_ffn, b->x);
+}
+
+/* Cumulative widths by shell, from the pieces that the directory lists; the last must be the full width. */
+static void read_shell_bounds(compiler *c)
+{
+    mfi_program *program = c->program;
+    const char *rest = c->config->ffn == MFI_FFN_GATED ? "ffn.gate_up" : "ffn.up";
+    for (uint32_t layer = 0; layer < program->n_layer && c->status == MF_OK; layer++) {
+        uint64_t bound = 0;
+        char name[64];
+        layer_name(name, layer, rest);
+        for (uint32_t s = 0; s < program->n_shell; s++) {
+            const mfi_tensor *piece = mfi_container_find(c->container, name, s);
+            bound += piece != NULL ? piece->n : 0;
+            if (bound > program->layer[layer].d_ff || bound % MFI_QUANTUM != 0) break;
+            program->shell_bound[s * program->n_layer + layer] = (uint32_t)bound;
+        }
+        if (bound != program->layer[layer].d_ff)
+            c->status = mfi_fail(c->error, MF_E_FORMAT, "%s: the shells of %s hold %llu units, but the layer has %u",
+                                 mfi_container_name(c->container), name, (unsigned long long)bound, program->layer[layer].d_ff);
+    }
+}
+
+static void add_layers(compiler *c)
+{
+    const mfi_matlm_config *config = c->config;
+    mfi_program *program = c->program;
+    const uint32_t kv = mfi_kv_heads(config->n_head, config->head_group) * config->d_head;
+    const uint32_t q = config->n_head * config->d_head;
+    const buffers b = {
+        .x = mfi_program_buffer(program, MFI_ROWS_ALL, config->d_model),
+        .attn_in = mfi_program_buffer(program, MFI_ROWS_ATTN, config->d_model),
+        .q = mfi_program_buffer(program, MFI_ROWS_ATTN, q),
+        .k = mfi_program_buffer(program, MFI_ROWS_ATTN, kv),
+        .v = mfi_program_buffer(program, MFI_ROWS_ATTN, kv),
+        .attn = mfi_program_buffer(program, MFI_ROWS_ATTN, q),
+        .y_attn = mfi_program_buffer(program, MFI_ROWS_ATTN, config->d_model),
+        .ffn_in = mfi_program_buffer(program, MFI_ROWS_FFN, config->d_model),
+        .hidden = mfi_program_buffer(program, MFI_ROWS_FFN, config->d_ff),
+        .y_ffn = mfi_program_buffer(program, MFI_ROWS_FFN, config->d_model),
+        .out = mfi_program_buffer(program, MFI_ROWS_OUT, config->d_model),
+    };
+    mfi_op *embed = mfi_program_op(program, MFI_OP_EMBED, MFI_ROWS_ALL, 0, b.x, b.x);
+    embed->scale = config->embed_scale;
+    embed->table = need(c, "embed", 0, config->tied ? MFI_PANEL : MFI_TABLE, config->n_vocab, config->d_model);
+    for (uint32_t layer = 0; layer < config->n_layer && c->status == MF_OK; layer++) {
+        add_attention(c, layer, &b);
+        add_ffn(c, layer, &b);
+    }
+    add_norm(c, MFI_ROWS_OUT, 0, "final_norm", b.x, b.out);
+    mfi_op *output = mfi_program_op(program, MFI_OP_OUTPUT, MFI_ROWS_OUT, 0, b.out, b.out);
+    const mfi_tensor *matrix = config->tied ? embed->table : need(c, "output", 0, MFI_PANEL, config->n_vocab, config->d_model);
+    if (matrix != NULL) mfi_program_part(program, output, &matrix, 1, b.out, MFI_EXTENT_FULL);
+}
+
+static uint32_t count_shells(const mfi_container *container)
+{
+    uint32_t n_shell = 1;
+    for (uint32_t i = 0; i < mfi_container_region_count(container); i++) {
+        const mfi_region *region = mfi_container_region(container, i);
+        if (region->kind == MFI_REGION_SHELL && region->shell >= n_shell) n_shell = region->shell + 1;
+    }
+    return n_shell;
+}
+
+mf_status mfi_matlm_compile(mfi_program **out, const mfi_matlm_config *config, const mfi_container *container,
+                            const mf_allocator *allocator, mf_error *error)
+{
+    *out = NULL;
+    const uint32_t n_shell = count_shells(container);
+    if (n_shell > MFI_MAX_GRANULARITY)
+        return mfi_fail(error, MF_E_FORMAT, "%s: %u shells; at most %u", mfi_container_name(container), n_shell, MFI_MAX_GRANULARITY);
+    /* A layer has 11 operations and 4 + 2 * n_shell pieces; the ends have three and one. */
+    const mfi_program_sizes sizes = { config->n_layer, n_shell, config->n_layer * 11 + 3, 11,
+                                      config->n_layer * (4 + 2 * n_shell) + 1 };
+    compiler c = { config, container, NULL, error, MF_OK };
+    mf_status status = mfi_program_create(&c.program, allocator, &sizes, error);
+    if (status != MF_OK) return status;
+
+    mfi_program *program = c.program;
+    const mfi_granularity *full = &config->granularity[config->n_granularity - 1];
+    program->d_model = config->d_model;
+    program->d_head = config->d_head;
+    program->head_group = config->head_group;
+    program->n_vocab = config->n_vocab;
+    program->n_slot = config->n_layer;
+    for (uint32_t layer = 0; layer < config->n_layer; layer++) {
+        program->layer[layer] = (mfi_layer){ full->ffn[layer], full->heads[layer], config->may_skip[layer] != 0 };
+        program->slot_layer[layer] = layer;
+    }
+    if (config->rope_theta > 0) program->rope_freqs = need_vector(&c, "rope.freqs", config->d_head / 2);
+    read_shell_bounds(&c);
+    if (c.status == MF_OK) add_layers(&c);
+    if (c.status == MF_OK) c.status = mfi_program_finish(program, error);
+    if (c.status != MF_OK) {
+        mfi_program_free(program);
+        return c.status;
+    }
+    *out = program;
+    return MF_OK;
+}

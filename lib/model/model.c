@@ -1,0 +1,222 @@
+/* model.c - opening a model: container, configuration, tokenizer, kernels, program, page pools. */
+#include "model.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "cpu.h"
+#include "defs.h"
+#include "pack.h"
+#include "platform.h"
+#include "status.h"
+
+/* The processor's level, lowered by the option and by the environment variable MF_CPU. */
+static mf_status choose_kernels(mf_model *model, const mf_model_options *options, mf_error *error)
+{
+    uint64_t cpu = mfk_cpu_detect();
+    const char *environment = getenv("MF_CPU");
+    const char *levels[] = { options->cpu, environment };
+    for (size_t i = 0; i < MFI_COUNT(levels); i++)
+        if (levels[i] != NULL && levels[i][0] != '\0' && mfk_cpu_limit(&cpu, levels[i]) != 0)
+            return mfi_fail(error, MF_E_INVALID, "unknown processor level \"%.32s\"%s", levels[i],
+                            i == 1 ? " in the environment variable MF_CPU" : "");
+    mfk_table_init(&model->kernels, cpu);
+    return MF_OK;
+}
+
+static mf_status find_granularity(const mf_model *model, const char *name, const mfi_granularity **out, mf_error *error)
+{
+    for (uint32_t g = 0; g < model->config.n_granularity; g++) {
+        *out = &model->config.granularity[g];
+        if (strcmp((*out)->name, name) == 0) return MF_OK;
+    }
+    return mfi_fail(error, MF_E_NOT_FOUND, "%s has no granularity \"%.32s\"", mfi_container_name(model->container), name);
+}
+
+/* Loads the weights and compiles. With a widest granularity, what it needs is known only from the program, so
+ * the base comes first and the shells after it. */
+static mf_status load_weights(mf_model *model, const mf_model_options *options, mf_error *error)
+{
+    const mfi_granularity *widest = NULL;
+    mf_status status = MF_OK;
+    if (options->widest != NULL) status = find_granularity(model, options->widest, &widest, error);
+    if (status == MF_OK) status = mfi_container_load(model->container, widest != NULL ? 1 : UINT32_MAX, error);
+    if (status == MF_OK)
+        status = mfi_matlm_compile(&model->program, &model->config, model->container, &model->allocator, error);
+    if (status != MF_OK || widest == NULL) return status;
+    return mfi_container_load(model->container, mfi_program_shells(model->program, widest->ffn), error);
+}
+
+/* Shells are loaded in order, so those that can be used are the first resident ones. */
+static void count_resident_shells(mf_model *model)
+{
+    model->n_shell = model->program->n_shell;
+    model->n_shell_resident = model->n_shell;
+    for (uint32_t i = 0; i < mfi_container_region_count(model->container); i++) {
+        const mfi_region *region = mfi_container_region(model->container, i);
+        if (region->kind == MFI_REGION_SHELL && region->data == NULL && region->shell < model->n_shell_resident)
+            model->n_shell_resident = region->shell;
+    }
+}
+
+static mf_status load_tokenizer(mf_model *model, mf_error *error)
+{
+    const mfi_tensor *blob = mfi_container_find(model->container, "tokenizer", 0);
+    if (blob == NULL) return MF_OK;
+    if (blob->data == NULL || blob->type != MFK_U8)
+        return mfi_fail(error, MF_E_FORMAT, "%s: the tokenizer is not a byte tensor of the base region", mfi_container_name(model->container));
+    mf_status status = mfi_tokenizer_load(&model->tokenizer, &model->allocator, blob->data, (size_t)blob->bytes, error);
+    if (status == MF_OK && mfi_tokenizer_vocab(model->tokenizer) > model->config.n_vocab)
+        status = mfi_fail(error, MF_E_FORMAT, "%s: the tokenizer has %u tokens, the model only %u", mfi_container_name(model->container),
+                          mfi_tokenizer_vocab(model->tokenizer), model->config.n_vocab);
+    return status;
+}
+
+/* A page holds 64 positions of one layer: keys [n_kv][d_head][64], then values [n_kv][64][d_head]. */
+static void size_pages(mf_model *model)
+{
+    static const size_t element_bytes[MFI_N_CACHE_TYPE] = { [MF_CACHE_F32] = 4, [MF_CACHE_BF16] = 2 };
+    const size_t n_kv = mfi_kv_heads(model->config.n_head, model->config.head_group);
+    for (uint32_t type = 0; type < MFI_N_CACHE_TYPE; type++) {
+        model->value_offset_bytes[type] = n_kv * model->config.d_head * MFK_PAGE * element_bytes[type];
+        model->page_bytes[type] = 2 * model->value_offset_bytes[type];
+    }
+}
+
+mf_status mfi_model_pool(mf_model *model, mf_cache_type type, mfi_page_pool **out, mf_error *error)
+{
+    mf_status status = MF_OK;
+    pthread_mutex_lock(&model->pool_lock);
+    const uint64_t n_page = model->cache_bytes / model->page_bytes[type];
+    if (model->pool[type] != NULL) {
+        *out = model->pool[type];
+    } else if (model->cache_bytes != 0 && model->pool[!type] != NULL) {
+        status = mfi_fail(error, MF_E_INVALID, "the model's cache_bytes already serve sessions of another cache type");
+    } else if (model->cache_bytes != 0 && (n_page == 0 || n_page >= MFI_NO_PAGE)) {
+        status = mfi_fail(error, MF_E_INVALID, "cache_bytes %llu cannot be cut into pages of %zu bytes",
+                          (unsigned long long)model->cache_bytes, model->page_bytes[type]);
+    } else {
+        status = mfi_page_pool_create(out, &model->allocator, model->page_bytes[type], (uint32_t)n_page);
+        if (status == MF_OK)
+            model->pool[type] = *out;
+        else
+            mfi_fail(error, status, "no memory for the pages of the cache");
+    }
+    pthread_mutex_unlock(&model->pool_lock);
+    return status;
+}
+
+static void destroy(mf_model *model)
+{
+    const mf_allocator allocator = model->allocator;
+    for (uint32_t type = 0; type < MFI_N_CACHE_TYPE; type++)
+        mfi_page_pool_destroy(model->pool[type]);
+    pthread_mutex_destroy(&model->pool_lock);
+    mfi_program_free(model->program);
+    mfi_tokenizer_free(model->tokenizer);
+    mfi_matlm_config_free(&model->config, &allocator);
+    mfi_container_close(model->container);
+    mfi_free(&allocator, model, sizeof *model);
+}
+
+static mf_status open_parts(mf_model *model, const mfi_container_source *source, const mf_model_options *options,
+                            mf_error *error)
+{
+    const char *family;
+    mf_status status = choose_kernels(model, options, error);
+    if (status == MF_OK) status = mfi_container_open(&model->container, source, options, error);
+    if (status != MF_OK) return status;
+    if (!mfi_container_text(model->container, "family", &family) || strcmp(family, "matlm") != 0)
+        return mfi_fail(error, MF_E_UNSUPPORTED, "%s: no model family that this version knows", mfi_container_name(model->container));
+    status = mfi_matlm_read_config(&model->config, model->container, &model->allocator, error);
+    if (status == MF_OK) status = load_weights(model, options, error);
+    if (status == MF_OK) status = load_tokenizer(model, error);
+    if (status != MF_OK) return status;
+    count_resident_shells(model);
+    size_pages(model);
+    return MF_OK;
+}
+
+mf_status mfi_model_open(mf_model **out, const mfi_container_source *source, const mf_model_options *options,
+                         mf_error *error)
+{
+    *out = NULL;
+    mf_model *model = mfi_alloc(&options->allocator, sizeof *model);
+    if (model == NULL) return mfi_fail(error, MF_E_NOMEM, "no memory for the model");
+    model->allocator = options->allocator;
+    model->process = mfi_process_id();
+    model->log = options->log;
+    model->log_user = options->log_user;
+    model->cache_bytes = options->cache_bytes;
+    atomic_init(&model->references, 1);
+    if (pthread_mutex_init(&model->pool_lock, NULL) != 0) {
+        mfi_free(&options->allocator, model, sizeof *model);
+        return mfi_fail(error, MF_E_NOMEM, "no mutex for the model");
+    }
+    const mf_status status = open_parts(model, source, options, error);
+    if (status != MF_OK) {
+        destroy(model);
+        return status;
+    }
+    *out = model;
+    return MF_OK;
+}
+
+void mfi_model_retain(mf_model *model)
+{
+    atomic_fetch_add_explicit(&model->references, 1, memory_order_relaxed);
+}
+
+void mfi_model_release(mf_model *model)
+{
+    if (atomic_fetch_sub_explicit(&model->references, 1, memory_order_acq_rel) == 1) destroy(model);
+}
+
+mf_status mfi_model_check_process(const mf_model *model, mf_error *error)
+{
+    if (mfi_process_id() == model->process) return MF_OK;
+    return mfi_fail(error, MF_E_FORKED, "%s was opened by another process; open it again after fork()", mfi_container_name(model->container));
+}
+
+/* Elements of every tensor, as the matrices count; a tied output matrix counts once. */
+static uint64_t count_parameters(const mf_model *model)
+{
+    uint64_t n = 0;
+    for (uint32_t i = 0; i < mfi_container_tensor_count(model->container); i++) {
+        const mfi_tensor *tensor = mfi_container_tensor(model->container, i);
+        const bool is_parameter = tensor->type != MFK_U8 && strcmp(tensor->name, "rope.freqs") != 0;
+        const bool is_pair = tensor->kind == MFI_PANEL && tensor->panels > (tensor->n + MFK_NR - 1) / MFK_NR;
+        if (is_parameter) n += tensor->n * tensor->k * (is_pair ? 2 : 1);
+    }
+    return n;
+}
+
+mf_status mfi_model_info(const mf_model *model, mf_model_info *info)
+{
+    const mfi_matlm_config *config = &model->config;
+    mf_model_info full = {
+        .family = "matlm",
+        .cpu = mfk_cpu_name(model->kernels.cpu),
+        .n_layer = config->n_layer,
+        .d_model = config->d_model,
+        .n_head = config->n_head,
+        .n_kv_head = mfi_kv_heads(config->n_head, config->head_group),
+        .d_head = config->d_head,
+        .d_ff = config->d_ff,
+        .n_vocab = config->n_vocab,
+        .max_positions = config->max_positions,
+        .n_granularity = config->n_granularity,
+        .quantum = MFI_QUANTUM,
+        .n_shell = model->n_shell,
+        .n_shell_resident = model->n_shell_resident,
+        .n_param = count_parameters(model),
+        .file_bytes = mfi_container_file_bytes(model->container),
+        .mapped_bytes = mfi_container_mapped_bytes(model->container),
+        .allocated_bytes = mfi_container_allocated_bytes(model->container),
+        .bos_token = config->bos_token,
+        .eos_token = config->eos_token,
+    };
+    for (uint32_t i = 0; i < mfi_container_region_count(model->container); i++)
+        full.weight_bytes += mfi_container_region(model->container, i)->raw_bytes;
+    return mfi_write_info(info, &full, sizeof full, offsetof(mf_model_info, eos_token) + sizeof full.eos_token);
+}

@@ -1,0 +1,56 @@
+/* model.h - an open model: the container, its family's configuration, and the program it compiles to. */
+#ifndef MFI_MODEL_H
+#define MFI_MODEL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "arena.h"
+#include "container.h"
+#include "kernel.h"
+#include "matlm_config.h"
+#include "page_pool.h"
+#include "program.h"
+#include "tokenizer.h"
+
+#define MFI_N_CACHE_TYPE 2u
+
+struct mf_model {
+    atomic_uint_least32_t references;
+    mf_allocator allocator;
+    int64_t process; /* that opened it */
+    mfi_container *container;
+    mfi_tokenizer *tokenizer; /* or NULL */
+    mfk_table kernels;
+    mfi_matlm_config config;
+    mfi_program *program;
+    uint32_t n_shell, n_shell_resident;
+    mf_log log;
+    void *log_user;
+    /* Pages of 64 positions of one layer's keys and values, by cache type: here because the sessions of a model
+     * share them. Each is made by mfi_model_pool when the first session of its type is. */
+    pthread_mutex_t pool_lock;
+    mfi_page_pool *pool[MFI_N_CACHE_TYPE];
+    size_t page_bytes[MFI_N_CACHE_TYPE];
+    size_t value_offset_bytes[MFI_N_CACHE_TYPE]; /* of the values in a page */
+    uint64_t cache_bytes;                        /* budget, or 0 */
+};
+
+mf_status mfi_model_open(mf_model **out, const mfi_container_source *source, const mf_model_options *options,
+                         mf_error *error);
+void mfi_model_retain(mf_model *model);
+void mfi_model_release(mf_model *model);
+mf_status mfi_model_info(const mf_model *model, mf_model_info *info);
+/* MF_E_FORKED in a child process of the one that opened the model. */
+mf_status mfi_model_check_process(const mf_model *model, mf_error *error);
+
+/* The pool of a cache type. Under a budget there is one type, the first one asked for. */
+mf_status mfi_model_pool(mf_model *model, mf_cache_type type, mfi_page_pool **out, mf_error *error);
+
+/* family_matlm.c: the decoder of matlm_config.h. */
+mf_status mfi_matlm_read_config(mfi_matlm_config *config, const mfi_container *container, const mf_allocator *allocator,
+                                mf_error *error);
+mf_status mfi_matlm_compile(mfi_program **out, const mfi_matlm_config *config, const mfi_container *container,
+                            const mf_allocator *allocator, mf_error *error);
+
+#endif

@@ -1,0 +1,125 @@
+/* program.h - a model as a list of operations over named row buffers.
+ *
+ * A family compiles to this list once, when the model meets a processor. It holds everything that does not
+ * change from call to call: tensors, kernels' parameters, buffers. Widths, heads and skips are read at run
+ * time from the view of each row, so one program serves every view and every batch.
+ *
+ * Rows. A batch is a matrix of rows, one a token. An operation works on the rows of a *space*:
+ *   MFI_ROWS_ALL    every row, in the order of the requests
+ *   MFI_ROWS_ATTN   rows whose view keeps the layer, the most heads first
+ *   MFI_ROWS_FFN    rows whose view keeps the layer, the widest FFN first
+ *   MFI_ROWS_OUT    rows whose hidden state or logits are wanted
+ * A buffer belongs to one space kind. NORM and COPY gather rows from ALL into a space and ADD scatters them
+ * back, so that the matrix products in between see the rows that reach a width as a prefix.
+ */
+#ifndef MFI_PROGRAM_H
+#define MFI_PROGRAM_H
+
+#include "container.h"
+#include "matlm_config.h"
+
+typedef enum mfi_rows { MFI_ROWS_ALL, MFI_ROWS_ATTN, MFI_ROWS_FFN, MFI_ROWS_OUT } mfi_rows;
+
+/* What decides a live extent of an operand: nothing, or the row's view in the operation's layer. */
+typedef enum mfi_extent {
+    MFI_EXTENT_FULL,
+    MFI_EXTENT_HEADS,    /* heads * d_head */
+    MFI_EXTENT_KV_HEADS, /* kv_heads * d_head */
+    MFI_EXTENT_FFN
+} mfi_extent;
+
+typedef enum mfi_op_kind {
+    MFI_OP_EMBED,   /* dst = scale * table[token], or the caller's embedding row */
+    MFI_OP_COPY,    /* dst = scale * src, from ALL into `rows` */
+    MFI_OP_NORM,    /* dst = norm(src), likewise */
+    MFI_OP_ADD,     /* dst += src, from `rows` back into ALL */
+    MFI_OP_COMBINE, /* dst = src + sum_i coefficient[coefficient_at + i] * stream[i], coefficients of the same row */
+    MFI_OP_GEMM,    /* dst = src * B^T, for each part; `activation` applied when `activated` */
+    MFI_OP_GLU,     /* dst = act(src * G^T) . (src * U^T), shell after shell */
+    MFI_OP_ROPE,    /* dst rotated in place, heads by `n_of` */
+    MFI_OP_STORE,   /* src is the keys, src2 the values: to the session's cache, slot `slot` */
+    MFI_OP_ATTEND,  /* dst = attention of src over the cache */
+    MFI_OP_OUTPUT   /* hidden states (src) and logits to the callers' memory */
+} mfi_op_kind;
+
+/* One product of a GEMM: the same input rows, its own output buffer. `shells` pieces in order: along n for
+ * n_of == FFN, along k (each resumed) for k_of == FFN; one piece otherwise. */
+typedef struct mfi_part {
+    const mfi_tensor *const *piece; /* [n_shell]; NULL where the shell is empty for this layer */
+    uint32_t n_shell;
+    uint16_t dst;
+    mfi_extent n_of;
+} mfi_part;
+
+#define MFI_MAX_PART 3
+#define MFI_MAX_STREAM 8
+
+typedef struct mfi_op {
+    mfi_op_kind kind;
+    mfi_rows rows;
+    uint32_t layer;
+    uint16_t src, src2, dst; /* buffers */
+    mfi_extent n_of, k_of;
+    uint32_t n_part;
+    mfi_part part[MFI_MAX_PART];
+    const mfi_tensor *table;    /* EMBED */
+    const float *weight, *bias; /* NORM */
+    mfi_norm norm;
+    float eps, scale;
+    mfk_activation activation;
+    bool activated;
+    uint16_t n_stream, stream[MFI_MAX_STREAM], coefficient, coefficient_at; /* COMBINE */
+    uint32_t slot;              /* of the cache: STORE, ATTEND */
+    uint32_t window;            /* ATTEND: positions seen, itself included; 0: all */
+    bool barrier;               /* threads meet after it: worked out by mfi_program_finish */
+} mfi_op;
+
+typedef struct mfi_buffer {
+    mfi_rows rows;
+    uint32_t width;  /* floats of a row, the widest */
+    uint32_t stride; /* floats from row to row, worked out by mfi_program_finish */
+} mfi_buffer;
+
+/* What every family says of a layer; views are checked against it. */
+typedef struct mfi_layer {
+    uint32_t d_ff, n_head; /* the widest */
+    bool may_skip;
+} mfi_layer;
+
+typedef struct mfi_program {
+    mf_allocator allocator;
+    uint32_t d_model, d_head, head_group, n_vocab, n_layer;
+    mfi_layer *layer;         /* [n_layer] */
+    const float *rope_freqs;  /* [d_head / 2] or NULL */
+    uint32_t n_shell;
+    uint32_t *shell_bound;    /* [n_shell][n_layer] FFN width that shells 0..s hold together */
+    uint32_t n_slot;          /* layers that own keys and values */
+    uint32_t *slot_layer;     /* [n_slot] */
+    mfi_op *op;
+    uint32_t n_op, op_capacity;
+    mfi_buffer *buffer;
+    uint32_t n_buffer, buffer_capacity;
+    const mfi_tensor **piece; /* storage of all parts' piece lists */
+    uint32_t n_piece, piece_capacity;
+} mfi_program;
+
+/* Building: sizes first, then operations in order. Capacities are fixed at the start, so that nothing
+ * moves; exceeding one is a defect of the family and refused by finish. */
+typedef struct mfi_program_sizes {
+    uint32_t n_layer, n_shell, max_op, max_buffer, max_piece;
+} mfi_program_sizes;
+mf_status mfi_program_create(mfi_program **out, const mf_allocator *allocator, const mfi_program_sizes *sizes,
+                             mf_error *error);
+void mfi_program_free(mfi_program *program);
+uint16_t mfi_program_buffer(mfi_program *program, mfi_rows rows, uint32_t width);
+mfi_op *mfi_program_op(mfi_program *program, mfi_op_kind kind, mfi_rows rows, uint32_t layer, uint16_t src,
+                       uint16_t dst);
+/* Adds a product to a GEMM or GLU. `piece` [n_shell] is copied. */
+void mfi_program_part(mfi_program *program, mfi_op *op, const mfi_tensor *const *piece, uint32_t n_shell,
+                      uint16_t dst, mfi_extent n_of);
+/* Works out strides and barriers; MF_E_FORMAT when a capacity was exceeded. */
+mf_status mfi_program_finish(mfi_program *program, mf_error *error);
+/* Shells that the FFN widths [n_layer] reach into; at least 1. */
+uint32_t mfi_program_shells(const mfi_program *program, const uint32_t *ffn);
+
+#endif

@@ -1,0 +1,249 @@
+/* submodel.c - from a specification to a view, every refusal with its reason. */
+#include "submodel.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "defs.h"
+#include "status.h"
+
+static size_t view_bytes(uint32_t n_layer)
+{
+    return sizeof(mf_submodel) + n_layer * sizeof(mfi_view_layer);
+}
+
+static void set_layer(mf_submodel *view, uint32_t layer, uint32_t ffn, uint32_t heads)
+{
+    view->layer[layer] = (mfi_view_layer){ (uint16_t)(ffn / MFI_QUANTUM), (uint16_t)heads };
+}
+
+static bool is_skipped(const mf_submodel *view, uint32_t layer)
+{
+    return view->layer[layer].heads == 0;
+}
+
+static mf_status check_exclusive(const mf_submodel_spec *spec, mf_error *error)
+{
+    if (spec->granularity != NULL && spec->ratio != 0)
+        return mfi_fail(error, MF_E_INVALID, "give a granularity or a ratio, not both");
+    if (!(spec->ratio >= 0 && spec->ratio <= 1)) return mfi_fail(error, MF_E_WIDTH, "ratio %g is not in (0, 1]", spec->ratio);
+    if ((spec->ffn == NULL && spec->n_ffn != 0) || (spec->heads == NULL && spec->n_heads != 0) ||
+        (spec->skip == NULL && spec->n_skip != 0))
+        return mfi_fail(error, MF_E_INVALID, "a list of the specification is NULL but its count is not 0");
+    if (spec->max_params != 0 || spec->max_bytes != 0 || spec->max_flops != 0 || spec->max_ms != 0)
+        return mfi_fail(error, MF_E_UNSUPPORTED, "a budget needs a stored plan, and this file has none; give widths or a granularity");
+    return MF_OK;
+}
+
+static mf_status set_granularity(mf_submodel *view, const char *name, mf_error *error)
+{
+    const mfi_matlm_config *config = &view->model->config;
+    for (uint32_t g = 0; g < config->n_granularity; g++) {
+        if (strcmp(config->granularity[g].name, name) != 0) continue;
+        for (uint32_t layer = 0; layer < view->n_layer; layer++)
+            set_layer(view, layer, config->granularity[g].ffn[layer], config->granularity[g].heads[layer]);
+        return MF_OK;
+    }
+    return mfi_fail(error, MF_E_NOT_FOUND, "the model has no granularity \"%.32s\"; its widest is \"%s\"", name,
+                    config->granularity[config->n_granularity - 1].name);
+}
+
+static void set_ratio(mf_submodel *view, double ratio)
+{
+    for (uint32_t layer = 0; layer < view->n_layer; layer++) {
+        const mfi_layer *full = &view->model->program->layer[layer];
+        const double quanta = ceil(ratio * full->d_ff / MFI_QUANTUM - 1e-9);
+        set_layer(view, layer, (uint32_t)(quanta < 1 ? 1 : quanta) * MFI_QUANTUM, full->n_head);
+    }
+}
+
+static mf_status set_skips(mf_submodel *view, const mf_submodel_spec *spec, mf_error *error)
+{
+    for (size_t i = 0; i < spec->n_skip; i++) {
+        const uint32_t layer = spec->skip[i];
+        if (layer >= view->n_layer)
+            return mfi_fail(error, MF_E_WIDTH, "layer %u cannot be skipped: the model has %u layers", layer, view->n_layer);
+        if (!view->model->program->layer[layer].may_skip)
+            return mfi_fail(error, MF_E_WIDTH, "layer %u may not be skipped in this model", layer);
+        set_layer(view, layer, 0, 0);
+    }
+    return MF_OK;
+}
+
+/* A list names every layer, or the kept ones in order. */
+static mf_status check_count(const mf_submodel *view, const char *what, size_t count, mf_error *error)
+{
+    uint32_t n_kept = 0;
+    for (uint32_t layer = 0; layer < view->n_layer; layer++)
+        n_kept += !is_skipped(view, layer);
+    if (count == view->n_layer || count == n_kept) return MF_OK;
+    if (n_kept == view->n_layer)
+        return mfi_fail(error, MF_E_WIDTH, "%zu %s given for a model of %u layers", count, what, view->n_layer);
+    return mfi_fail(error, MF_E_WIDTH, "%zu %s given for a model of %u layers, %u of them kept", count, what, view->n_layer, n_kept);
+}
+
+static mf_status check_ffn(const mf_submodel *view, uint32_t layer, uint32_t ffn, mf_error *error)
+{
+    const uint32_t full = view->model->program->layer[layer].d_ff;
+    if (ffn % MFI_QUANTUM != 0)
+        return mfi_fail(error, MF_E_WIDTH, "FFN width %u of layer %u is not a multiple of %u", ffn, layer, MFI_QUANTUM);
+    if (ffn == 0 || ffn > full)
+        return mfi_fail(error, MF_E_WIDTH, "FFN width %u of layer %u is not in %u..%u", ffn, layer, MFI_QUANTUM, full);
+    return MF_OK;
+}
+
+static mf_status check_heads(const mf_submodel *view, uint32_t layer, uint32_t heads, mf_error *error)
+{
+    const mfi_program *program = view->model->program;
+    const uint32_t full = program->layer[layer].n_head;
+    if (heads == 0 || heads > full)
+        return mfi_fail(error, MF_E_WIDTH, "%u heads of layer %u: the model has 1..%u", heads, layer, full);
+    if (heads * program->d_head % MFI_QUANTUM != 0)
+        return mfi_fail(error, MF_E_WIDTH, "%u heads of layer %u: heads x d_head (%u) must be a multiple of %u", heads, layer,
+                        program->d_head, MFI_QUANTUM);
+    return MF_OK;
+}
+
+static mf_status set_lists(mf_submodel *view, const mf_submodel_spec *spec, mf_error *error)
+{
+    mf_status status = MF_OK;
+    if (spec->ffn != NULL) status = check_count(view, "FFN widths", spec->n_ffn, error);
+    if (status == MF_OK && spec->heads != NULL) status = check_count(view, "head counts", spec->n_heads, error);
+    for (uint32_t layer = 0, kept = 0; layer < view->n_layer && status == MF_OK; layer++) {
+        if (is_skipped(view, layer)) continue;
+        uint32_t ffn = mfi_view_ffn(view, layer), heads = mfi_view_heads(view, layer);
+        if (spec->ffn != NULL) ffn = spec->ffn[spec->n_ffn == view->n_layer ? layer : kept];
+        if (spec->heads != NULL) heads = spec->heads[spec->n_heads == view->n_layer ? layer : kept];
+        kept++;
+        status = check_ffn(view, layer, ffn, error);
+        if (status == MF_OK) status = check_heads(view, layer, heads, error);
+        if (status == MF_OK) set_layer(view, layer, ffn, heads);
+    }
+    return status;
+}
+
+static void count_shells(mf_submodel *view)
+{
+    const mfi_program *program = view->model->program;
+    view->n_shell = 1;
+    for (uint32_t layer = 0; layer < view->n_layer; layer++)
+        while (program->shell_bound[(view->n_shell - 1) * view->n_layer + layer] < mfi_view_ffn(view, layer))
+            view->n_shell++;
+}
+
+static mf_status fill(mf_submodel *view, const mf_submodel_spec *spec, mf_error *error)
+{
+    mf_status status = check_exclusive(spec, error);
+    if (status != MF_OK) return status;
+    if (spec->granularity != NULL)
+        status = set_granularity(view, spec->granularity, error);
+    else
+        set_ratio(view, spec->ratio == 0 ? 1 : spec->ratio);
+    if (status == MF_OK) status = set_skips(view, spec, error);
+    if (status == MF_OK) status = set_lists(view, spec, error);
+    if (status == MF_OK) count_shells(view);
+    return status;
+}
+
+mf_status mfi_submodel_create(mf_submodel **out, mf_model *model, const mf_submodel_spec *spec, mf_error *error)
+{
+    *out = NULL;
+    const uint32_t n_layer = model->program->n_layer;
+    mf_submodel *view = mfi_alloc(&model->allocator, view_bytes(n_layer));
+    if (view == NULL) return mfi_fail(error, MF_E_NOMEM, "no memory for a view");
+    view->model = model;
+    view->n_layer = n_layer;
+    const mf_status status = fill(view, spec, error);
+    if (status != MF_OK) {
+        mfi_free(&model->allocator, view, view_bytes(n_layer));
+        return status;
+    }
+    mfi_model_retain(model);
+    *out = view;
+    return MF_OK;
+}
+
+void mfi_submodel_free(mf_submodel *view)
+{
+    if (view == NULL) return;
+    mf_model *model = view->model;
+    mfi_free(&model->allocator, view, view_bytes(view->n_layer));
+    mfi_model_release(model);
+}
+
+/* What one operand adds for a view: `n` x `k` live elements of a tensor of `type`. */
+static void count_matrix(mf_submodel_info *info, mfk_type type, uint64_t n, uint64_t k)
+{
+    info->n_param_body += n * k;
+    info->bytes_per_token += n * k * (type == MFK_F32 ? 4 : 2);
+    info->flops_per_token += 2 * n * k;
+}
+
+static uint32_t live_extent(const mf_submodel *view, const mfi_op *op, mfi_extent extent, uint64_t full)
+{
+    const uint32_t d_head = view->model->program->d_head;
+    switch (extent) {
+    case MFI_EXTENT_HEADS: return mfi_view_heads(view, op->layer) * d_head;
+    case MFI_EXTENT_KV_HEADS: return mfi_view_kv_heads(view, op->layer) * d_head;
+    case MFI_EXTENT_FFN: return mfi_view_ffn(view, op->layer);
+    default: return (uint32_t)full;
+    }
+}
+
+/* The live part of one product, over its shells. */
+static void count_part(mf_submodel_info *info, const mf_submodel *view, const mfi_op *op, const mfi_part *part)
+{
+    const bool along_n = part->n_of == MFI_EXTENT_FFN, along_k = op->k_of == MFI_EXTENT_FFN;
+    uint64_t left = along_n || along_k ? mfi_view_ffn(view, op->layer) : 1;
+    for (uint32_t s = 0; s < part->n_shell && left > 0; s++) {
+        const mfi_tensor *piece = part->piece[s];
+        if (piece == NULL) continue;
+        uint64_t n = live_extent(view, op, part->n_of, piece->n), k = live_extent(view, op, op->k_of, piece->k);
+        if (along_n) n = mfi_min(left, piece->n);
+        if (along_k) k = mfi_min(left, piece->k);
+        if (along_n || along_k) left -= along_n ? n : k;
+        count_matrix(info, piece->type, (op->kind == MFI_OP_GLU ? 2 : 1) * n, k);
+    }
+}
+
+static bool runs(const mf_submodel *view, const mfi_op *op)
+{
+    return (op->rows != MFI_ROWS_ATTN && op->rows != MFI_ROWS_FFN) || !is_skipped(view, op->layer);
+}
+
+mf_status mfi_submodel_info(const mf_submodel *view, mf_submodel_info *info)
+{
+    const mfi_program *program = view->model->program;
+    mf_submodel_info full = { .n_shell = view->n_shell, .view_bytes = (uint32_t)view_bytes(view->n_layer) };
+    uint64_t ends = 0;
+    for (uint32_t i = 0; i < program->n_op; i++) {
+        const mfi_op *op = &program->op[i];
+        if (!runs(view, op)) continue;
+        if (op->kind == MFI_OP_NORM) {
+            const uint64_t n = (uint64_t)program->d_model * (op->bias != NULL ? 2 : 1);
+            full.n_param_body += n;
+            full.bytes_per_token += n * sizeof(float);
+        }
+        if (op->kind == MFI_OP_EMBED) {
+            ends += op->table->n * op->table->k;
+            full.bytes_per_token += op->table->k * (op->table->type == MFK_F32 ? 4 : 2);
+        }
+        if (op->kind == MFI_OP_OUTPUT) {
+            const mfi_tensor *output = op->part[0].piece[0];
+            const uint64_t body = full.n_param_body;
+            count_matrix(&full, output->type, output->n, output->k);
+            full.n_param_body = body;
+            if (output != program->op[0].table) ends += output->n * output->k;
+        } else {
+            for (uint32_t p = 0; p < op->n_part; p++)
+                count_part(&full, view, op, &op->part[p]);
+        }
+    }
+    full.n_param = full.n_param_body + ends;
+    for (uint32_t slot = 0; slot < program->n_slot; slot++)
+        full.cache_bytes_per_position +=
+            2 * sizeof(float) * program->d_head * mfi_view_kv_heads(view, program->slot_layer[slot]);
+    for (uint32_t layer = 0; layer < view->n_layer; layer++)
+        full.n_layer_kept += !is_skipped(view, layer);
+    return mfi_write_info(info, &full, sizeof full, offsetof(mf_submodel_info, view_bytes) + sizeof full.view_bytes);
+}
