@@ -8,6 +8,122 @@
 #include "model.h"
 #include "status.h"
 
+/* ---- Configuration ---- */
+
+typedef struct reader {
+    const mfi_container *container;
+    mf_error *error;
+    mf_status status; /* the first failure */
+} reader;
+
+static void fail_key(reader *r, const char *key, const char *what)
+{
+    if (r->status == MF_OK)
+        r->status = mfi_fail(r->error, MF_E_FORMAT, "%s: metadata \"%s\" %s", mfi_container_name(r->container), key, what);
+}
+
+static uint32_t read_u32(reader *r, const char *key, uint32_t max)
+{
+    uint64_t value = 0;
+    if (!mfi_container_u64(r->container, key, &value))
+        fail_key(r, key, "is missing or not an integer");
+    else if (value > max)
+        fail_key(r, key, "is too large");
+    return r->status == MF_OK ? (uint32_t)value : 0;
+}
+
+static double read_f64(reader *r, const char *key)
+{
+    double value = 0;
+    if (!mfi_container_f64(r->container, key, &value)) fail_key(r, key, "is missing or not a number");
+    return value;
+}
+
+static int32_t read_token(reader *r, const char *key)
+{
+    uint64_t value;
+    if (!mfi_container_u64(r->container, key, &value)) return -1;
+    return (int32_t)read_u32(r, key, INT32_MAX);
+}
+
+static const uint32_t *read_per_layer(reader *r, const char *key, uint32_t n_layer)
+{
+    const uint32_t *values = NULL;
+    size_t count = 0;
+    if (!mfi_container_u32s(r->container, key, &values, &count) || count != n_layer) {
+        fail_key(r, key, "is missing or not one integer per layer");
+        return NULL;
+    }
+    return values;
+}
+
+static void read_granularity(reader *r, mfi_matlm_config *config, uint32_t g)
+{
+    char key[40];
+    mfi_granularity *granularity = &config->granularity[g];
+    const char *name = NULL;
+    snprintf(key, sizeof key, "granularity.%u.name", g);
+    if (!mfi_container_text(r->container, key, &name) || strlen(name) >= sizeof granularity->name)
+        fail_key(r, key, "is missing or too long");
+    else
+        snprintf(granularity->name, sizeof granularity->name, "%s", name);
+
+    snprintf(key, sizeof key, "granularity.%u.ffn", g);
+    const uint32_t *values = read_per_layer(r, key, config->n_layer);
+    if (values != NULL) memcpy(granularity->ffn, values, config->n_layer * sizeof *values);
+    snprintf(key, sizeof key, "granularity.%u.heads", g);
+    values = read_per_layer(r, key, config->n_layer);
+    if (values != NULL) memcpy(granularity->heads, values, config->n_layer * sizeof *values);
+}
+
+static void read_scalars(reader *r, mfi_matlm_config *config)
+{
+    config->n_layer = read_u32(r, "n_layer", MFI_MAX_LAYER);
+    config->n_granularity = read_u32(r, "n_granularity", MFI_MAX_GRANULARITY);
+    config->d_model = read_u32(r, "d_model", INT32_MAX);
+    config->d_head = read_u32(r, "d_head", INT32_MAX);
+    config->n_vocab = read_u32(r, "n_vocab", INT32_MAX);
+    config->max_positions = read_u32(r, "max_positions", INT32_MAX);
+    config->n_head = read_u32(r, "n_head", INT32_MAX);
+    config->d_ff = read_u32(r, "d_ff", INT32_MAX);
+    config->head_group = read_u32(r, "head_group", INT32_MAX);
+    config->norm = (mfi_norm)read_u32(r, "norm", MFI_NORM_LAYER);
+    config->norm_eps = (float)read_f64(r, "norm_eps");
+    config->ffn = (mfi_ffn)read_u32(r, "ffn", MFI_FFN_PLAIN);
+    config->activation = (mfk_activation)read_u32(r, "activation", MFK_TANH);
+    config->rope_theta = read_f64(r, "rope_theta");
+    config->embed_scale = (float)read_f64(r, "embed_scale");
+    config->attention_scale = (float)read_f64(r, "attention_scale");
+    config->tied = read_u32(r, "tied", 1) != 0;
+    config->bos_token = read_token(r, "bos_token");
+    config->eos_token = read_token(r, "eos_token");
+}
+
+mf_status mfi_matlm_read_config(mfi_matlm_config *config, const mfi_container *container, const mf_allocator *allocator,
+                                mf_error *error)
+{
+    reader r = { container, error, MF_OK };
+    read_scalars(&r, config);
+    if (r.status == MF_OK && (config->n_layer == 0 || config->n_granularity == 0)) fail_key(&r, "n_layer", "or n_granularity is 0");
+    if (r.status == MF_OK) r.status = mfi_matlm_config_alloc(config, allocator, error);
+    if (r.status != MF_OK) {
+        *config = (mfi_matlm_config){ 0 }; /* nothing was allocated: free must not look for it */
+        return r.status;
+    }
+    for (uint32_t g = 0; g < config->n_granularity; g++)
+        read_granularity(&r, config, g);
+    const uint32_t *may_skip = read_per_layer(&r, "may_skip", config->n_layer);
+    for (uint32_t layer = 0; may_skip != NULL && layer < config->n_layer; layer++)
+        config->may_skip[layer] = may_skip[layer] != 0;
+    if (r.status != MF_OK) return r.status;
+
+    mf_error reason = MF_ERROR_INIT;
+    if (mfi_matlm_config_check(config, &reason) == MF_OK) return MF_OK;
+    return mfi_fail(error, MF_E_FORMAT, "%s: %s", mfi_container_name(container), reason.detail);
+}
+
+/* ---- Compilation ---- */
+
 typedef struct compiler {
     const mfi_matlm_config *config;
     const mfi_container *container;

@@ -70,12 +70,18 @@ static mf_status set_skips(mf_submodel *view, const mf_submodel_spec *spec, mf_e
     return MF_OK;
 }
 
-/* A list names every layer, or the kept ones in order. */
-static mf_status check_count(const mf_submodel *view, const char *what, size_t count, mf_error *error)
+static uint32_t count_kept(const mf_submodel *view)
 {
     uint32_t n_kept = 0;
     for (uint32_t layer = 0; layer < view->n_layer; layer++)
         n_kept += !is_skipped(view, layer);
+    return n_kept;
+}
+
+/* A list names every layer, or the kept ones in order. */
+static mf_status check_count(const mf_submodel *view, const char *what, size_t count, mf_error *error)
+{
+    const uint32_t n_kept = count_kept(view);
     if (count == view->n_layer || count == n_kept) return MF_OK;
     if (n_kept == view->n_layer)
         return mfi_fail(error, MF_E_WIDTH, "%zu %s given for a model of %u layers", count, what, view->n_layer);
@@ -107,6 +113,7 @@ static mf_status check_heads(const mf_submodel *view, uint32_t layer, uint32_t h
 static mf_status set_lists(mf_submodel *view, const mf_submodel_spec *spec, mf_error *error)
 {
     mf_status status = MF_OK;
+    if (count_kept(view) == 0) return mfi_fail(error, MF_E_WIDTH, "a view keeps at least one layer");
     if (spec->ffn != NULL) status = check_count(view, "FFN widths", spec->n_ffn, error);
     if (status == MF_OK && spec->heads != NULL) status = check_count(view, "head counts", spec->n_heads, error);
     for (uint32_t layer = 0, kept = 0; layer < view->n_layer && status == MF_OK; layer++) {
@@ -243,7 +250,6 @@ mf_status mfi_submodel_info(const mf_submodel *view, mf_submodel_info *info)
     for (uint32_t slot = 0; slot < program->n_slot; slot++)
         full.cache_bytes_per_position +=
             2 * sizeof(float) * program->d_head * mfi_view_kv_heads(view, program->slot_layer[slot]);
-    for (uint32_t layer = 0; layer < view->n_layer; layer++)
-        full.n_layer_kept += !is_skipped(view, layer);
+    full.n_layer_kept = count_kept(view);
     return mfi_write_info(info, &full, sizeof full, offsetof(mf_submodel_info, view_bytes) + sizeof full.view_bytes);
 }

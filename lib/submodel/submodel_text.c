@@ -7,7 +7,6 @@
  *     budget = ("params" | "bytes" | "flops" | "ms") "<=" number
  */
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "defs.h"
@@ -37,15 +36,36 @@ static bool read_u32(const char **at, const char *end, uint32_t *value)
     return true;
 }
 
+static double read_digits(const char **at, const char *end, double *unit)
+{
+    double value = 0;
+    for (; *at < end && **at >= '0' && **at <= '9'; ++*at, *unit /= 10)
+        value = value * 10 + (**at - '0');
+    return value;
+}
+
+/* A decimal number without a sign, perhaps with an exponent. Not strtod, which reads by the host's locale. */
 static bool read_number(field f, double *value)
 {
-    char text[40];
-    if (f.bytes == 0 || f.bytes >= sizeof text) return false;
-    memcpy(text, f.at, f.bytes);
-    text[f.bytes] = '\0';
-    char *end;
-    *value = strtod(text, &end);
-    return *end == '\0' && *value == *value;
+    const char *at = f.at, *end = f.at + f.bytes;
+    double unit = 1, ignored = 1;
+    *value = read_digits(&at, end, &ignored);
+    if (at < end && *at == '.') {
+        at++;
+        const double fraction = read_digits(&at, end, &unit);
+        *value += fraction * unit;
+    }
+    if (at == f.at || (at == f.at + 1 && *f.at == '.')) return false;
+    if (at < end && (*at == 'e' || *at == 'E')) {
+        at++;
+        const bool negative = at < end && *at == '-';
+        at += at < end && (*at == '-' || *at == '+');
+        uint32_t exponent;
+        if (!read_u32(&at, end, &exponent) || exponent > 300) return false;
+        for (; exponent > 0; exponent--)
+            *value = negative ? *value / 10 : *value * 10;
+    }
+    return at == end && *value < 1e300;
 }
 
 static mf_status fail_field(field f, const char *reason, mf_error *error)

@@ -1,0 +1,112 @@
+/* executor.c - reserving threads and workspace for a model. */
+#include "executor.h"
+
+#include "defs.h"
+#include "platform.h"
+#include "status.h"
+
+enum { DEFAULT_ROWS = 512, DEFAULT_REQUESTS = 64, DEFAULT_SPIN_US = 50, MAX_ROWS = 1 << 20, MAX_THREADS = 1024 };
+
+static void lay_out_space(mfi_space *space, mfi_arena *arena, uint32_t max_rows, uint32_t max_steps)
+{
+    uint32_t *row_of = mfi_carve(arena, max_rows, sizeof *row_of);
+    uint32_t *index_of = mfi_carve(arena, max_rows, sizeof *index_of);
+    mfi_step *step = mfi_carve(arena, max_steps, sizeof *step);
+    if (arena->base != NULL) *space = (mfi_space){ .row_of = row_of, .index_of = index_of, .step = step };
+}
+
+/* `measured` is the executor to fill, or a scratch one while the arena only measures. */
+static void lay_out(mf_executor *e, mfi_arena *arena)
+{
+    const mfi_program *program = e->model->program;
+    e->buffer = mfi_carve(arena, program->n_buffer, sizeof *e->buffer);
+    e->scratch = mfi_carve(arena, e->n_thread, sizeof *e->scratch);
+    e->logits_tile = mfi_carve(arena, e->n_thread, sizeof *e->logits_tile);
+    e->attn = mfi_carve(arena, program->n_layer, sizeof *e->attn);
+    e->ffn = mfi_carve(arena, program->n_layer, sizeof *e->ffn);
+    const bool real = arena->base != NULL;
+    for (uint32_t i = 0; i < program->n_buffer; i++) {
+        size_t floats = 0;
+        if (!mfi_mul(program->buffer[i].stride, e->max_rows, &floats)) floats = SIZE_MAX;
+        float *buffer = mfi_carve(arena, floats, sizeof(float));
+        if (real) e->buffer[i] = buffer;
+    }
+    for (uint32_t t = 0; t < e->n_thread; t++) {
+        unsigned char *scratch = mfi_carve(arena, MFK_SCRATCH_BYTES, 1);
+        float *tile = mfi_carve(arena, MFI_LOGITS_ROWS * MFI_LOGITS_COLUMNS, sizeof(float));
+        if (real) e->scratch[t] = scratch, e->logits_tile[t] = tile;
+    }
+    mfi_space unused;
+    for (uint32_t layer = 0; layer < program->n_layer; layer++) {
+        lay_out_space(real ? &e->attn[layer] : &unused, arena, e->max_rows, e->max_requests);
+        lay_out_space(real ? &e->ffn[layer] : &unused, arena, e->max_rows, e->max_requests);
+    }
+    lay_out_space(&e->all, arena, 0, 1);
+    lay_out_space(&e->out, arena, e->max_rows, 1);
+    e->cos = mfi_carve(arena, e->max_rows, program->d_head / 2 * sizeof(float));
+    e->sin = mfi_carve(arena, e->max_rows, program->d_head / 2 * sizeof(float));
+    e->embedding = mfi_carve(arena, e->max_rows, sizeof *e->embedding);
+    e->row_request = mfi_carve(arena, e->max_rows, sizeof *e->row_request);
+    e->order = mfi_carve(arena, e->max_requests, sizeof *e->order);
+    e->request = mfi_carve(arena, e->max_requests, sizeof *e->request);
+    e->sample_logits = mfi_carve(arena, program->n_vocab, sizeof(float));
+}
+
+static mf_status reserve(mf_executor *e, const mf_executor_options *options, mf_error *error)
+{
+    mfi_arena arena = { NULL, 0 };
+    lay_out(e, &arena);
+    e->workspace_bytes = arena.used;
+    e->workspace = mfi_alloc(&e->allocator, arena.used);
+    if (e->workspace == NULL)
+        return mfi_fail(error, MF_E_NOMEM, "no memory for a workspace of %zu bytes (%u tokens, %u requests)", arena.used,
+                        e->max_rows, e->max_requests);
+    arena = (mfi_arena){ e->workspace, 0 };
+    lay_out(e, &arena);
+    const mfi_pool_options pool = { e->n_thread, options->spin_us ? options->spin_us : DEFAULT_SPIN_US, options->cpus, options->n_cpu };
+    return mfi_pool_create(&e->pool, &e->allocator, &pool, error);
+}
+
+mf_status mfi_executor_create(mf_executor **out, mf_model *model, const mf_executor_options *options, mf_error *error)
+{
+    *out = NULL;
+    if (options->n_thread > MAX_THREADS || options->max_tokens > MAX_ROWS || options->max_requests > MAX_ROWS)
+        return mfi_fail(error, MF_E_INVALID, "at most %d threads, %d tokens and %d requests", MAX_THREADS, MAX_ROWS, MAX_ROWS);
+    mf_executor *e = mfi_alloc(&model->allocator, sizeof *e);
+    if (e == NULL) return mfi_fail(error, MF_E_NOMEM, "no memory for an executor");
+    e->model = model;
+    e->allocator = model->allocator;
+    e->n_thread = options->n_thread ? options->n_thread : mfi_usable_cores();
+    e->max_rows = options->max_tokens ? options->max_tokens : DEFAULT_ROWS;
+    e->max_requests = options->max_requests ? options->max_requests : DEFAULT_REQUESTS;
+    atomic_init(&e->busy, false);
+    atomic_init(&e->stop_layer, UINT32_MAX);
+    mfi_model_retain(model);
+    const mf_status status = reserve(e, options, error);
+    if (status != MF_OK) {
+        mfi_executor_free(e);
+        return status;
+    }
+    *out = e;
+    return MF_OK;
+}
+
+void mfi_executor_free(mf_executor *executor)
+{
+    if (executor == NULL) return;
+    mf_model *model = executor->model;
+    mfi_pool_destroy(executor->pool);
+    mfi_free(&executor->allocator, executor->workspace, executor->workspace_bytes);
+    mfi_free(&model->allocator, executor, sizeof *executor);
+    mfi_model_release(model);
+}
+
+bool mfi_executor_acquire(mf_executor *executor)
+{
+    return !atomic_exchange_explicit(&executor->busy, true, memory_order_acquire);
+}
+
+void mfi_executor_release(mf_executor *executor)
+{
+    atomic_store_explicit(&executor->busy, false, memory_order_release);
+}

@@ -1,0 +1,106 @@
+/* executor.h - worker threads and workspace, and the batch that they run.
+ *
+ * A batch is filled by the caller (batch_request), then run: rows of all requests form one matrix, and every
+ * operation of the model's program is applied to it. Nothing is allocated after create. */
+#ifndef MFI_EXECUTOR_H
+#define MFI_EXECUTOR_H
+
+#include <stdatomic.h>
+
+#include "submodel.h"
+#include "threads.h"
+
+#define MFI_LOGITS_ROWS 64u     /* of the tile through which logits reach several callers' buffers */
+#define MFI_LOGITS_COLUMNS 256u
+
+/* One request's rows in this batch. Pages: pages[slot][p] holds positions 64 p .. of cache slot `slot`. */
+typedef struct mfi_run_request {
+    const mf_submodel *view;
+    uint32_t position, n_row;   /* the first row's position */
+    const int32_t *tokens;      /* [n_row] */
+    const float *embeddings;    /* next row for a token of -1 */
+    size_t embedding_stride;
+    mfk_type cache_type;
+    size_t value_offset_bytes;
+    void *const *const *pages;
+    uint32_t out_begin;         /* rows [out_begin, n_row) are wanted; their outputs: */
+    float *logits, *hidden;     /* or NULL */
+    size_t logits_stride, hidden_stride;
+    const atomic_bool *cancel;
+    /* worked out by mfi_batch_lay_out */
+    uint32_t first_row, first_out;
+} mfi_run_request;
+
+/* The first n_row rows of a space reach `extent`. Extents ascend, so the row counts fall. */
+typedef struct mfi_step {
+    uint32_t extent, n_row;
+} mfi_step;
+
+/* The rows of one space of one layer, ordered by what they reach (program.h). */
+typedef struct mfi_space {
+    uint32_t n_row, n_step;
+    bool identity;      /* index i is row i, and all rows are in */
+    uint32_t *row_of;   /* [n_row] index in the space to row of ALL */
+    uint32_t *index_of; /* [rows of ALL] back; MFI_NO_ROW where the row is not in */
+    mfi_step *step;
+} mfi_space;
+
+#define MFI_NO_ROW UINT32_MAX
+
+struct mf_executor {
+    mf_model *model;
+    mf_allocator allocator;
+    mfi_pool *pool;
+    atomic_bool busy;
+    uint32_t n_thread, max_rows, max_requests;
+    void *workspace;
+    size_t workspace_bytes;
+
+    /* Carved from the workspace. */
+    float **buffer;            /* [program->n_buffer] */
+    unsigned char **scratch;   /* [n_thread] MFK_SCRATCH_BYTES */
+    float **logits_tile;       /* [n_thread] MFI_LOGITS_ROWS x MFI_LOGITS_COLUMNS */
+    float *cos, *sin;          /* [max_rows][d_head / 2] */
+    const float **embedding;   /* [max_rows] the caller's row, or NULL for a token */
+    uint32_t *row_request;     /* [max_rows] */
+    mfi_space *attn, *ffn;     /* [n_layer] */
+    mfi_space all, out;
+    uint32_t *order;           /* [max_requests] */
+    mfi_run_request *request;  /* [max_requests] */
+    float *sample_logits;      /* [n_vocab], for whoever generates with this executor */
+
+    /* The batch in progress. */
+    uint32_t n_request, n_row;
+    atomic_uint_least32_t stop_layer; /* all requests were cancelled when this layer began */
+};
+
+mf_status mfi_executor_create(mf_executor **out, mf_model *model, const mf_executor_options *options, mf_error *error);
+void mfi_executor_free(mf_executor *executor);
+/* False when it is in use. */
+bool mfi_executor_acquire(mf_executor *executor);
+void mfi_executor_release(mf_executor *executor);
+
+/* batch.c: rows, positions and spaces of executor->request[0 .. n_request). */
+void mfi_batch_lay_out(mf_executor *executor);
+const mfi_space *mfi_batch_space(const mf_executor *executor, mfi_rows rows, uint32_t layer);
+
+/* Runs the batch laid out. False when it was stopped because every request was cancelled. */
+bool mfi_run(mf_executor *executor);
+
+/* ---- Shared by the run_*.c files ---- */
+
+static inline float *mfi_row(const mf_executor *executor, uint16_t buffer, size_t index)
+{
+    return executor->buffer[buffer] + index * executor->model->program->buffer[buffer].stride;
+}
+
+static inline uint32_t mfi_space_index(const mfi_space *space, uint32_t row)
+{
+    return space->identity ? row : space->index_of[row];
+}
+
+void mfi_run_gemm(mf_executor *executor, const mfi_op *op, uint32_t thread);
+void mfi_run_output(mf_executor *executor, const mfi_op *op, uint32_t thread);
+void mfi_run_attend(mf_executor *executor, const mfi_op *op, uint32_t thread);
+
+#endif

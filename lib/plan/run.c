@@ -1,0 +1,184 @@
+/* run.c - walks the operation list on every thread at once. Operations that treat rows apart are here;
+ * products and attention have files of their own. A thread's part never changes a result. */
+#include "executor.h"
+
+#include <string.h>
+
+#include "defs.h"
+#include "platform.h"
+
+static const mfi_run_request *request_of(const mf_executor *e, uint32_t row)
+{
+    return &e->request[e->row_request[row]];
+}
+
+static uint32_t position_of(const mf_executor *e, uint32_t row)
+{
+    const mfi_run_request *request = request_of(e, row);
+    return request->position + row - request->first_row;
+}
+
+/* The rotation of a row is the same in every layer: once, before the first. */
+static void set_rotation(const mf_executor *e, uint32_t row)
+{
+    const mfi_program *program = e->model->program;
+    const size_t half = program->d_head / 2;
+    const float position = (float)position_of(e, row);
+    for (size_t j = 0; program->rope_freqs != NULL && j < half; j++)
+        mfk_sincos(position * program->rope_freqs[j], &e->cos[row * half + j], &e->sin[row * half + j]);
+}
+
+static void embed(const mf_executor *e, const mfi_op *op, uint32_t row, float *dst)
+{
+    const mfk_table *kernels = &e->model->kernels;
+    const mfi_tensor *table = op->table;
+    const mfi_run_request *request = request_of(e, row);
+    const size_t width = e->model->program->d_model;
+    set_rotation(e, row);
+    if (e->embedding[row] != NULL) {
+        memcpy(dst, e->embedding[row], width * sizeof *dst);
+        return;
+    }
+    const size_t token = (size_t)request->tokens[row - request->first_row];
+    if (table->kind == MFI_PANEL)
+        kernels->panel_row(table->type, width, table->data, (size_t)(table->bytes / table->panels), token, dst);
+    else
+        kernels->load_row(table->type, width, (const unsigned char *)table->data + token * (size_t)(table->bytes / table->n), dst);
+    for (size_t i = 0; op->scale != 1.0f && i < width; i++)
+        dst[i] *= op->scale;
+}
+
+static void norm(const mf_executor *e, const mfi_op *op, const float *src, float *dst)
+{
+    const size_t width = e->model->program->buffer[op->src].width;
+    if (op->norm == MFI_NORM_RMS)
+        e->model->kernels.rms_norm(width, src, op->weight, op->eps, dst);
+    else
+        e->model->kernels.layer_norm(width, src, op->weight, op->bias, op->eps, dst);
+}
+
+static void copy(const mf_executor *e, const mfi_op *op, const float *src, float *dst)
+{
+    const size_t width = e->model->program->buffer[op->src].width;
+    for (size_t i = 0; i < width; i++)
+        dst[i] = op->scale * src[i];
+}
+
+static void combine(const mf_executor *e, const mfi_op *op, uint32_t index)
+{
+    const size_t width = e->model->program->buffer[op->dst].width;
+    const float *coefficient = mfi_row(e, op->coefficient, index) + op->coefficient_at;
+    float *dst = mfi_row(e, op->dst, index);
+    if (op->dst != op->src) memcpy(dst, mfi_row(e, op->src, index), width * sizeof *dst);
+    for (uint32_t i = 0; i < op->n_stream; i++)
+        e->model->kernels.axpy(width, coefficient[i], mfi_row(e, op->stream[i], index), dst);
+}
+
+static void rope(const mf_executor *e, const mfi_op *op, uint32_t row, float *x)
+{
+    const mfi_program *program = e->model->program;
+    const mf_submodel *view = request_of(e, row)->view;
+    const size_t half = program->d_head / 2;
+    const uint32_t n_head = op->n_of == MFI_EXTENT_HEADS ? mfi_view_heads(view, op->layer) : mfi_view_kv_heads(view, op->layer);
+    e->model->kernels.rope(n_head, program->d_head, e->cos + row * half, e->sin + row * half, x);
+}
+
+static void store(const mf_executor *e, const mfi_op *op, uint32_t row, uint32_t index)
+{
+    const mfk_table *kernels = &e->model->kernels;
+    const mfi_run_request *request = request_of(e, row);
+    const uint32_t position = position_of(e, row), slot = position % MFK_PAGE;
+    const size_t d_head = e->model->program->d_head, element = request->cache_type == MFK_F32 ? 4 : 2;
+    const size_t head_bytes = d_head * MFK_PAGE * element;
+    const float *keys = mfi_row(e, op->src, index), *values = mfi_row(e, op->src2, index);
+    unsigned char *page = request->pages[op->slot][position / MFK_PAGE];
+    for (uint32_t h = 0; h < mfi_view_kv_heads(request->view, op->layer); h++) {
+        kernels->store_key(request->cache_type, d_head, keys + h * d_head, page + h * head_bytes, slot);
+        kernels->store_row(request->cache_type, d_head, values + h * d_head,
+                           page + request->value_offset_bytes + h * head_bytes + slot * d_head * element);
+    }
+}
+
+/* `row` is of ALL, `index` the same row in the operation's space. */
+static void run_row(const mf_executor *e, const mfi_op *op, uint32_t row, uint32_t index)
+{
+    const bool gathers = op->kind == MFI_OP_NORM || op->kind == MFI_OP_COPY;
+    const float *src = mfi_row(e, op->src, gathers ? row : index);
+    switch (op->kind) {
+    case MFI_OP_EMBED: embed(e, op, row, mfi_row(e, op->dst, row)); break;
+    case MFI_OP_COPY: copy(e, op, src, mfi_row(e, op->dst, index)); break;
+    case MFI_OP_NORM: norm(e, op, src, mfi_row(e, op->dst, index)); break;
+    case MFI_OP_ADD: {
+        float *dst = mfi_row(e, op->dst, row);
+        e->model->kernels.add(e->model->program->buffer[op->dst].width, dst, src, dst);
+        break;
+    }
+    case MFI_OP_COMBINE: combine(e, op, index); break;
+    case MFI_OP_ROPE: rope(e, op, row, mfi_row(e, op->dst, index)); break;
+    case MFI_OP_STORE: store(e, op, row, index); break;
+    default: break;
+    }
+}
+
+static void run_rows(const mf_executor *e, const mfi_op *op, uint32_t thread)
+{
+    const mfi_space *space = mfi_batch_space(e, op->rows, op->layer);
+    size_t begin, end;
+    mfi_split(e->n_row, 1, thread, e->n_thread, &begin, &end);
+    for (size_t row = begin; row < end; row++) {
+        const uint32_t index = mfi_space_index(space, (uint32_t)row);
+        if (index != MFI_NO_ROW) run_row(e, op, (uint32_t)row, index);
+    }
+}
+
+static void run_op(mf_executor *e, const mfi_op *op, uint32_t thread)
+{
+    switch (op->kind) {
+    case MFI_OP_GEMM:
+    case MFI_OP_GLU: mfi_run_gemm(e, op, thread); break;
+    case MFI_OP_ATTEND: mfi_run_attend(e, op, thread); break;
+    case MFI_OP_OUTPUT: mfi_run_output(e, op, thread); break;
+    default: run_rows(e, op, thread); break;
+    }
+}
+
+static bool all_cancelled(const mf_executor *e)
+{
+    for (uint32_t i = 0; i < e->n_request; i++)
+        if (!atomic_load_explicit(e->request[i].cancel, memory_order_relaxed)) return false;
+    return true;
+}
+
+/* Thread 0 looks for cancellation when a layer begins; all act on it after the next barrier. The layer's number
+ * is what is published, not a flag, so that a slow thread cannot take the next layer's decision for this one's. */
+static void run_program(void *user, uint32_t thread, uint32_t n_thread)
+{
+    mf_executor *e = user;
+    const mfi_program *program = e->model->program;
+    const mfi_fp_mode mode = mfi_fp_enter();
+    bool unread = false;
+    (void)n_thread;
+    for (uint32_t i = 0; i < program->n_op; i++) {
+        const mfi_op *op = &program->op[i];
+        if (i == 0 || op->layer != op[-1].layer) {
+            unread = true;
+            if (thread == 0 && all_cancelled(e)) {
+                uint_least32_t none = UINT32_MAX;
+                atomic_compare_exchange_strong_explicit(&e->stop_layer, &none, op->layer, memory_order_relaxed, memory_order_relaxed);
+            }
+        }
+        run_op(e, op, thread);
+        if (!op->barrier) continue;
+        mfi_pool_barrier(e->pool, thread);
+        if (unread && atomic_load_explicit(&e->stop_layer, memory_order_relaxed) <= op->layer) break;
+        unread = false;
+    }
+    mfi_fp_leave(mode);
+}
+
+bool mfi_run(mf_executor *e)
+{
+    atomic_store_explicit(&e->stop_layer, UINT32_MAX, memory_order_relaxed);
+    mfi_pool_run(e->pool, run_program, e);
+    return atomic_load_explicit(&e->stop_layer, memory_order_relaxed) == UINT32_MAX;
+}
