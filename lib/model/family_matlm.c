@@ -314,8 +314,8 @@ static void add_layers(compiler *c)
         add_attention(c, layer, &b);
         add_ffn(c, layer, &b);
     }
-    add_norm(c, MFI_ROWS_OUT, 0, "final_norm", b.x, b.out);
-    mfi_op *output = mfi_program_op(program, MFI_OP_OUTPUT, MFI_ROWS_OUT, 0, b.out, b.out);
+    add_norm(c, MFI_ROWS_OUT, config->n_layer, "final_norm", b.x, b.out);
+    mfi_op *output = mfi_program_op(program, MFI_OP_OUTPUT, MFI_ROWS_OUT, config->n_layer, b.out, b.out);
     const mfi_tensor *matrix = config->tied ? embed->table : need(c, "output", 0, MFI_PANEL, config->n_vocab, config->d_model);
     if (matrix != NULL) mfi_program_part(program, output, &matrix, 1, b.out, MFI_EXTENT_FULL);
 }

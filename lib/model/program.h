@@ -57,7 +57,7 @@ typedef struct mfi_part {
 typedef struct mfi_op {
     mfi_op_kind kind;
     mfi_rows rows;
-    uint32_t layer;
+    uint32_t layer; /* ascends along the list; n_layer after the last */
     uint16_t src, src2, dst; /* buffers */
     mfi_extent n_of, k_of;
     uint32_t n_part;

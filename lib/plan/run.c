@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "defs.h"
+#include "pack.h"
 #include "platform.h"
 
 static const mfi_run_request *request_of(const mf_executor *e, uint32_t row)
@@ -28,6 +29,18 @@ static void set_rotation(const mf_executor *e, uint32_t row)
         mfk_sincos(position * program->rope_freqs[j], &e->cos[row * half + j], &e->sin[row * half + j]);
 }
 
+/* A row of a table, as it lies. */
+static void load_row(const mfi_tensor *table, size_t row, size_t width, float *dst)
+{
+    const unsigned char *src = (const unsigned char *)table->data + row * (size_t)(table->bytes / table->n);
+    if (table->type == MFK_F32) {
+        memcpy(dst, src, width * sizeof *dst);
+    } else {
+        for (size_t i = 0; i < width; i++)
+            dst[i] = mfk_bf16_to_f32(((const uint16_t *)(const void *)src)[i]);
+    }
+}
+
 static void embed(const mf_executor *e, const mfi_op *op, uint32_t row, float *dst)
 {
     const mfk_table *kernels = &e->model->kernels;
@@ -43,7 +56,7 @@ static void embed(const mf_executor *e, const mfi_op *op, uint32_t row, float *d
     if (table->kind == MFI_PANEL)
         kernels->panel_row(table->type, width, table->data, (size_t)(table->bytes / table->panels), token, dst);
     else
-        kernels->load_row(table->type, width, (const unsigned char *)table->data + token * (size_t)(table->bytes / table->n), dst);
+        load_row(table, token, width, dst);
     for (size_t i = 0; op->scale != 1.0f && i < width; i++)
         dst[i] *= op->scale;
 }

@@ -1,0 +1,222 @@
+/* run_gemm.c - matrix products whose live extents come from each row's view.
+ *
+ * A product is a walk over rectangles: an interval of the width (between the widths of the rows' views and the
+ * ends of the file's shells) times the rows that reach it, which are a prefix of the space. Along n, intervals
+ * are columns and stand apart; along k, each resumes the chains of the one before, so a thread takes a range of
+ * columns through all of them. */
+#include "executor.h"
+
+#include "defs.h"
+#include "pack.h"
+
+/* Everything of one product that does not change from rectangle to rectangle. */
+typedef struct product {
+    const mf_executor *e;
+    const mfi_op *op;
+    const mfi_part *part;
+    const mfi_space *space;
+    uint32_t thread;
+} product;
+
+/* A space's step in units of the operand: columns or inputs rather than heads. */
+static size_t step_extent(const product *p, mfi_extent extent, size_t step)
+{
+    const mfi_program *program = p->e->model->program;
+    const uint32_t reached = p->space->step[step].extent;
+    switch (extent) {
+    case MFI_EXTENT_HEADS: return (size_t)reached * program->d_head;
+    case MFI_EXTENT_KV_HEADS: return (size_t)mfi_kv_heads(reached, program->head_group) * program->d_head;
+    default: return reached;
+    }
+}
+
+/* Columns [begin, end) of `piece`, whose first column is column `origin` of the result, for the first m rows. */
+static void run_columns(const product *p, const mfi_tensor *piece, size_t origin, size_t begin, size_t end, size_t m)
+{
+    const mf_executor *e = p->e;
+    const mfi_program *program = e->model->program;
+    const bool gated = p->op->kind == MFI_OP_GLU;
+    const size_t panel_bytes = mfk_panel_bytes(piece->type, (size_t)piece->k);
+    size_t first, last;
+    mfi_split(end - begin, MFK_NR, p->thread, e->n_thread, &first, &last);
+    if (first == last || m == 0) return;
+    const size_t column = begin + first;
+    float *c = mfi_row(e, p->part->dst, 0) + origin + column;
+    const mfk_gemm_args args = {
+        .m = m,
+        .n = last - first,
+        .k = (size_t)piece->k,
+        .a = mfi_row(e, p->op->src, 0),
+        .a_row_bytes = program->buffer[p->op->src].stride * sizeof(float),
+        .b = (const unsigned char *)piece->data + column / MFK_NR * panel_bytes * (gated ? 2 : 1),
+        .b_panel_bytes = panel_bytes,
+        .c = c,
+        .c_row_bytes = program->buffer[p->part->dst].stride * sizeof(float),
+        .activation = p->op->activation,
+        .scratch = e->scratch[p->thread],
+    };
+    if (gated)
+        mfk_table_glu(&e->model->kernels, piece->type)(&args);
+    else
+        mfk_table_gemm(&e->model->kernels, piece->type)(&args);
+    for (size_t r = 0; p->op->activated && !gated && r < m; r++) {
+        float *row = c + r * program->buffer[p->part->dst].stride;
+        e->model->kernels.activate(p->op->activation, args.n, row, row);
+    }
+}
+
+/* Intervals along n: every piece, cut where a view ends. */
+static void run_along_n(const product *p)
+{
+    size_t origin = 0;
+    for (uint32_t s = 0; s < p->part->n_shell; s++) {
+        const mfi_tensor *piece = p->part->piece[s];
+        if (piece == NULL) continue;
+        const size_t width = (size_t)piece->n;
+        size_t begin = 0;
+        for (size_t i = 0; i < p->space->n_step && begin < width; i++) {
+            const size_t reach = p->part->n_of == MFI_EXTENT_FULL ? SIZE_MAX : step_extent(p, p->part->n_of, i);
+            if (reach <= origin + begin) continue;
+            const size_t end = mfi_min(reach - origin, width);
+            run_columns(p, piece, origin, begin, end, p->space->step[i].n_row);
+            begin = end;
+        }
+        if (begin < width) return; /* nobody reaches further */
+        origin += width;
+    }
+}
+
+/* Inputs [begin, end) of `piece`, whose first is input `origin` of the whole, for the first m rows. */
+static void run_inputs(const product *p, const mfi_tensor *piece, size_t origin, size_t begin, size_t end, size_t m)
+{
+    const mf_executor *e = p->e;
+    const mfi_program *program = e->model->program;
+    const size_t panel_bytes = mfk_panel_bytes(piece->type, (size_t)piece->k);
+    size_t first, last;
+    mfi_split((size_t)piece->n, MFK_NR, p->thread, e->n_thread, &first, &last);
+    if (first == last || m == 0) return;
+    const mfk_gemm_args args = {
+        .m = m,
+        .n = last - first,
+        .k = end - begin,
+        .a = mfi_row(e, p->op->src, 0) + origin + begin,
+        .a_row_bytes = program->buffer[p->op->src].stride * sizeof(float),
+        .b = (const unsigned char *)piece->data + first / MFK_NR * panel_bytes + mfk_panel_bytes(piece->type, begin),
+        .b_panel_bytes = panel_bytes,
+        .c = mfi_row(e, p->part->dst, 0) + first,
+        .c_row_bytes = program->buffer[p->part->dst].stride * sizeof(float),
+        .flags = origin + begin > 0 ? MFK_RESUME : 0,
+        .scratch = e->scratch[p->thread],
+    };
+    mfk_table_gemm(&e->model->kernels, piece->type)(&args);
+}
+
+static void run_along_k(const product *p)
+{
+    size_t origin = 0;
+    for (uint32_t s = 0; s < p->part->n_shell; s++) {
+        const mfi_tensor *piece = p->part->piece[s];
+        if (piece == NULL) continue;
+        const size_t width = (size_t)piece->k;
+        size_t begin = 0;
+        for (size_t i = 0; i < p->space->n_step && begin < width; i++) {
+            const size_t reach = step_extent(p, p->op->k_of, i);
+            if (reach <= origin + begin) continue;
+            const size_t end = mfi_min(reach - origin, width);
+            run_inputs(p, piece, origin, begin, end, p->space->step[i].n_row);
+            begin = end;
+        }
+        if (begin < width) return;
+        origin += width;
+    }
+}
+
+void mfi_run_gemm(mf_executor *e, const mfi_op *op, uint32_t thread)
+{
+    const mfi_space *space = mfi_batch_space(e, op->rows, op->layer);
+    for (uint32_t i = 0; i < op->n_part; i++) {
+        const product p = { e, op, &op->part[i], space, thread };
+        if (op->k_of == MFI_EXTENT_FULL)
+            run_along_n(&p);
+        else
+            run_along_k(&p);
+    }
+}
+
+/* ---- Output ---- */
+
+/* Columns [begin, end) of the logits of the wanted rows [row, row + n_row), to `c`. */
+static void run_logits(const mf_executor *e, const mfi_op *op, uint32_t thread, size_t row, size_t n_row, size_t begin,
+                       size_t end, float *c, size_t c_stride)
+{
+    const mfi_tensor *piece = op->part[0].piece[0];
+    const size_t panel_bytes = mfk_panel_bytes(piece->type, (size_t)piece->k);
+    const mfk_gemm_args args = {
+        .m = n_row,
+        .n = end - begin,
+        .k = (size_t)piece->k,
+        .a = mfi_row(e, op->src, row),
+        .a_row_bytes = e->model->program->buffer[op->src].stride * sizeof(float),
+        .b = (const unsigned char *)piece->data + begin / MFK_NR * panel_bytes,
+        .b_panel_bytes = panel_bytes,
+        .c = c,
+        .c_row_bytes = c_stride * sizeof(float),
+        .scratch = e->scratch[thread],
+    };
+    mfk_table_gemm(&e->model->kernels, piece->type)(&args);
+}
+
+static void copy_columns(const float *from, float *to, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        to[i] = from[i];
+}
+
+/* Several callers: columns go through a tile, so that the matrix is read once for all of them. */
+static void scatter_logits(const mf_executor *e, const mfi_op *op, uint32_t thread, size_t begin, size_t end)
+{
+    float *tile = e->logits_tile[thread];
+    for (size_t column = begin; column < end; column += MFI_LOGITS_COLUMNS) {
+        const size_t n = mfi_min(end - column, MFI_LOGITS_COLUMNS);
+        for (size_t row = 0; row < e->out.n_row; row += MFI_LOGITS_ROWS) {
+            const size_t n_row = mfi_min(e->out.n_row - row, MFI_LOGITS_ROWS);
+            run_logits(e, op, thread, row, n_row, column, column + n, tile, MFI_LOGITS_COLUMNS);
+            for (size_t r = 0; r < n_row; r++) {
+                const mfi_run_request *request = &e->request[e->row_request[e->out.row_of[row + r]]];
+                if (request->logits == NULL) continue;
+                float *to = request->logits + (row + r - request->first_out) * request->logits_stride;
+                copy_columns(tile + r * MFI_LOGITS_COLUMNS, to + column, n);
+            }
+        }
+    }
+}
+
+static void copy_hidden(const mf_executor *e, const mfi_op *op, uint32_t thread)
+{
+    size_t begin, end;
+    mfi_split(e->out.n_row, 1, thread, e->n_thread, &begin, &end);
+    for (size_t i = begin; i < end; i++) {
+        const mfi_run_request *request = &e->request[e->row_request[e->out.row_of[i]]];
+        if (request->hidden == NULL) continue;
+        copy_columns(mfi_row(e, op->src, i), request->hidden + (i - request->first_out) * request->hidden_stride,
+                     e->model->program->d_model);
+    }
+}
+
+void mfi_run_output(mf_executor *e, const mfi_op *op, uint32_t thread)
+{
+    copy_hidden(e, op, thread);
+    uint32_t n_taker = 0, taker = 0;
+    for (uint32_t i = 0; i < e->n_request; i++)
+        if (e->request[i].logits != NULL && e->request[i].out_begin < e->request[i].n_row) n_taker++, taker = i;
+    if (n_taker == 0) return;
+    size_t begin, end;
+    mfi_split(e->model->program->n_vocab, MFK_NR, thread, e->n_thread, &begin, &end);
+    if (begin == end) return;
+    const mfi_run_request *only = &e->request[taker];
+    if (n_taker == 1)
+        run_logits(e, op, thread, only->first_out, only->n_row - only->out_begin, begin, end, only->logits + begin,
+                   only->logits_stride);
+    else
+        scatter_logits(e, op, thread, begin, end);
+}
