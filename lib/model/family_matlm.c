@@ -19,7 +19,8 @@ typedef struct reader {
 static void fail_key(reader *r, const char *key, const char *what)
 {
     if (r->status == MF_OK)
-        r->status = mfi_fail(r->error, MF_E_FORMAT, "%s: metadata \"%s\" %s", mfi_container_name(r->container), key, what);
+        r->status =
+            mfi_fail(r->error, MF_E_FORMAT, "%s: metadata \"%s\" %s", mfi_container_name(r->container), key, what);
 }
 
 static uint32_t read_u32(reader *r, const char *key, uint32_t max)
@@ -104,7 +105,8 @@ mf_status mfi_matlm_read_config(mfi_matlm_config *config, const mfi_container *c
 {
     reader r = { container, error, MF_OK };
     read_scalars(&r, config);
-    if (r.status == MF_OK && (config->n_layer == 0 || config->n_granularity == 0)) fail_key(&r, "n_layer", "or n_granularity is 0");
+    if (r.status == MF_OK && (config->n_layer == 0 || config->n_granularity == 0))
+        fail_key(&r, "n_layer", "or n_granularity is 0");
     if (r.status == MF_OK) r.status = mfi_matlm_config_alloc(config, allocator, error);
     if (r.status != MF_OK) {
         *config = (mfi_matlm_config){ 0 }; /* nothing was allocated: free must not look for it */
@@ -144,14 +146,16 @@ static const mfi_tensor *need(compiler *c, const char *name, uint32_t shell, mfi
         return NULL;
     }
     if (tensor->kind != kind || tensor->n != n || tensor->k != k) {
-        c->status = mfi_fail(c->error, MF_E_FORMAT, "%s: tensor %s is %llu x %llu, but the configuration asks for %llu x %llu",
-                             file, name, (unsigned long long)tensor->n, (unsigned long long)tensor->k,
-                             (unsigned long long)n, (unsigned long long)k);
+        c->status =
+            mfi_fail(c->error, MF_E_FORMAT, "%s: tensor %s is %llu x %llu, but the configuration asks for %llu x %llu",
+                     file, name, (unsigned long long)tensor->n, (unsigned long long)tensor->k, (unsigned long long)n,
+                     (unsigned long long)k);
         return NULL;
     }
     if (tensor->type != MFK_F32 && (kind == MFI_PLAIN || tensor->type != MFK_BF16)) {
-        c->status = mfi_fail(c->error, MF_E_UNSUPPORTED, "%s: tensor %s has element type %d, which this version cannot compute with",
-                             file, name, (int)tensor->type);
+        c->status = mfi_fail(c->error, MF_E_UNSUPPORTED,
+                             "%s: tensor %s has element type %d, which this version cannot compute with", file, name,
+                             (int)tensor->type);
         return NULL;
     }
     return tensor;
@@ -162,7 +166,8 @@ static const float *need_vector(compiler *c, const char *name, uint64_t n)
     const mfi_tensor *tensor = need(c, name, 0, MFI_PLAIN, n, 1);
     if (tensor == NULL) return NULL;
     if (tensor->data == NULL)
-        c->status = mfi_fail(c->error, MF_E_FORMAT, "%s: tensor %s is not in the base region", mfi_container_name(c->container), name);
+        c->status = mfi_fail(c->error, MF_E_FORMAT, "%s: tensor %s is not in the base region",
+                             mfi_container_name(c->container), name);
     return tensor->data;
 }
 
@@ -256,7 +261,8 @@ static void add_ffn(compiler *c, uint32_t layer, const buffers *b)
     layer_name(name, layer, "ffn_norm");
     add_norm(c, MFI_ROWS_FFN, layer, name, b->x, b->ffn_in);
 
-    mfi_op *up = mfi_program_op(c->program, gated ? MFI_OP_GLU : MFI_OP_GEMM, MFI_ROWS_FFN, layer, b->ffn_in, b->hidden);
+    mfi_op *up =
+        mfi_program_op(c->program, gated ? MFI_OP_GLU : MFI_OP_GEMM, MFI_ROWS_FFN, layer, b->ffn_in, b->hidden);
     up->activation = c->config->activation;
     up->activated = true;
     add_shells(c, up, layer, gated ? "ffn.gate_up" : "ffn.up", true, b->hidden);
@@ -283,8 +289,9 @@ static void read_shell_bounds(compiler *c)
             program->shell_bound[s * program->n_layer + layer] = (uint32_t)bound;
         }
         if (bound != program->layer[layer].d_ff)
-            c->status = mfi_fail(c->error, MF_E_FORMAT, "%s: the shells of %s hold %llu units, but the layer has %u",
-                                 mfi_container_name(c->container), name, (unsigned long long)bound, program->layer[layer].d_ff);
+            c->status =
+                mfi_fail(c->error, MF_E_FORMAT, "%s: the shells of %s hold %llu units, but the layer has %u",
+                         mfi_container_name(c->container), name, (unsigned long long)bound, program->layer[layer].d_ff);
     }
 }
 
@@ -316,7 +323,8 @@ static void add_layers(compiler *c)
     }
     add_norm(c, MFI_ROWS_OUT, config->n_layer, "final_norm", b.x, b.out);
     mfi_op *output = mfi_program_op(program, MFI_OP_OUTPUT, MFI_ROWS_OUT, config->n_layer, b.out, b.out);
-    const mfi_tensor *matrix = config->tied ? embed->table : need(c, "output", 0, MFI_PANEL, config->n_vocab, config->d_model);
+    const mfi_tensor *matrix =
+        config->tied ? embed->table : need(c, "output", 0, MFI_PANEL, config->n_vocab, config->d_model);
     if (matrix != NULL) mfi_program_part(program, output, &matrix, 1, b.out, MFI_EXTENT_FULL);
 }
 
@@ -336,7 +344,8 @@ mf_status mfi_matlm_compile(mfi_program **out, const mfi_matlm_config *config, c
     *out = NULL;
     const uint32_t n_shell = count_shells(container);
     if (n_shell > MFI_MAX_GRANULARITY)
-        return mfi_fail(error, MF_E_FORMAT, "%s: %u shells; at most %u", mfi_container_name(container), n_shell, MFI_MAX_GRANULARITY);
+        return mfi_fail(error, MF_E_FORMAT, "%s: %u shells; at most %u", mfi_container_name(container), n_shell,
+                        MFI_MAX_GRANULARITY);
     /* A layer has 11 operations and 4 + 2 * n_shell pieces; the ends have three and one. */
     const mfi_program_sizes sizes = { config->n_layer, n_shell, config->n_layer * 11 + 3, 11,
                                       config->n_layer * (4 + 2 * n_shell) + 1 };

@@ -30,7 +30,8 @@ static mf_status find_granularity(const mf_model *model, const char *name, const
         *out = &model->config.granularity[g];
         if (strcmp((*out)->name, name) == 0) return MF_OK;
     }
-    return mfi_fail(error, MF_E_NOT_FOUND, "%s has no granularity \"%.32s\"", mfi_container_name(model->container), name);
+    return mfi_fail(error, MF_E_NOT_FOUND, "%s has no granularity \"%.32s\"", mfi_container_name(model->container),
+                    name);
 }
 
 /* Loads the weights and compiles. With a widest granularity, what it needs is known only from the program, so
@@ -64,11 +65,13 @@ static mf_status load_tokenizer(mf_model *model, mf_error *error)
     const mfi_tensor *blob = mfi_container_find(model->container, "tokenizer", 0);
     if (blob == NULL) return MF_OK;
     if (blob->data == NULL || blob->type != MFK_U8)
-        return mfi_fail(error, MF_E_FORMAT, "%s: the tokenizer is not a byte tensor of the base region", mfi_container_name(model->container));
+        return mfi_fail(error, MF_E_FORMAT, "%s: the tokenizer is not a byte tensor of the base region",
+                        mfi_container_name(model->container));
     mf_status status = mfi_tokenizer_load(&model->tokenizer, &model->allocator, blob->data, (size_t)blob->bytes, error);
     if (status == MF_OK && mfi_tokenizer_vocab(model->tokenizer) > model->config.n_vocab)
-        status = mfi_fail(error, MF_E_FORMAT, "%s: the tokenizer has %u tokens, the model only %u", mfi_container_name(model->container),
-                          mfi_tokenizer_vocab(model->tokenizer), model->config.n_vocab);
+        status = mfi_fail(error, MF_E_FORMAT, "%s: the tokenizer has %u tokens, the model only %u",
+                          mfi_container_name(model->container), mfi_tokenizer_vocab(model->tokenizer),
+                          model->config.n_vocab);
     return status;
 }
 
@@ -127,7 +130,8 @@ static mf_status open_parts(mf_model *model, const mfi_container_source *source,
     if (status == MF_OK) status = mfi_container_open(&model->container, source, options, error);
     if (status != MF_OK) return status;
     if (!mfi_container_text(model->container, "family", &family) || strcmp(family, "matlm") != 0)
-        return mfi_fail(error, MF_E_UNSUPPORTED, "%s: no model family that this version knows", mfi_container_name(model->container));
+        return mfi_fail(error, MF_E_UNSUPPORTED, "%s: no model family that this version knows",
+                        mfi_container_name(model->container));
     status = mfi_matlm_read_config(&model->config, model->container, &model->allocator, error);
     if (status == MF_OK) status = load_weights(model, options, error);
     if (status == MF_OK) status = load_tokenizer(model, error);
@@ -175,7 +179,8 @@ void mfi_model_release(mf_model *model)
 mf_status mfi_model_check_process(const mf_model *model, mf_error *error)
 {
     if (mfi_process_id() == model->process) return MF_OK;
-    return mfi_fail(error, MF_E_FORKED, "%s was opened by another process; open it again after fork()", mfi_container_name(model->container));
+    return mfi_fail(error, MF_E_FORKED, "%s was opened by another process; open it again after fork()",
+                    mfi_container_name(model->container));
 }
 
 /* Elements of every tensor, as the matrices count; a tied output matrix counts once. */

@@ -69,8 +69,8 @@ mfi_op *mfi_program_op(mfi_program *program, mfi_op_kind kind, mfi_rows rows, ui
     return op;
 }
 
-void mfi_program_part(mfi_program *program, mfi_op *op, const mfi_tensor *const *piece, uint32_t n_shell,
-                      uint16_t dst, mfi_extent n_of)
+void mfi_program_part(mfi_program *program, mfi_op *op, const mfi_tensor *const *piece, uint32_t n_shell, uint16_t dst,
+                      mfi_extent n_of)
 {
     if (program->n_piece + n_shell > program->piece_capacity || op->n_part == MFI_MAX_PART) {
         program->n_piece = program->piece_capacity + 1;
@@ -92,8 +92,10 @@ static bool is_row_wise(mfi_op_kind kind)
     case MFI_OP_ADD:
     case MFI_OP_COMBINE:
     case MFI_OP_ROPE:
-    case MFI_OP_STORE: return true;
-    default: return false;
+    case MFI_OP_STORE:
+        return true;
+    default:
+        return false;
     }
 }
 

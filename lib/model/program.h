@@ -57,7 +57,7 @@ typedef struct mfi_part {
 typedef struct mfi_op {
     mfi_op_kind kind;
     mfi_rows rows;
-    uint32_t layer; /* ascends along the list; n_layer after the last */
+    uint32_t layer;          /* ascends along the list; n_layer after the last */
     uint16_t src, src2, dst; /* buffers */
     mfi_extent n_of, k_of;
     uint32_t n_part;
@@ -69,9 +69,9 @@ typedef struct mfi_op {
     mfk_activation activation;
     bool activated;
     uint16_t n_stream, stream[MFI_MAX_STREAM], coefficient, coefficient_at; /* COMBINE */
-    uint32_t slot;              /* of the cache: STORE, ATTEND */
-    uint32_t window;            /* ATTEND: positions seen, itself included; 0: all */
-    bool barrier;               /* threads meet after it: worked out by mfi_program_finish */
+    uint32_t slot;                                                          /* of the cache: STORE, ATTEND */
+    uint32_t window; /* ATTEND: positions seen, itself included; 0: all */
+    bool barrier;    /* threads meet after it: worked out by mfi_program_finish */
 } mfi_op;
 
 typedef struct mfi_buffer {
@@ -89,12 +89,12 @@ typedef struct mfi_layer {
 typedef struct mfi_program {
     mf_allocator allocator;
     uint32_t d_model, d_head, head_group, n_vocab, n_layer;
-    mfi_layer *layer;         /* [n_layer] */
-    const float *rope_freqs;  /* [d_head / 2] or NULL */
+    mfi_layer *layer;        /* [n_layer] */
+    const float *rope_freqs; /* [d_head / 2] or NULL */
     uint32_t n_shell;
-    uint32_t *shell_bound;    /* [n_shell][n_layer] FFN width that shells 0..s hold together */
-    uint32_t n_slot;          /* layers that own keys and values */
-    uint32_t *slot_layer;     /* [n_slot] */
+    uint32_t *shell_bound; /* [n_shell][n_layer] FFN width that shells 0..s hold together */
+    uint32_t n_slot;       /* layers that own keys and values */
+    uint32_t *slot_layer;  /* [n_slot] */
     mfi_op *op;
     uint32_t n_op, op_capacity;
     mfi_buffer *buffer;
@@ -115,8 +115,8 @@ uint16_t mfi_program_buffer(mfi_program *program, mfi_rows rows, uint32_t width)
 mfi_op *mfi_program_op(mfi_program *program, mfi_op_kind kind, mfi_rows rows, uint32_t layer, uint16_t src,
                        uint16_t dst);
 /* Adds a product to a GEMM or GLU. `piece` [n_shell] is copied. */
-void mfi_program_part(mfi_program *program, mfi_op *op, const mfi_tensor *const *piece, uint32_t n_shell,
-                      uint16_t dst, mfi_extent n_of);
+void mfi_program_part(mfi_program *program, mfi_op *op, const mfi_tensor *const *piece, uint32_t n_shell, uint16_t dst,
+                      mfi_extent n_of);
 /* Works out strides and barriers; MF_E_FORMAT when a capacity was exceeded. */
 mf_status mfi_program_finish(mfi_program *program, mf_error *error);
 /* Shells that the FFN widths [n_layer] reach into; at least 1. */

@@ -107,9 +107,13 @@ void mfi_batch_lay_out(mf_executor *e)
 const mfi_space *mfi_batch_space(const mf_executor *e, mfi_rows rows, uint32_t layer)
 {
     switch (rows) {
-    case MFI_ROWS_ATTN: return &e->attn[layer];
-    case MFI_ROWS_FFN: return &e->ffn[layer];
-    case MFI_ROWS_OUT: return &e->out;
-    default: return &e->all;
+    case MFI_ROWS_ATTN:
+        return &e->attn[layer];
+    case MFI_ROWS_FFN:
+        return &e->ffn[layer];
+    case MFI_ROWS_OUT:
+        return &e->out;
+    default:
+        return &e->all;
     }
 }

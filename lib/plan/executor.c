@@ -15,7 +15,6 @@ static void lay_out_space(mfi_space *space, mfi_arena *arena, uint32_t max_rows,
     if (arena->base != NULL) *space = (mfi_space){ .row_of = row_of, .index_of = index_of, .step = step };
 }
 
-/* `measured` is the executor to fill, or a scratch one while the arena only measures. */
 static void lay_out(mf_executor *e, mfi_arena *arena)
 {
     const mfi_program *program = e->model->program;
@@ -49,7 +48,6 @@ static void lay_out(mf_executor *e, mfi_arena *arena)
     e->row_request = mfi_carve(arena, e->max_rows, sizeof *e->row_request);
     e->order = mfi_carve(arena, e->max_requests, sizeof *e->order);
     e->request = mfi_carve(arena, e->max_requests, sizeof *e->request);
-    e->sample_logits = mfi_carve(arena, program->n_vocab, sizeof(float));
 }
 
 static mf_status reserve(mf_executor *e, const mf_executor_options *options, mf_error *error)
@@ -59,11 +57,12 @@ static mf_status reserve(mf_executor *e, const mf_executor_options *options, mf_
     e->workspace_bytes = arena.used;
     e->workspace = mfi_alloc(&e->allocator, arena.used);
     if (e->workspace == NULL)
-        return mfi_fail(error, MF_E_NOMEM, "no memory for a workspace of %zu bytes (%u tokens, %u requests)", arena.used,
-                        e->max_rows, e->max_requests);
+        return mfi_fail(error, MF_E_NOMEM, "no memory for a workspace of %zu bytes (%u tokens, %u requests)",
+                        arena.used, e->max_rows, e->max_requests);
     arena = (mfi_arena){ e->workspace, 0 };
     lay_out(e, &arena);
-    const mfi_pool_options pool = { e->n_thread, options->spin_us ? options->spin_us : DEFAULT_SPIN_US, options->cpus, options->n_cpu };
+    const mfi_pool_options pool = { e->n_thread, options->spin_us ? options->spin_us : DEFAULT_SPIN_US, options->cpus,
+                                    options->n_cpu };
     return mfi_pool_create(&e->pool, &e->allocator, &pool, error);
 }
 
@@ -71,7 +70,8 @@ mf_status mfi_executor_create(mf_executor **out, mf_model *model, const mf_execu
 {
     *out = NULL;
     if (options->n_thread > MAX_THREADS || options->max_tokens > MAX_ROWS || options->max_requests > MAX_ROWS)
-        return mfi_fail(error, MF_E_INVALID, "at most %d threads, %d tokens and %d requests", MAX_THREADS, MAX_ROWS, MAX_ROWS);
+        return mfi_fail(error, MF_E_INVALID, "at most %d threads, %d tokens and %d requests", MAX_THREADS, MAX_ROWS,
+                        MAX_ROWS);
     mf_executor *e = mfi_alloc(&model->allocator, sizeof *e);
     if (e == NULL) return mfi_fail(error, MF_E_NOMEM, "no memory for an executor");
     e->model = model;

@@ -10,21 +10,21 @@
 #include "submodel.h"
 #include "threads.h"
 
-#define MFI_LOGITS_ROWS 64u     /* of the tile through which logits reach several callers' buffers */
+#define MFI_LOGITS_ROWS 64u /* of the tile through which logits reach several callers' buffers */
 #define MFI_LOGITS_COLUMNS 256u
 
 /* One request's rows in this batch. Pages: pages[slot][p] holds positions 64 p .. of cache slot `slot`. */
 typedef struct mfi_run_request {
     const mf_submodel *view;
-    uint32_t position, n_row;   /* the first row's position */
-    const int32_t *tokens;      /* [n_row] */
-    const float *embeddings;    /* next row for a token of -1 */
+    uint32_t position, n_row; /* the first row's position */
+    const int32_t *tokens;    /* [n_row] */
+    const float *embeddings;  /* next row for a token of -1 */
     size_t embedding_stride;
     mfk_type cache_type;
     size_t value_offset_bytes;
     void *const *const *pages;
-    uint32_t out_begin;         /* rows [out_begin, n_row) are wanted; their outputs: */
-    float *logits, *hidden;     /* or NULL */
+    uint32_t out_begin;     /* rows [out_begin, n_row) are wanted; their outputs: */
+    float *logits, *hidden; /* or NULL */
     size_t logits_stride, hidden_stride;
     const atomic_bool *cancel;
     /* worked out by mfi_batch_lay_out */
@@ -57,17 +57,16 @@ struct mf_executor {
     size_t workspace_bytes;
 
     /* Carved from the workspace. */
-    float **buffer;            /* [program->n_buffer] */
-    unsigned char **scratch;   /* [n_thread] MFK_SCRATCH_BYTES */
-    float **logits_tile;       /* [n_thread] MFI_LOGITS_ROWS x MFI_LOGITS_COLUMNS */
-    float *cos, *sin;          /* [max_rows][d_head / 2] */
-    const float **embedding;   /* [max_rows] the caller's row, or NULL for a token */
-    uint32_t *row_request;     /* [max_rows] */
-    mfi_space *attn, *ffn;     /* [n_layer] */
+    float **buffer;          /* [program->n_buffer] */
+    unsigned char **scratch; /* [n_thread] MFK_SCRATCH_BYTES */
+    float **logits_tile;     /* [n_thread] MFI_LOGITS_ROWS x MFI_LOGITS_COLUMNS */
+    float *cos, *sin;        /* [max_rows][d_head / 2] */
+    const float **embedding; /* [max_rows] the caller's row, or NULL for a token */
+    uint32_t *row_request;   /* [max_rows] */
+    mfi_space *attn, *ffn;   /* [n_layer] */
     mfi_space all, out;
-    uint32_t *order;           /* [max_requests] */
-    mfi_run_request *request;  /* [max_requests] */
-    float *sample_logits;      /* [n_vocab], for whoever generates with this executor */
+    uint32_t *order;          /* [max_requests] */
+    mfi_run_request *request; /* [max_requests] */
 
     /* The batch in progress. */
     uint32_t n_request, n_row;

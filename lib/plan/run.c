@@ -92,7 +92,8 @@ static void rope(const mf_executor *e, const mfi_op *op, uint32_t row, float *x)
     const mfi_program *program = e->model->program;
     const mf_submodel *view = request_of(e, row)->view;
     const size_t half = program->d_head / 2;
-    const uint32_t n_head = op->n_of == MFI_EXTENT_HEADS ? mfi_view_heads(view, op->layer) : mfi_view_kv_heads(view, op->layer);
+    const uint32_t n_head =
+        op->n_of == MFI_EXTENT_HEADS ? mfi_view_heads(view, op->layer) : mfi_view_kv_heads(view, op->layer);
     e->model->kernels.rope(n_head, program->d_head, e->cos + row * half, e->sin + row * half, x);
 }
 
@@ -118,18 +119,31 @@ static void run_row(const mf_executor *e, const mfi_op *op, uint32_t row, uint32
     const bool gathers = op->kind == MFI_OP_NORM || op->kind == MFI_OP_COPY;
     const float *src = mfi_row(e, op->src, gathers ? row : index);
     switch (op->kind) {
-    case MFI_OP_EMBED: embed(e, op, row, mfi_row(e, op->dst, row)); break;
-    case MFI_OP_COPY: copy(e, op, src, mfi_row(e, op->dst, index)); break;
-    case MFI_OP_NORM: norm(e, op, src, mfi_row(e, op->dst, index)); break;
+    case MFI_OP_EMBED:
+        embed(e, op, row, mfi_row(e, op->dst, row));
+        break;
+    case MFI_OP_COPY:
+        copy(e, op, src, mfi_row(e, op->dst, index));
+        break;
+    case MFI_OP_NORM:
+        norm(e, op, src, mfi_row(e, op->dst, index));
+        break;
     case MFI_OP_ADD: {
         float *dst = mfi_row(e, op->dst, row);
         e->model->kernels.add(e->model->program->buffer[op->dst].width, dst, src, dst);
         break;
     }
-    case MFI_OP_COMBINE: combine(e, op, index); break;
-    case MFI_OP_ROPE: rope(e, op, row, mfi_row(e, op->dst, index)); break;
-    case MFI_OP_STORE: store(e, op, row, index); break;
-    default: break;
+    case MFI_OP_COMBINE:
+        combine(e, op, index);
+        break;
+    case MFI_OP_ROPE:
+        rope(e, op, row, mfi_row(e, op->dst, index));
+        break;
+    case MFI_OP_STORE:
+        store(e, op, row, index);
+        break;
+    default:
+        break;
     }
 }
 
@@ -148,10 +162,18 @@ static void run_op(mf_executor *e, const mfi_op *op, uint32_t thread)
 {
     switch (op->kind) {
     case MFI_OP_GEMM:
-    case MFI_OP_GLU: mfi_run_gemm(e, op, thread); break;
-    case MFI_OP_ATTEND: mfi_run_attend(e, op, thread); break;
-    case MFI_OP_OUTPUT: mfi_run_output(e, op, thread); break;
-    default: run_rows(e, op, thread); break;
+    case MFI_OP_GLU:
+        mfi_run_gemm(e, op, thread);
+        break;
+    case MFI_OP_ATTEND:
+        mfi_run_attend(e, op, thread);
+        break;
+    case MFI_OP_OUTPUT:
+        mfi_run_output(e, op, thread);
+        break;
+    default:
+        run_rows(e, op, thread);
+        break;
     }
 }
 
@@ -177,7 +199,8 @@ static void run_program(void *user, uint32_t thread, uint32_t n_thread)
             unread = true;
             if (thread == 0 && all_cancelled(e)) {
                 uint_least32_t none = UINT32_MAX;
-                atomic_compare_exchange_strong_explicit(&e->stop_layer, &none, op->layer, memory_order_relaxed, memory_order_relaxed);
+                atomic_compare_exchange_strong_explicit(&e->stop_layer, &none, op->layer, memory_order_relaxed,
+                                                        memory_order_relaxed);
             }
         }
         run_op(e, op, thread);

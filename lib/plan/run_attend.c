@@ -27,7 +27,8 @@ static void run_tile(const tiling *t, const mfi_run_request *request, uint32_t k
     float *out[MFK_ATTEND_ROWS];
     uint32_t key_begin[MFK_ATTEND_ROWS], key_end[MFK_ATTEND_ROWS];
     for (uint32_t i = begin; i < end; i++) {
-        const uint32_t row = i / n_head, head = kv_head * program->head_group + i % n_head, position = request->position + row;
+        const uint32_t row = i / n_head, head = kv_head * program->head_group + i % n_head,
+                       position = request->position + row;
         q[i - begin] = mfi_row(e, t->op->src, base + row) + head * d_head;
         out[i - begin] = mfi_row(e, t->op->dst, base + row) + head * d_head;
         key_end[i - begin] = position + 1;

@@ -24,9 +24,12 @@ static size_t step_extent(const product *p, mfi_extent extent, size_t step)
     const mfi_program *program = p->e->model->program;
     const uint32_t reached = p->space->step[step].extent;
     switch (extent) {
-    case MFI_EXTENT_HEADS: return (size_t)reached * program->d_head;
-    case MFI_EXTENT_KV_HEADS: return (size_t)mfi_kv_heads(reached, program->head_group) * program->d_head;
-    default: return reached;
+    case MFI_EXTENT_HEADS:
+        return (size_t)reached * program->d_head;
+    case MFI_EXTENT_KV_HEADS:
+        return (size_t)mfi_kv_heads(reached, program->head_group) * program->d_head;
+    default:
+        return reached;
     }
 }
 

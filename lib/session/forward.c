@@ -49,8 +49,8 @@ static mf_status check_tokens(const mf_request *request, const mf_session *sessi
     const uint32_t n_vocab = session->model->program->n_vocab;
     if (request->tokens == NULL || request->n_token == 0) return mfi_fail(error, MF_E_INVALID, "no tokens");
     if (request->n_token > session->max_positions - session->position)
-        return mfi_fail(error, MF_E_FULL, "%zu tokens after position %u; the session holds %u", request->n_token, session->position,
-                        session->max_positions);
+        return mfi_fail(error, MF_E_FULL, "%zu tokens after position %u; the session holds %u", request->n_token,
+                        session->position, session->max_positions);
     for (size_t i = 0; i < request->n_token; i++) {
         const int32_t token = request->tokens[i];
         if (token == -1 && request->embeddings == NULL)
@@ -70,16 +70,20 @@ static mf_status check_output(const char *what, const float *out, size_t n_row, 
     if (stride != 0 && stride < width)
         return mfi_fail(error, MF_E_INVALID, "%s_stride %zu is below the row's %zu floats", what, stride, width);
     if (!mfi_mul(n_row - 1, stride ? stride : width, &needed) || !mfi_add(needed, width, &needed) || needed > capacity)
-        return mfi_fail(error, MF_E_CAPACITY, "%s_capacity is %zu floats; %zu rows of %zu are asked for", what, capacity, n_row, width);
+        return mfi_fail(error, MF_E_CAPACITY, "%s_capacity is %zu floats; %zu rows of %zu are asked for", what,
+                        capacity, n_row, width);
     return MF_OK;
 }
 
 static size_t wanted_rows(const mf_request *request)
 {
     switch (request->logits_of) {
-    case MF_LOGITS_NONE: return 0;
-    case MF_LOGITS_ALL: return request->n_token;
-    default: return 1;
+    case MF_LOGITS_NONE:
+        return 0;
+    case MF_LOGITS_ALL:
+        return request->n_token;
+    default:
+        return 1;
     }
 }
 
@@ -89,12 +93,14 @@ static mf_status check_request(const mf_request *request, mf_error *error)
     const mf_submodel *view = request->submodel;
     const mfi_program *program = session->model->program;
     if (request->adapter != NULL) return mfi_fail(error, MF_E_UNSUPPORTED, "adapters are not supported");
-    if (request->logits_of != MF_LOGITS_LAST && request->logits_of != MF_LOGITS_NONE && request->logits_of != MF_LOGITS_ALL)
+    if (request->logits_of != MF_LOGITS_LAST && request->logits_of != MF_LOGITS_NONE &&
+        request->logits_of != MF_LOGITS_ALL)
         return mfi_fail(error, MF_E_INVALID, "logits_of %d is unknown", (int)request->logits_of);
     if (request->embedding_stride != 0 && request->embedding_stride < program->d_model)
         return mfi_fail(error, MF_E_INVALID, "embedding_stride is below d_model");
     if (view->n_shell > session->model->n_shell_resident)
-        return mfi_fail(error, MF_E_NOT_RESIDENT, "the view needs %u shells, and %u are loaded", view->n_shell, session->model->n_shell_resident);
+        return mfi_fail(error, MF_E_NOT_RESIDENT, "the view needs %u shells, and %u are loaded", view->n_shell,
+                        session->model->n_shell_resident);
     mf_status status = check_tokens(request, session, error);
     if (status == MF_OK)
         status = check_output("logits", request->logits, wanted_rows(request), program->n_vocab, request->logits_stride,
@@ -114,7 +120,8 @@ static mf_status check_call(forward *f, size_t *n_marked)
     if (f->stride < FIRST_REQUEST_BYTES || f->stride > 4096 || f->stride % sizeof(void *) != 0)
         return mfi_fail(f->error, MF_E_STRUCT_SIZE, "request_bytes %zu is not the size of an mf_request", f->stride);
     if (f->n_request > f->executor->max_requests)
-        return mfi_fail(f->error, MF_E_INVALID, "%zu requests; the executor was created for %u", f->n_request, f->executor->max_requests);
+        return mfi_fail(f->error, MF_E_INVALID, "%zu requests; the executor was created for %u", f->n_request,
+                        f->executor->max_requests);
     for (size_t i = 0; i < f->n_request; i++) {
         const mf_request *request = request_at(f, i);
         if (request->session == NULL || request->submodel == NULL)
@@ -122,7 +129,8 @@ static mf_status check_call(forward *f, size_t *n_marked)
         if (f->stride > sizeof *request && !is_zero((const unsigned char *)(request + 1), f->stride - sizeof *request))
             return mfi_fail(f->error, MF_E_STRUCT_SIZE, "request %zu: fields set that this version does not know", i);
         if (request->session->model != f->executor->model || request->submodel->model != f->executor->model)
-            return mfi_fail(f->error, MF_E_INVALID, "request %zu: session, submodel and executor are not of one model", i);
+            return mfi_fail(f->error, MF_E_INVALID, "request %zu: session, submodel and executor are not of one model",
+                            i);
         if (request->session->in_forward)
             return mfi_fail(f->error, MF_E_INVALID, "request %zu: a session is named twice", i);
         request->session->in_forward = true;
@@ -171,7 +179,8 @@ static void fill_run(mfi_run_request *run, const mf_request *request, uint32_t n
         .hidden_stride = hidden_stride,
         .cancel = &session->cancel,
     };
-    if (request->embeddings != NULL) run->embeddings = request->embeddings + count_embeddings(request->tokens, done) * embedding_stride;
+    if (request->embeddings != NULL)
+        run->embeddings = request->embeddings + count_embeddings(request->tokens, done) * embedding_stride;
     if (request->logits != NULL) run->logits = request->logits + out_row * logits_stride;
     if (request->hidden != NULL) run->hidden = request->hidden + out_row * hidden_stride;
 }
@@ -207,7 +216,8 @@ static void settle_batch(forward *f, uint64_t elapsed_ns)
         if (!is_waiting(request)) continue;
         request->n_token_done += e->request[run++].n_row;
         request->elapsed_ns += elapsed_ns;
-        if (atomic_load_explicit(&request->session->cancel, memory_order_relaxed)) fail_request(f, i, MF_E_CANCELLED, &cancelled);
+        if (atomic_load_explicit(&request->session->cancel, memory_order_relaxed))
+            fail_request(f, i, MF_E_CANCELLED, &cancelled);
     }
 }
 
@@ -221,8 +231,8 @@ static void start_request(forward *f, size_t index)
     mf_session *session = request->session;
     mf_status status = check_request(request, &reason);
     if (status == MF_OK)
-        status = mfi_kv_prepare(&session->cache, request->submodel, session->position, session->position + (uint32_t)request->n_token,
-                                &reason);
+        status = mfi_kv_prepare(&session->cache, request->submodel, session->position,
+                                session->position + (uint32_t)request->n_token, &reason);
     if (status != MF_OK) fail_request(f, index, status, &reason);
 }
 

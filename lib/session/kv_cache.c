@@ -27,14 +27,17 @@ static void set_page(mfi_kv_cache *c, uint32_t slot, uint32_t page, uint32_t ind
 
 mf_status mfi_kv_create(mfi_kv_cache *c, mf_model *model, mf_cache_type type, uint32_t max_positions, mf_error *error)
 {
-    *c = (mfi_kv_cache){ .model = model, .type = type, .n_slot = model->program->n_slot, .max_pages = mfi_pages_of(max_positions) };
+    *c = (mfi_kv_cache){
+        .model = model, .type = type, .n_slot = model->program->n_slot, .max_pages = mfi_pages_of(max_positions)
+    };
     mf_status status = mfi_model_pool(model, type, &c->pool, error);
     if (status != MF_OK) return status;
     mfi_arena arena = { NULL, 0 };
     lay_out(c, &arena);
     c->block_bytes = arena.used;
     c->block = mfi_alloc(&model->allocator, arena.used);
-    if (c->block == NULL) return mfi_fail(error, MF_E_NOMEM, "no memory for the page table of %u positions", max_positions);
+    if (c->block == NULL)
+        return mfi_fail(error, MF_E_NOMEM, "no memory for the page table of %u positions", max_positions);
     arena = (mfi_arena){ c->block, 0 };
     lay_out(c, &arena);
     memset(c->page, 0xff, (size_t)c->n_slot * c->max_pages * sizeof *c->page);
@@ -67,8 +70,8 @@ mf_status mfi_kv_check_view(const mfi_kv_cache *c, const mf_submodel *view, mf_e
         const uint32_t layer = c->model->program->slot_layer[slot], heads = mfi_view_kv_heads(view, layer);
         if (heads != c->kv_heads[slot])
             return mfi_fail(error, MF_E_REBUILD_NEEDED,
-                            "layer %u: the cache holds %u key/value heads, the view has %u; rewind the session to 0", layer,
-                            c->kv_heads[slot], heads);
+                            "layer %u: the cache holds %u key/value heads, the view has %u; rewind the session to 0",
+                            layer, c->kv_heads[slot], heads);
     }
     return MF_OK;
 }
@@ -93,8 +96,9 @@ static mf_status prepare_slot(mfi_kv_cache *c, uint32_t slot, uint32_t begin, ui
     for (uint32_t page = begin / MFK_PAGE; page < mfi_pages_of(end); page++) {
         if (prepare_page(c, slot, page)) continue;
         mfi_kv_truncate(c, begin);
-        return mfi_fail(error, MF_E_FULL, "no free page for positions %u to %u: all of the model's cache_bytes are in use",
-                        begin, end - 1);
+        return mfi_fail(error, MF_E_FULL,
+                        "no free page for positions %u to %u: all of the model's cache_bytes are in use", begin,
+                        end - 1);
     }
     return MF_OK;
 }
@@ -103,7 +107,8 @@ mf_status mfi_kv_prepare(mfi_kv_cache *c, const mf_submodel *view, uint32_t begi
 {
     mf_status status = MF_OK;
     for (uint32_t slot = 0; slot < c->n_slot && status == MF_OK; slot++)
-        if (mfi_view_kv_heads(view, c->model->program->slot_layer[slot]) > 0) status = prepare_slot(c, slot, begin, end, error);
+        if (mfi_view_kv_heads(view, c->model->program->slot_layer[slot]) > 0)
+            status = prepare_slot(c, slot, begin, end, error);
     return status;
 }
 

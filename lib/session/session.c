@@ -12,7 +12,8 @@ mf_status mfi_session_create(mf_session **out, mf_model *model, const mf_session
 {
     *out = NULL;
     if (options->cache_type != MF_CACHE_F32 && options->cache_type != MF_CACHE_BF16)
-        return mfi_fail(error, MF_E_INVALID, "cache_type %d is neither MF_CACHE_F32 nor MF_CACHE_BF16", (int)options->cache_type);
+        return mfi_fail(error, MF_E_INVALID, "cache_type %d is neither MF_CACHE_F32 nor MF_CACHE_BF16",
+                        (int)options->cache_type);
     const uint32_t max_positions = options->max_positions ? options->max_positions : model->config.max_positions;
     if (max_positions > MAX_POSITIONS)
         return mfi_fail(error, MF_E_INVALID, "max_positions %u is above %d", max_positions, MAX_POSITIONS);
@@ -25,7 +26,8 @@ mf_status mfi_session_create(mf_session **out, mf_model *model, const mf_session
     mf_status status = mfi_kv_create(&s->cache, model, options->cache_type, max_positions, error);
     if (status == MF_OK) {
         s->tokens = mfi_alloc_array(&model->allocator, max_positions, sizeof *s->tokens);
-        if (s->tokens == NULL) status = mfi_fail(error, MF_E_NOMEM, "no memory for the tokens of %u positions", max_positions);
+        if (s->tokens == NULL)
+            status = mfi_fail(error, MF_E_NOMEM, "no memory for the tokens of %u positions", max_positions);
     }
     if (status != MF_OK) {
         mfi_session_free(s);

@@ -6,6 +6,8 @@
  *     XXH64 of everything before it
  *
  * Little-endian, nothing padded. Unfilled positions of a last page are written as zeros. */
+#define _POSIX_C_SOURCE 200809L
+#define XXH_STATIC_LINKING_ONLY /* the hash state on the stack */
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -69,7 +71,8 @@ static void clear_tail(const mf_session *session, unsigned char *page, uint32_t 
     for (size_t row = 0; row < n_key_row; row++)
         memset(page + (row * MFK_PAGE + filled) * element, 0, (MFK_PAGE - filled) * element);
     for (size_t head = 0; head < n_head; head++)
-        memset(page + value_offset + (head * MFK_PAGE + filled) * d_head * element, 0, (MFK_PAGE - filled) * d_head * element);
+        memset(page + value_offset + (head * MFK_PAGE + filled) * d_head * element, 0,
+               (MFK_PAGE - filled) * d_head * element);
 }
 
 typedef struct output {
@@ -117,7 +120,8 @@ static mf_status write_all(output *out, const mf_session *session, unsigned char
 mf_status mfi_session_save(const mf_session *session, const char *path, mf_error *error)
 {
     const mf_allocator *allocator = &session->model->allocator;
-    const size_t buffer_bytes = mfi_max(header_bytes(session, session->position), session->model->page_bytes[session->cache.type]);
+    const size_t buffer_bytes =
+        mfi_max(header_bytes(session, session->position), session->model->page_bytes[session->cache.type]);
     XXH64_state_t hash;
     output out = { .hash = &hash };
     unsigned char *buffer = mfi_alloc(allocator, buffer_bytes);
@@ -140,7 +144,8 @@ typedef struct header {
     const unsigned char *tokens, *pages;
 } header;
 
-static mf_status read_fixed(header *h, const mf_session *session, const unsigned char **at, const char *path, mf_error *error)
+static mf_status read_fixed(header *h, const mf_session *session, const unsigned char **at, const char *path,
+                            mf_error *error)
 {
     const mf_model *model = session->model;
     if (memcmp(*at, magic, sizeof magic) != 0) return mfi_fail(error, MF_E_FORMAT, "%s is not a saved session", path);
@@ -154,13 +159,14 @@ static mf_status read_fixed(header *h, const mf_session *session, const unsigned
         return mfi_fail(error, MF_E_FORMAT, "%s was saved with another cache type or shape", path);
     if (!same_model) return mfi_fail(error, MF_E_FORMAT, "%s was saved with another model", path);
     if (h->position > session->max_positions)
-        return mfi_fail(error, MF_E_FULL, "%s has %u positions; this session holds %u", path, h->position, session->max_positions);
+        return mfi_fail(error, MF_E_FULL, "%s has %u positions; this session holds %u", path, h->position,
+                        session->max_positions);
     return MF_OK;
 }
 
 /* `kv_heads` is room for n_slot. */
-static mf_status read_header(header *h, const mf_session *session, const unsigned char *data, size_t bytes, const char *path,
-                             mf_error *error)
+static mf_status read_header(header *h, const mf_session *session, const unsigned char *data, size_t bytes,
+                             const char *path, mf_error *error)
 {
     const mf_model *model = session->model;
     const size_t body = bytes - HASH_BYTES;
@@ -172,7 +178,8 @@ static mf_status read_header(header *h, const mf_session *session, const unsigne
     if (body < header_bytes(session, h->position)) return mfi_fail(error, MF_E_FORMAT, "%s is cut short", path);
     size_t n_page = 0;
     for (uint32_t slot = 0; slot < session->cache.n_slot; slot++) {
-        const uint32_t most = mfi_kv_heads(model->program->layer[model->program->slot_layer[slot]].n_head, model->program->head_group);
+        const uint32_t most =
+            mfi_kv_heads(model->program->layer[model->program->slot_layer[slot]].n_head, model->program->head_group);
         h->kv_heads[slot] = (uint16_t)get(&at, 2);
         if (h->kv_heads[slot] > most) return mfi_fail(error, MF_E_FORMAT, "%s: too many key/value heads", path);
         if (h->kv_heads[slot] > 0) n_page += mfi_pages_of(h->position);
@@ -216,12 +223,13 @@ static mf_status take_over(mf_session *session, const header *h, mf_error *error
     return MF_OK;
 }
 
-static mf_status read_file(int fd, unsigned char **data, size_t *bytes, const mf_allocator *allocator, const mf_session *session,
-                           const char *path, mf_error *error)
+static mf_status read_file(int fd, unsigned char **data, size_t *bytes, const mf_allocator *allocator,
+                           const mf_session *session, const char *path, mf_error *error)
 {
     struct stat info;
-    const uint64_t most = header_bytes(session, session->max_positions) + HASH_BYTES +
-                          (uint64_t)session->cache.n_slot * session->cache.max_pages * session->model->page_bytes[session->cache.type];
+    const uint64_t most =
+        header_bytes(session, session->max_positions) + HASH_BYTES +
+        (uint64_t)session->cache.n_slot * session->cache.max_pages * session->model->page_bytes[session->cache.type];
     if (fstat(fd, &info) != 0) return mfi_fail(error, MF_E_IO, "%s: %s", path, strerror(errno));
     if (!S_ISREG(info.st_mode) || info.st_size < FIXED_BYTES + HASH_BYTES || (uint64_t)info.st_size > most)
         return mfi_fail(error, MF_E_FORMAT, "%s is not a saved session that fits here", path);

@@ -26,12 +26,14 @@ static mf_status check_exclusive(const mf_submodel_spec *spec, mf_error *error)
 {
     if (spec->granularity != NULL && spec->ratio != 0)
         return mfi_fail(error, MF_E_INVALID, "give a granularity or a ratio, not both");
-    if (!(spec->ratio >= 0 && spec->ratio <= 1)) return mfi_fail(error, MF_E_WIDTH, "ratio %g is not in (0, 1]", spec->ratio);
+    if (!(spec->ratio >= 0 && spec->ratio <= 1))
+        return mfi_fail(error, MF_E_WIDTH, "ratio %g is not in (0, 1]", spec->ratio);
     if ((spec->ffn == NULL && spec->n_ffn != 0) || (spec->heads == NULL && spec->n_heads != 0) ||
         (spec->skip == NULL && spec->n_skip != 0))
         return mfi_fail(error, MF_E_INVALID, "a list of the specification is NULL but its count is not 0");
     if (spec->max_params != 0 || spec->max_bytes != 0 || spec->max_flops != 0 || spec->max_ms != 0)
-        return mfi_fail(error, MF_E_UNSUPPORTED, "a budget needs a stored plan, and this file has none; give widths or a granularity");
+        return mfi_fail(error, MF_E_UNSUPPORTED,
+                        "a budget needs a stored plan, and this file has none; give widths or a granularity");
     return MF_OK;
 }
 
@@ -62,7 +64,8 @@ static mf_status set_skips(mf_submodel *view, const mf_submodel_spec *spec, mf_e
     for (size_t i = 0; i < spec->n_skip; i++) {
         const uint32_t layer = spec->skip[i];
         if (layer >= view->n_layer)
-            return mfi_fail(error, MF_E_WIDTH, "layer %u cannot be skipped: the model has %u layers", layer, view->n_layer);
+            return mfi_fail(error, MF_E_WIDTH, "layer %u cannot be skipped: the model has %u layers", layer,
+                            view->n_layer);
         if (!view->model->program->layer[layer].may_skip)
             return mfi_fail(error, MF_E_WIDTH, "layer %u may not be skipped in this model", layer);
         set_layer(view, layer, 0, 0);
@@ -85,7 +88,8 @@ static mf_status check_count(const mf_submodel *view, const char *what, size_t c
     if (count == view->n_layer || count == n_kept) return MF_OK;
     if (n_kept == view->n_layer)
         return mfi_fail(error, MF_E_WIDTH, "%zu %s given for a model of %u layers", count, what, view->n_layer);
-    return mfi_fail(error, MF_E_WIDTH, "%zu %s given for a model of %u layers, %u of them kept", count, what, view->n_layer, n_kept);
+    return mfi_fail(error, MF_E_WIDTH, "%zu %s given for a model of %u layers, %u of them kept", count, what,
+                    view->n_layer, n_kept);
 }
 
 static mf_status check_ffn(const mf_submodel *view, uint32_t layer, uint32_t ffn, mf_error *error)
@@ -105,8 +109,8 @@ static mf_status check_heads(const mf_submodel *view, uint32_t layer, uint32_t h
     if (heads == 0 || heads > full)
         return mfi_fail(error, MF_E_WIDTH, "%u heads of layer %u: the model has 1..%u", heads, layer, full);
     if (heads * program->d_head % MFI_QUANTUM != 0)
-        return mfi_fail(error, MF_E_WIDTH, "%u heads of layer %u: heads x d_head (%u) must be a multiple of %u", heads, layer,
-                        program->d_head, MFI_QUANTUM);
+        return mfi_fail(error, MF_E_WIDTH, "%u heads of layer %u: heads x d_head (%u) must be a multiple of %u", heads,
+                        layer, program->d_head, MFI_QUANTUM);
     return MF_OK;
 }
 
@@ -190,10 +194,14 @@ static uint32_t live_extent(const mf_submodel *view, const mfi_op *op, mfi_exten
 {
     const uint32_t d_head = view->model->program->d_head;
     switch (extent) {
-    case MFI_EXTENT_HEADS: return mfi_view_heads(view, op->layer) * d_head;
-    case MFI_EXTENT_KV_HEADS: return mfi_view_kv_heads(view, op->layer) * d_head;
-    case MFI_EXTENT_FFN: return mfi_view_ffn(view, op->layer);
-    default: return (uint32_t)full;
+    case MFI_EXTENT_HEADS:
+        return mfi_view_heads(view, op->layer) * d_head;
+    case MFI_EXTENT_KV_HEADS:
+        return mfi_view_kv_heads(view, op->layer) * d_head;
+    case MFI_EXTENT_FFN:
+        return mfi_view_ffn(view, op->layer);
+    default:
+        return (uint32_t)full;
     }
 }
 

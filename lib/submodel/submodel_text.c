@@ -113,7 +113,8 @@ static bool takes(field *f, const char *prefix)
 static mf_status read_budget(field f, field number, uint64_t *budget, mf_error *error)
 {
     double value;
-    if (!read_number(number, &value) || value < 1 || value >= 1.8e19) return fail_field(f, "expected a number of at least 1", error);
+    if (!read_number(number, &value) || value < 1 || value >= 1.8e19)
+        return fail_field(f, "expected a number of at least 1", error);
     *budget = (uint64_t)value;
     return MF_OK;
 }
@@ -155,7 +156,8 @@ static mf_status read_field(field f, mf_submodel_spec *spec, mfi_spec_storage *s
     if (takes(&rest, "bytes<=")) return read_budget(f, rest, &spec->max_bytes, error);
     if (takes(&rest, "flops<=")) return read_budget(f, rest, &spec->max_flops, error);
     if (takes(&rest, "ms<=")) {
-        if (!read_number(rest, &spec->max_ms) || !(spec->max_ms > 0)) return fail_field(f, "expected a number above 0", error);
+        if (!read_number(rest, &spec->max_ms) || !(spec->max_ms > 0))
+            return fail_field(f, "expected a number above 0", error);
         return MF_OK;
     }
     return read_base(f, spec, storage, error);
@@ -215,7 +217,8 @@ static void put_runs(writer *w, const mf_submodel *view, bool heads)
         uint32_t run = 0;
         const uint32_t value = value_of(view, layer, heads);
         uint32_t next = layer;
-        for (; next < view->n_layer && (mfi_view_heads(view, next) == 0 || value_of(view, next, heads) == value); next++)
+        for (; next < view->n_layer && (mfi_view_heads(view, next) == 0 || value_of(view, next, heads) == value);
+             next++)
             run += mfi_view_heads(view, next) != 0;
         if (mfi_view_heads(view, layer) == 0) { /* leading skipped layers belong to no run */
             layer++;
@@ -254,7 +257,8 @@ static void put_skips(writer *w, const mf_submodel *view)
 static bool equals_granularity(const mf_submodel *view, const mfi_granularity *granularity)
 {
     for (uint32_t layer = 0; layer < view->n_layer; layer++)
-        if (mfi_view_ffn(view, layer) != granularity->ffn[layer] || mfi_view_heads(view, layer) != granularity->heads[layer])
+        if (mfi_view_ffn(view, layer) != granularity->ffn[layer] ||
+            mfi_view_heads(view, layer) != granularity->heads[layer])
             return false;
     return true;
 }
@@ -262,7 +266,8 @@ static bool equals_granularity(const mf_submodel *view, const mfi_granularity *g
 static bool has_all_heads(const mf_submodel *view)
 {
     for (uint32_t layer = 0; layer < view->n_layer; layer++)
-        if (mfi_view_heads(view, layer) != 0 && mfi_view_heads(view, layer) != view->model->program->layer[layer].n_head)
+        if (mfi_view_heads(view, layer) != 0 &&
+            mfi_view_heads(view, layer) != view->model->program->layer[layer].n_head)
             return false;
     return true;
 }
