@@ -32,7 +32,7 @@ typedef enum mfi_op_kind {
     MFI_OP_EMBED,   /* dst = scale * table[token], or the caller's embedding row */
     MFI_OP_COPY,    /* dst = scale * src, from ALL into `rows` */
     MFI_OP_NORM,    /* dst = norm(src), likewise */
-    MFI_OP_ADD,     /* dst += src, from `rows` back into ALL */
+    MFI_OP_ADD,     /* dst = fma(scale, src, dst), from `rows` back into ALL */
     MFI_OP_COMBINE, /* dst = src + sum_i coefficient[coefficient_at + i] * stream[i], coefficients of the same row */
     MFI_OP_GEMM,    /* dst = src * B^T, for each part; `activation` applied when `activated` */
     MFI_OP_GLU,     /* dst = act(src * G^T) . (src * U^T), shell after shell */

@@ -128,11 +128,9 @@ static void run_row(const mf_executor *e, const mfi_op *op, uint32_t row, uint32
     case MFI_OP_NORM:
         norm(e, op, src, mfi_row(e, op->dst, index));
         break;
-    case MFI_OP_ADD: {
-        float *dst = mfi_row(e, op->dst, row);
-        e->model->kernels.add(e->model->program->buffer[op->dst].width, dst, src, dst);
+    case MFI_OP_ADD:
+        e->model->kernels.axpy(e->model->program->buffer[op->dst].width, op->scale, src, mfi_row(e, op->dst, row));
         break;
-    }
     case MFI_OP_COMBINE:
         combine(e, op, index);
         break;
