@@ -17,6 +17,8 @@
 #include "submodel.h"
 #include "tokenizer.h"
 
+/* Size of an option struct in its first release. */
+#define FIRST_BYTES(type, last) (offsetof(type, last) + sizeof(((type *)0)->last))
 #define DEFAULT_MAX_TOKENS 128u
 #define MAX_TOP 64u
 #define EXECUTOR_ROWS 512u /* an executor's own default */
@@ -166,22 +168,32 @@ static mf_status run(generation *g, const int32_t *tokens, size_t n_token, bool 
     return MF_OK;
 }
 
+/* Leaves the logits that follow the session's last token. The session keeps none, so the token runs once more,
+ * on a fork: whatever happens there, the session has its past. */
+static mf_status run_last_again(generation *g, uint32_t position, mf_error *error)
+{
+    mf_session *session = g->session, *probe = NULL;
+    int32_t last = mf_session_tokens(session)[position - 1];
+    if (last < 0) return mfi_fail(error, MF_E_INVALID, "cannot go on after an embedding row: give a prompt");
+    mf_status status = mf_session_fork(&probe, session, error);
+    if (status != MF_OK) return status;
+    status = mf_session_rewind(probe, position - 1);
+    if (status == MF_OK) {
+        g->session = probe;
+        status = run(g, &last, 1, true, error);
+        g->session = session;
+    }
+    mf_session_close(probe);
+    return status;
+}
+
 /* Leaves the logits of the first new token. A failure leaves the session as it was. */
 static mf_status run_prompt(generation *g, mf_error *error)
 {
     uint32_t start = mf_session_position(g->session);
-    if (g->n_prompt > 0) {
-        mf_status status = run(g, g->prompt, g->n_prompt, true, error);
-        if (status != MF_OK && mf_session_position(g->session) > start) mf_session_rewind(g->session, start);
-        return status;
-    }
-    /* Going on: the session keeps no logits, so its last token runs once more. */
-    int32_t last = mf_session_tokens(g->session)[start - 1];
-    if (last < 0) return mfi_fail(error, MF_E_INVALID, "cannot go on after an embedding row: give a prompt");
-    mf_status status = mf_session_rewind(g->session, start - 1);
-    if (status != MF_OK) return mfi_fail(error, status, "cannot go on: the session's last token cannot run again");
-    status = run(g, &last, 1, true, error);
-    if (status == MF_E_CANCELLED) (void)run(g, &last, 1, false, NULL);
+    if (g->n_prompt == 0) return run_last_again(g, start, error);
+    mf_status status = run(g, g->prompt, g->n_prompt, true, error);
+    if (status != MF_OK && mf_session_position(g->session) > start) (void)mf_session_rewind(g->session, start);
     return status;
 }
 
@@ -338,10 +350,11 @@ mf_status mf_generate(mf_executor *executor, mf_session *session, const mf_submo
     generation g = { .executor = executor, .session = session, .submodel = submodel };
     g.options.struct_size = sizeof g.options;
     g.result.struct_size = sizeof g.result;
-    mf_status status =
-        mfi_read_options(&g.options, sizeof g.options, sizeof g.options, options, "mf_generate_options", error);
+    mf_status status = mfi_read_options(&g.options, sizeof g.options, FIRST_BYTES(mf_generate_options, reserved),
+                                        options, "mf_generate_options", error);
     if (status == MF_OK)
-        status = mfi_read_options(&g.result, sizeof g.result, sizeof g.result, result, "mf_generate_result", error);
+        status = mfi_read_options(&g.result, sizeof g.result, FIRST_BYTES(mf_generate_result, n_schedule), result,
+                                  "mf_generate_result", error);
     if (status == MF_OK) status = check_arguments(&g, error);
     if (status != MF_OK) return status;
     g.model = submodel->model;
@@ -352,6 +365,6 @@ mf_status mf_generate(mf_executor *executor, mf_session *session, const mf_submo
                                      .schedule_capacity = g.result.schedule_capacity };
     status = generate(&g, error);
     release(&g);
-    if (result) (void)mfi_write_info(result, &g.result, sizeof g.result, sizeof g.result);
+    if (result) (void)mfi_write_info(result, &g.result, sizeof g.result, FIRST_BYTES(mf_generate_result, n_schedule));
     return status;
 }

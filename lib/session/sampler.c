@@ -11,6 +11,8 @@
 #include "platform.h"
 #include "status.h"
 
+/* Size of an option struct in its first release. */
+#define FIRST_BYTES(type, last) (offsetof(type, last) + sizeof(((type *)0)->last))
 #define DEFAULT_WINDOW 64u
 
 typedef struct candidate {
@@ -113,7 +115,8 @@ mf_status mf_sampler_create(mf_sampler **out, mf_model *model, const mf_sampler_
     *out = NULL;
     if (!model) return mfi_fail(error, MF_E_INVALID, "sampler: no model");
     mf_sampler_options full = MF_SAMPLER_OPTIONS_INIT;
-    mf_status status = mfi_read_options(&full, sizeof full, sizeof full, options, "mf_sampler_options", error);
+    mf_status status = mfi_read_options(&full, sizeof full, FIRST_BYTES(mf_sampler_options, filter_user), options,
+                                        "mf_sampler_options", error);
     if (status == MF_OK) status = check_options(&full, error);
     if (status != MF_OK) return status;
 
