@@ -9,6 +9,7 @@ static const cli_command *const commands[] = {
 #ifdef MATFORMER_TRAIN
     &cmd_train,
 #endif
+    &cmd_bench,
 };
 
 static void print_help(FILE *stream)

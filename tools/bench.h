@@ -1,0 +1,51 @@
+/* bench.h - what the benchmarks share. Each measures the two sides of a ratio in turn, several times, and
+ * reports medians, so that a machine that slows down slows both. */
+#ifndef BENCH_H
+#define BENCH_H
+
+#include "cli_model.h"
+
+typedef struct bench {
+    const char *path;  /* of the model; NULL until one is made */
+    uint32_t n_thread; /* at least 1 */
+    uint32_t rounds;   /* measurements of each point */
+    bool copy;         /* load the weights to memory rather than map them */
+    bool json;
+    mf_model *model; /* NULL for the kernels */
+    mf_model_info info;
+} bench;
+
+/* Each prints a table, or adds to the object `out`. */
+mf_status bench_views(const bench *b, json_t *out, mf_error *error);
+mf_status bench_decode(const bench *b, json_t *out, mf_error *error);
+mf_status bench_prefill(const bench *b, json_t *out, mf_error *error);
+mf_status bench_kernels(const bench *b, json_t *out, mf_error *error);
+
+/* Sorts `values`. */
+double bench_median(double *values, size_t n);
+void bench_title(const bench *b, const char *format, ...) CLI_PRINTF(2, 3);
+
+/* ---- A model to measure ---- */
+
+typedef struct bench_shape {
+    uint32_t n_layer, d_model, n_head, head_group, d_head, d_ff, n_vocab;
+    bool f32; /* else bf16 */
+} bench_shape;
+
+/* Writes a random model with granularities at 1/8, 1/4, 1/2 and 1 of d_ff. */
+mf_status bench_model_write(const bench_shape *shape, const char *path, mf_error *error);
+
+/* ---- What the machine can do: threads that run a plain loop at once ---- */
+
+typedef struct bench_roof bench_roof;
+
+/* `bytes`: the largest buffer to be read, in 2 MiB pages where granted. NULL: no memory. */
+bench_roof *bench_roof_create(uint32_t n_thread, size_t bytes);
+void bench_roof_free(bench_roof *roof);
+/* Seconds to read the first `bytes` bytes once, each thread its part in `n_stream` (1 or 4) streams. */
+double bench_roof_read(bench_roof *roof, size_t bytes, int n_stream);
+/* f32 operations per second of all threads together, a fused multiply-add counting as two. */
+double bench_roof_fma(bench_roof *roof);
+const char *bench_roof_cpu(void); /* the instructions that both use */
+
+#endif

@@ -1,0 +1,255 @@
+/* bench_decode.c - one token at a time, which memory bounds, and whole prompts, which arithmetic bounds. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "bench.h"
+
+enum { MAX_ROUND = 100, PREFILL_TOKENS = 512, CONTEXT = 16 };
+#define STEPS 8U /* widths: 1/8 to 8/8 */
+
+typedef struct point {
+    double ratio; /* of the width */
+    mf_submodel *view;
+    mf_submodel_info info;
+    double width; /* hidden units of all layers */
+    double seconds[MAX_ROUND], read_1[MAX_ROUND], read_4[MAX_ROUND], peak[MAX_ROUND];
+} point;
+
+typedef struct runner {
+    const bench *b;
+    mf_executor *executor;
+    mf_session *session;
+    float *logits;
+    int32_t tokens[PREFILL_TOKENS];
+    bench_roof *roof;
+    point *points; /* [STEPS] */
+} runner;
+
+/* ---- Running ---- */
+
+static mf_status open_point(const bench *b, point *p, double ratio, mf_error *error)
+{
+    mf_submodel_spec spec = MF_SUBMODEL_SPEC_INIT;
+    spec.ratio = p->ratio = ratio;
+    mf_status status = mf_extract_submodel(&p->view, b->model, &spec, error);
+    if (status != MF_OK) return status;
+    p->info = (mf_submodel_info)MF_SUBMODEL_INFO_INIT;
+    mf_submodel_info_get(p->view, &p->info);
+    uint32_t ffn;
+    for (uint32_t layer = 0; mf_submodel_layer(p->view, layer, &ffn, NULL, NULL) == MF_OK; layer++)
+        p->width += ffn;
+    return MF_OK;
+}
+
+static mf_status open_runner(runner *r, size_t roof_bytes, mf_error *error)
+{
+    mf_executor_options executor = MF_EXECUTOR_OPTIONS_INIT;
+    mf_session_options session = MF_SESSION_OPTIONS_INIT;
+    executor.n_thread = r->b->n_thread;
+    executor.max_requests = 1;
+    session.max_positions = PREFILL_TOKENS + CONTEXT;
+    for (size_t i = 0; i < PREFILL_TOKENS; i++)
+        r->tokens[i] = (int32_t)(i * 7919 % r->b->info.n_vocab);
+    r->points = calloc(STEPS, sizeof(*r->points));
+    r->logits = malloc(r->b->info.n_vocab * sizeof(*r->logits));
+    r->roof = bench_roof_create(r->b->n_thread, roof_bytes);
+    if (!r->points || !r->logits || !r->roof) return error->status = MF_E_NOMEM;
+    mf_status status = mf_executor_create(&r->executor, r->b->model, &executor, error);
+    if (status == MF_OK) status = mf_session_create(&r->session, r->b->model, &session, error);
+    for (uint32_t i = 0; i < STEPS && status == MF_OK; i++)
+        status = open_point(r->b, &r->points[i], (double)(i + 1) / STEPS, error);
+    return status;
+}
+
+static void close_runner(runner *r)
+{
+    for (uint32_t i = 0; r->points && i < STEPS; i++)
+        mf_submodel_close(r->points[i].view);
+    mf_session_close(r->session);
+    mf_executor_close(r->executor);
+    bench_roof_free(r->roof);
+    free(r->points);
+    free(r->logits);
+}
+
+/* Appends `n` tokens and takes them back. */
+static mf_status forward(runner *r, const mf_submodel *view, size_t n, double *seconds, mf_error *error)
+{
+    mf_request request = { .session = r->session,
+                           .submodel = view,
+                           .tokens = r->tokens,
+                           .n_token = n,
+                           .logits = r->logits,
+                           .logits_capacity = r->b->info.n_vocab };
+    uint32_t position = mf_session_position(r->session);
+    double began = cli_now();
+    mf_status status = mf_forward(r->executor, &request, 1, sizeof(request), error);
+    *seconds = cli_now() - began;
+    return status == MF_OK ? mf_session_rewind(r->session, position) : status;
+}
+
+/* The first token at a width brings its weights to whatever cache holds them; the second is measured. The
+ * buffers of the roof are read as often. */
+static mf_status measure_decode(runner *r, point *p, uint32_t round, mf_error *error)
+{
+    double unused;
+    mf_status status = forward(r, p->view, 1, &unused, error);
+    if (status == MF_OK) status = forward(r, p->view, 1, &p->seconds[round], error);
+    size_t bytes = (size_t)p->info.bytes_per_token;
+    for (int i = 0; i < 2; i++)
+        p->read_1[round] = bench_roof_read(r->roof, bytes, 1);
+    for (int i = 0; i < 2; i++)
+        p->read_4[round] = bench_roof_read(r->roof, bytes, 4);
+    return status;
+}
+
+static mf_status measure_prefill(runner *r, point *p, uint32_t round, mf_error *error)
+{
+    p->peak[round] = bench_roof_fma(r->roof);
+    return forward(r, p->view, PREFILL_TOKENS, &p->seconds[round], error);
+}
+
+static mf_status measure(runner *r, const char *what, mf_status (*one)(runner *, point *, uint32_t, mf_error *),
+                         mf_error *error)
+{
+    mf_status status = MF_OK;
+    for (uint32_t round = 0; round < r->b->rounds && status == MF_OK; round++)
+        for (uint32_t i = 0; i < STEPS && status == MF_OK; i++) {
+            cli_progress(what, round * STEPS + i, r->b->rounds * STEPS);
+            status = one(r, &r->points[i], round, error);
+        }
+    cli_progress_end();
+    return status;
+}
+
+/* ---- The straight line ---- */
+
+typedef struct line {
+    double constant, slope; /* seconds; seconds per hidden unit */
+    double worst;           /* largest deviation, relative to the line */
+} line;
+
+/* Least squares of the relative deviation: each point weighs 1 / seconds^2. */
+static line fit_line(const point *points, const double *seconds)
+{
+    double w = 0, x = 0, y = 0, xx = 0, xy = 0;
+    for (uint32_t i = 0; i < STEPS; i++) {
+        double weight = 1 / (seconds[i] * seconds[i]);
+        w += weight;
+        x += weight * points[i].width;
+        y += weight * seconds[i];
+        xx += weight * points[i].width * points[i].width;
+        xy += weight * points[i].width * seconds[i];
+    }
+    line l = { 0 };
+    l.slope = (w * xy - x * y) / (w * xx - x * x);
+    l.constant = (y - l.slope * x) / w;
+    for (uint32_t i = 0; i < STEPS; i++) {
+        double on_line = l.constant + l.slope * points[i].width;
+        l.worst = fmax(l.worst, fabs(seconds[i] - on_line) / on_line);
+    }
+    return l;
+}
+
+/* ---- Decode ---- */
+
+static double best_read(point *p, uint32_t rounds)
+{
+    double one = bench_median(p->read_1, rounds), four = bench_median(p->read_4, rounds);
+    return (double)p->info.bytes_per_token / (one < four ? one : four);
+}
+
+static void report_decode(runner *r, json_t *out)
+{
+    cli_table *table = cli_table_create("width|read per token|time|tokens/s|GB/s|roof GB/s|share of roof");
+    json_t *list = json_array();
+    double seconds[STEPS];
+    for (uint32_t i = 0; i < STEPS; i++) {
+        point *p = &r->points[i];
+        seconds[i] = bench_median(p->seconds, r->b->rounds);
+        double bytes = (double)p->info.bytes_per_token, rate = bytes / seconds[i], roof = best_read(p, r->b->rounds);
+        cli_table_cell(table, "%.3f", p->ratio);
+        cli_table_cell(table, "%s", cli_bytes(bytes).text);
+        cli_table_cell(table, "%s", cli_seconds(seconds[i]).text);
+        cli_table_cell(table, "%.1f", 1 / seconds[i]);
+        cli_table_cell(table, "%.1f", 1e-9 * rate);
+        cli_table_cell(table, "%.1f", 1e-9 * roof);
+        cli_table_cell(table, "%.0f %%", 100 * rate / roof);
+        json_array_append_new(list, json_pack("{s:f, s:f, s:I, s:f, s:f, s:f, s:f}", "ratio", p->ratio, "width",
+                                              p->width, "bytes_per_token", (json_int_t)p->info.bytes_per_token,
+                                              "seconds", seconds[i], "bytes_per_second", rate, "roof_bytes_per_second",
+                                              roof, "share_of_roof", rate / roof));
+    }
+    line l = fit_line(r->points, seconds);
+    if (!r->b->json) {
+        cli_table_print(table, stdout);
+        printf("Time is %s + %s per 1000 hidden units; no point is farther than %.1f %% from that line.\n",
+               cli_seconds(l.constant).text, cli_seconds(1000 * l.slope).text, 100 * l.worst);
+    }
+    cli_table_free(table);
+    json_object_set_new(out, "decode",
+                        json_pack("{s:o, s:{s:f, s:f, s:f}}", "points", list, "line", "constant_seconds", l.constant,
+                                  "seconds_per_unit", l.slope, "worst_deviation", l.worst));
+}
+
+mf_status bench_decode(const bench *b, json_t *out, mf_error *error)
+{
+    runner r = { .b = b };
+    bench_title(b,
+                "Decode: one token at a time, %u threads. Roof: reading as many bytes with %s, best of 1 and 4 streams",
+                b->n_thread, bench_roof_cpu());
+    double unused;
+    mf_status status = open_runner(&r, (size_t)b->info.weight_bytes, error);
+    if (status == MF_OK) status = forward(&r, r.points[STEPS - 1].view, 1, &unused, error);
+    if (status == MF_OK) status = measure(&r, "decode", measure_decode, error);
+    if (status == MF_OK) report_decode(&r, out);
+    close_runner(&r);
+    return status;
+}
+
+/* ---- Prefill ---- */
+
+/* Arithmetic of the matrices: the layers for every token, the output matrix for the last alone. */
+static double prefill_operations(const point *p)
+{
+    double body = 2 * (double)p->info.n_param_body;
+    return body * PREFILL_TOKENS + (double)p->info.flops_per_token - body;
+}
+
+static void report_prefill(runner *r, json_t *out)
+{
+    cli_table *table = cli_table_create("width|time|tokens/s|GFLOP/s|peak GFLOP/s|share of peak");
+    json_t *list = json_array();
+    for (uint32_t i = 0; i < STEPS; i++) {
+        point *p = &r->points[i];
+        double seconds = bench_median(p->seconds, r->b->rounds), peak = bench_median(p->peak, r->b->rounds);
+        double rate = prefill_operations(p) / seconds;
+        cli_table_cell(table, "%.3f", p->ratio);
+        cli_table_cell(table, "%s", cli_seconds(seconds).text);
+        cli_table_cell(table, "%.1f", PREFILL_TOKENS / seconds);
+        cli_table_cell(table, "%.1f", 1e-9 * rate);
+        cli_table_cell(table, "%.1f", 1e-9 * peak);
+        cli_table_cell(table, "%.0f %%", 100 * rate / peak);
+        json_array_append_new(list, json_pack("{s:f, s:f, s:f, s:f, s:f, s:f}", "ratio", p->ratio, "seconds", seconds,
+                                              "tokens_per_second", PREFILL_TOKENS / seconds, "flops_per_second", rate,
+                                              "peak_flops_per_second", peak, "share_of_peak", rate / peak));
+    }
+    if (!r->b->json) cli_table_print(table, stdout);
+    cli_table_free(table);
+    json_object_set_new(out, "prefill", json_pack("{s:i, s:o}", "tokens", PREFILL_TOKENS, "points", list));
+}
+
+mf_status bench_prefill(const bench *b, json_t *out, mf_error *error)
+{
+    runner r = { .b = b };
+    bench_title(b, "Prefill: a prompt of %d tokens, %u threads. Peak: f32 multiply-adds with %s", PREFILL_TOKENS,
+                b->n_thread, bench_roof_cpu());
+    double unused;
+    mf_status status = open_runner(&r, 1 << 20, error);
+    if (status == MF_OK) status = forward(&r, r.points[STEPS - 1].view, PREFILL_TOKENS, &unused, error);
+    if (status == MF_OK) status = measure(&r, "prefill", measure_prefill, error);
+    if (status == MF_OK) report_prefill(&r, out);
+    close_runner(&r);
+    return status;
+}

@@ -1,0 +1,237 @@
+/* bench_roof.c - read bandwidth and f32 multiply-add peak of this machine. */
+#include <math.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "bench.h"
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#define BENCH_X86 1
+#include <immintrin.h>
+#endif
+
+enum { MAX_THREAD = 256, FMA_ROUNDS = 1 << 21 };
+
+/* ---- The loops ---- */
+
+/* The results are kept, so that no compiler drops the loops. */
+typedef struct loops {
+    const char *cpu;
+    uint64_t (*read)(const unsigned char *at, size_t bytes, int n_stream); /* bytes: a multiple of 1024 */
+    float (*fma)(int rounds);
+    double fma_operations; /* of one round */
+} loops;
+
+/* Eight independent sums of plain C. */
+static float fma_plain(int rounds)
+{
+    float a[8] = { 1, 2, 3, 4, 5, 6, 7, 8 };
+    for (int r = 0; r < rounds / 8; r++)
+        for (int i = 0; i < 8; i++)
+            a[i] = a[i] * 0.999F + 0.001F;
+    return a[0] + a[1] + a[2] + a[3] + a[4] + a[5] + a[6] + a[7];
+}
+
+static uint64_t read_plain(const unsigned char *at, size_t bytes, int n_stream)
+{
+    uint64_t sum = 0, word;
+    size_t part = bytes / (size_t)n_stream;
+    for (size_t i = 0; i < part; i += sizeof(word))
+        for (int s = 0; s < n_stream; s++) {
+            memcpy(&word, at + (size_t)s * part + i, sizeof(word));
+            sum ^= word;
+        }
+    return sum;
+}
+
+#if BENCH_X86
+
+/* Ten chains hide a latency of four to five cycles on two units. */
+#define CHAINS(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9)
+
+__attribute__((target("avx512f"))) static float fma_avx512(int rounds)
+{
+    const __m512 x = _mm512_set1_ps(0.999F), y = _mm512_set1_ps(0.001F);
+#define BEGIN(i) __m512 a##i = _mm512_set1_ps(i);
+#define STEP(i) a##i = _mm512_fmadd_ps(a##i, x, y);
+#define ADD(i) sum = _mm512_add_ps(sum, a##i);
+    CHAINS(BEGIN)
+    for (int r = 0; r < rounds; r++) {
+        CHAINS(STEP)
+    }
+    __m512 sum = _mm512_setzero_ps();
+    CHAINS(ADD)
+#undef BEGIN
+#undef STEP
+#undef ADD
+    return _mm512_reduce_add_ps(sum);
+}
+
+__attribute__((target("avx2,fma"))) static float fma_avx2(int rounds)
+{
+    const __m256 x = _mm256_set1_ps(0.999F), y = _mm256_set1_ps(0.001F);
+#define BEGIN(i) __m256 a##i = _mm256_set1_ps(i);
+#define STEP(i) a##i = _mm256_fmadd_ps(a##i, x, y);
+#define ADD(i) sum = _mm256_add_ps(sum, a##i);
+    CHAINS(BEGIN)
+    for (int r = 0; r < rounds; r++) {
+        CHAINS(STEP)
+    }
+    __m256 sum = _mm256_setzero_ps();
+    CHAINS(ADD)
+#undef BEGIN
+#undef STEP
+#undef ADD
+    return _mm_cvtss_f32(_mm256_castps256_ps128(sum));
+}
+
+/* 256 bytes of each stream at a time. */
+__attribute__((target("avx512f"))) static uint64_t read_avx512(const unsigned char *at, size_t bytes, int n_stream)
+{
+    size_t part = bytes / (size_t)n_stream;
+    __m512i a = _mm512_setzero_si512(), b = a, c = a, d = a;
+    for (size_t i = 0; i < part; i += 256)
+        for (int s = 0; s < n_stream; s++) {
+            const unsigned char *p = at + (size_t)s * part + i;
+            a = _mm512_xor_si512(a, _mm512_loadu_si512(p));
+            b = _mm512_xor_si512(b, _mm512_loadu_si512(p + 64));
+            c = _mm512_xor_si512(c, _mm512_loadu_si512(p + 128));
+            d = _mm512_xor_si512(d, _mm512_loadu_si512(p + 192));
+        }
+    a = _mm512_xor_si512(_mm512_xor_si512(a, b), _mm512_xor_si512(c, d));
+    return (uint64_t)_mm512_reduce_or_epi64(a);
+}
+
+__attribute__((target("avx2"))) static uint64_t read_avx2(const unsigned char *at, size_t bytes, int n_stream)
+{
+    size_t part = bytes / (size_t)n_stream;
+    __m256i a = _mm256_setzero_si256(), b = a, c = a, d = a;
+    for (size_t i = 0; i < part; i += 128)
+        for (int s = 0; s < n_stream; s++) {
+            const unsigned char *p = at + (size_t)s * part + i;
+            a = _mm256_xor_si256(a, _mm256_loadu_si256((const __m256i *)(const void *)p));
+            b = _mm256_xor_si256(b, _mm256_loadu_si256((const __m256i *)(const void *)(p + 32)));
+            c = _mm256_xor_si256(c, _mm256_loadu_si256((const __m256i *)(const void *)(p + 64)));
+            d = _mm256_xor_si256(d, _mm256_loadu_si256((const __m256i *)(const void *)(p + 96)));
+        }
+    a = _mm256_xor_si256(_mm256_xor_si256(a, b), _mm256_xor_si256(c, d));
+    return (uint64_t)_mm256_extract_epi64(a, 0) | (uint64_t)_mm256_extract_epi64(a, 3);
+}
+
+#endif
+
+static loops best_loops(void)
+{
+#if BENCH_X86
+    if (__builtin_cpu_supports("avx512f")) return (loops){ "avx512", read_avx512, fma_avx512, 2.0 * 16 * 10 };
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+        return (loops){ "avx2", read_avx2, fma_avx2, 2.0 * 8 * 10 };
+#endif
+    return (loops){ "plain C", read_plain, fma_plain, 2.0 };
+}
+
+const char *bench_roof_cpu(void)
+{
+    return best_loops().cpu;
+}
+
+/* ---- The threads ---- */
+
+typedef enum roof_job { JOB_READ, JOB_FMA, JOB_END } roof_job;
+
+struct bench_roof {
+    loops loops;
+    unsigned char *buffer;
+    size_t bytes;
+    uint32_t n_thread;
+    pthread_t threads[MAX_THREAD];
+    /* A job is announced by a new round; who has finished it counts up `done`. */
+    atomic_uint round, done, ticket;
+    roof_job job;
+    size_t job_bytes;
+    int n_stream;
+    atomic_ullong kept;
+};
+
+static void work(bench_roof *roof, uint32_t thread)
+{
+    if (roof->job == JOB_FMA) {
+        atomic_fetch_add(&roof->kept, (unsigned long long)roof->loops.fma(FMA_ROUNDS));
+        return;
+    }
+    size_t part = roof->job_bytes / roof->n_thread / 1024 * 1024;
+    atomic_fetch_add(&roof->kept, roof->loops.read(roof->buffer + thread * part, part, roof->n_stream));
+}
+
+static void *serve(void *argument)
+{
+    bench_roof *roof = argument;
+    uint32_t thread = 1 + atomic_fetch_add(&roof->ticket, 1);
+    for (unsigned seen = 0;;) {
+        while (atomic_load(&roof->round) == seen)
+            sched_yield();
+        seen = atomic_load(&roof->round);
+        if (roof->job == JOB_END) return NULL;
+        work(roof, thread);
+        atomic_fetch_add(&roof->done, 1);
+    }
+}
+
+static double run_job(bench_roof *roof, roof_job job)
+{
+    roof->job = job;
+    atomic_store(&roof->done, 0);
+    double began = cli_now();
+    atomic_fetch_add(&roof->round, 1);
+    work(roof, 0);
+    while (atomic_load(&roof->done) + 1 < roof->n_thread)
+        sched_yield();
+    return cli_now() - began;
+}
+
+bench_roof *bench_roof_create(uint32_t n_thread, size_t bytes)
+{
+    const size_t huge = (size_t)2 << 20;
+    bench_roof *roof = calloc(1, sizeof(*roof));
+    if (!roof) return NULL;
+    roof->loops = best_loops();
+    roof->bytes = (bytes + huge - 1) / huge * huge + huge;
+    roof->buffer = aligned_alloc(huge, roof->bytes);
+    if (!roof->buffer) {
+        free(roof);
+        return NULL;
+    }
+    madvise(roof->buffer, roof->bytes, MADV_HUGEPAGE);
+    memset(roof->buffer, 1, roof->bytes);
+    roof->n_thread = 1;
+    for (uint32_t t = 1; t < n_thread && t < MAX_THREAD; t++)
+        if (pthread_create(&roof->threads[t], NULL, serve, roof) == 0) roof->n_thread++;
+    return roof;
+}
+
+void bench_roof_free(bench_roof *roof)
+{
+    if (!roof) return;
+    roof->job = JOB_END;
+    atomic_fetch_add(&roof->round, 1);
+    for (uint32_t t = 1; t < roof->n_thread; t++)
+        pthread_join(roof->threads[t], NULL);
+    free(roof->buffer);
+    free(roof);
+}
+
+double bench_roof_read(bench_roof *roof, size_t bytes, int n_stream)
+{
+    roof->job_bytes = bytes < roof->bytes ? bytes : roof->bytes;
+    roof->n_stream = n_stream;
+    return run_job(roof, JOB_READ);
+}
+
+double bench_roof_fma(bench_roof *roof)
+{
+    return roof->n_thread * roof->loops.fma_operations * FMA_ROUNDS / run_job(roof, JOB_FMA);
+}

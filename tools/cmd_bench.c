@@ -1,0 +1,225 @@
+/* cmd_bench.c - `matformer bench`: the options, the model to measure, and the cost of views. */
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "bench.h"
+#include "commands.h"
+
+enum { VIEWS_PER_BATCH = 20000, MAX_ROUND = 100 };
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+double bench_median(double *values, size_t n)
+{
+    qsort(values, n, sizeof(*values), by_value);
+    return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
+}
+
+void bench_title(const bench *b, const char *format, ...)
+{
+    if (b->json) return;
+    va_list arguments;
+    va_start(arguments, format);
+    printf("\n%s", cli_style_on(stdout, CLI_BOLD));
+    vprintf(format, arguments);
+    printf("%s\n\n", cli_style_on(stdout, CLI_PLAIN));
+    fflush(stdout);
+    va_end(arguments);
+}
+
+/* ---- Views ---- */
+
+/* Seconds for one view, creation and closing. */
+static mf_status time_views(const bench *b, const mf_submodel_spec *spec, const char *text, double *seconds,
+                            mf_error *error)
+{
+    mf_status status = MF_OK;
+    double began = cli_now();
+    for (int i = 0; i < VIEWS_PER_BATCH && status == MF_OK; i++) {
+        mf_submodel *view;
+        status = text ? mf_extract_submodel_text(&view, b->model, text, error)
+                      : mf_extract_submodel(&view, b->model, spec, error);
+        mf_submodel_close(view);
+    }
+    *seconds = (cli_now() - began) / VIEWS_PER_BATCH;
+    return status;
+}
+
+mf_status bench_views(const bench *b, json_t *out, mf_error *error)
+{
+    uint32_t ffn[512];
+    mf_submodel_spec name = MF_SUBMODEL_SPEC_INIT, list = MF_SUBMODEL_SPEC_INIT;
+    name.granularity = mf_model_granularity(b->model, 0);
+    size_t n_layer = b->info.n_layer < CLI_COUNT(ffn) ? b->info.n_layer : CLI_COUNT(ffn);
+    for (size_t i = 0; i < n_layer; i++)
+        ffn[i] = b->info.d_ff / (i % 2 ? 1 : 2) / b->info.quantum * b->info.quantum;
+    list.ffn = ffn;
+    list.n_ffn = n_layer;
+    const struct {
+        const char *what;
+        const mf_submodel_spec *spec;
+        const char *text;
+    } kinds[] = { { "by name", &name, NULL }, { "width per layer", &list, NULL }, { "from text", NULL, "0.5" } };
+    double seconds[CLI_COUNT(kinds)][MAX_ROUND];
+    mf_status status = MF_OK;
+    bench_title(b, "Views: creating and closing one, median of %u batches of %d", b->rounds, VIEWS_PER_BATCH);
+    for (uint32_t r = 0; r < b->rounds; r++)
+        for (size_t k = 0; k < CLI_COUNT(kinds) && status == MF_OK; k++)
+            status = time_views(b, kinds[k].spec, kinds[k].text, &seconds[k][r], error);
+    if (status != MF_OK) return status;
+    cli_table *table = cli_table_create("<specification|time");
+    json_t *object = json_object();
+    for (size_t k = 0; k < CLI_COUNT(kinds); k++) {
+        double median = bench_median(seconds[k], b->rounds);
+        cli_table_cell(table, "%s", kinds[k].what);
+        cli_table_cell(table, "%s", cli_seconds(median).text);
+        json_object_set_new(object, kinds[k].what, json_real(median));
+    }
+    if (!b->json) cli_table_print(table, stdout);
+    cli_table_free(table);
+    json_object_set_new(out, "view_seconds", object);
+    return MF_OK;
+}
+
+/* ---- The model ---- */
+
+static const bench_shape default_shape = {
+    .n_layer = 8, .d_model = 1024, .n_head = 8, .head_group = 8, .d_head = 128, .d_ff = 8192, .n_vocab = 4096
+};
+
+/* A model in a temporary file that has no name any more once it is open. */
+static mf_status make_model(bench *b, const bench_shape *shape, const mf_model_options *options, mf_error *error)
+{
+    const char *folder = getenv("TMPDIR");
+    char path[4096];
+    snprintf(path, sizeof(path), "%s/matformer-bench-%ld.mf", folder && *folder ? folder : "/tmp", (long)getpid());
+    cli_progress_text("writing a random model");
+    mf_status status = bench_model_write(shape, path, error);
+    cli_progress_end();
+    mf_model_options with_progress = *options;
+    if (status == MF_OK) status = cli_model_open(&b->model, path, &with_progress, error);
+    unlink(path);
+    return status;
+}
+
+static mf_status open_model(bench *b, const bench_shape *shape, mf_error *error)
+{
+    mf_model_options options = MF_MODEL_OPTIONS_INIT;
+    options.load = b->copy ? MF_LOAD_COPY : MF_LOAD_MAP;
+    options.verify = MF_VERIFY_NONE;
+    mf_status status =
+        b->path ? cli_model_open(&b->model, b->path, &options, error) : make_model(b, shape, &options, error);
+    b->info = (mf_model_info)MF_MODEL_INFO_INIT;
+    return status == MF_OK ? mf_model_info_get(b->model, &b->info) : status;
+}
+
+static void describe_model(const bench *b, json_t *out)
+{
+    const mf_model_info *i = &b->info;
+    json_object_set_new(out, "model",
+                        json_pack("{s:s?, s:i, s:i, s:i, s:i, s:i, s:I, s:I, s:s, s:s}", "file", b->path, "layers",
+                                  (int)i->n_layer, "d_model", (int)i->d_model, "d_ff", (int)i->d_ff, "heads",
+                                  (int)i->n_head, "vocabulary", (int)i->n_vocab, "params", (json_int_t)i->n_param,
+                                  "weight_bytes", (json_int_t)i->weight_bytes, "cpu", i->cpu, "load",
+                                  b->copy ? "copy" : "map"));
+    if (b->json) return;
+    printf("%s: %u layers, d_model %u, d_ff %u, %u heads (%u key/value), vocabulary %u; %s parameters, %s, %s, %s\n",
+           b->path ? b->path : "random model", i->n_layer, i->d_model, i->d_ff, i->n_head, i->n_kv_head, i->n_vocab,
+           cli_number((double)i->n_param).text, cli_bytes((double)i->weight_bytes).text,
+           b->copy ? "in memory" : "mapped", i->cpu);
+}
+
+/* ---- The command ---- */
+
+typedef mf_status (*measurement)(const bench *b, json_t *out, mf_error *error);
+
+static const struct {
+    const char *name;
+    measurement run;
+    bool needs_model;
+} measurements[] = {
+    { "views", bench_views, true },
+    { "decode", bench_decode, true },
+    { "prefill", bench_prefill, true },
+    { "kernels", bench_kernels, false },
+};
+
+static bool is_wanted(size_t i, const char *what)
+{
+    return strcmp(what, "all") == 0 || strcmp(what, measurements[i].name) == 0;
+}
+
+static int execute(bench *b, const char *what, const bench_shape *shape)
+{
+    mf_error error = MF_ERROR_INIT;
+    mf_status status = MF_OK;
+    json_t *out = json_pack("{s:i, s:i, s:s}", "threads", (int)b->n_thread, "rounds", (int)b->rounds, "roof_cpu",
+                            bench_roof_cpu());
+    for (size_t i = 0; i < CLI_COUNT(measurements) && status == MF_OK; i++) {
+        if (!is_wanted(i, what)) continue;
+        if (measurements[i].needs_model && !b->model) {
+            status = open_model(b, shape, &error);
+            if (status == MF_OK) describe_model(b, out);
+        }
+        if (status == MF_OK) status = measurements[i].run(b, out, &error);
+    }
+    mf_model_close(b->model);
+    if (status == MF_OK && b->json) return cli_print_json(out);
+    json_decref(out);
+    return status == MF_OK ? CLI_OK : cli_fail(&error);
+}
+
+static uint32_t usable_cores(void)
+{
+    long n = sysconf(_SC_NPROCESSORS_ONLN);
+    return n > 0 ? (uint32_t)n : 1;
+}
+
+static int run(const cli_command *self, int argc, char **argv)
+{
+    bench b = { .rounds = 9 };
+    bench_shape shape = default_shape;
+    int load = 0;
+    const cli_option options[] = {
+        { CLI_U32, "rounds", 'r', "N", &b.rounds, "measurements of each point (9)", 5, MAX_ROUND },
+        { CLI_U32, "threads", 0, "N", &b.n_thread, "for decode and prefill (0: one per core)", 0, 256 },
+        { CLI_CHOICE, "load", 0, "copy|map", &load, "weights in memory of their own, or mapped (copy)", 0, 0 },
+        { CLI_FLAG, "json", 0, NULL, &b.json, "print one JSON object", 0, 0 },
+        { CLI_SECTION, "", 0, NULL, NULL, "The random model that is measured where no FILE is given", 0, 0 },
+        { CLI_U32, "layers", 0, "N", &shape.n_layer, "(8)", 1, 512 },
+        { CLI_U32, "d-model", 0, "N", &shape.d_model, "(1024)", 32, 65536 },
+        { CLI_U32, "d-ff", 0, "N", &shape.d_ff, "a multiple of 256 (8192)", 256, 1 << 20 },
+        { CLI_FLAG, "f32", 0, NULL, &shape.f32, "f32 matrices instead of bf16", 0, 0 },
+    };
+    int first, status;
+    if (!cli_parse(self, options, CLI_COUNT(options), argc, argv, &first, &status)) return status;
+    const char *what = first < argc ? argv[first++] : "all";
+    bool known = false;
+    for (size_t i = 0; i < CLI_COUNT(measurements); i++)
+        known = known || is_wanted(i, what);
+    if (!known) return cli_usage(self, "\"%s\" is not views, decode, prefill, kernels or all", what);
+    if (argc - first > 1) return cli_usage(self, "one file is wanted, not %d", argc - first);
+    b.path = first < argc ? argv[first] : NULL;
+    b.copy = load == 0;
+    if (b.n_thread == 0) b.n_thread = usable_cores();
+    return execute(&b, what, &shape);
+}
+
+const cli_command cmd_bench = {
+    .name = "bench",
+    .usage = "[views|decode|prefill|kernels|all] [FILE] [OPTION...]",
+    .summary = "How fast this machine runs a model, against what the machine can do",
+    .details = "views    the time to create a view\n"
+               "decode   one token at a time, at eight widths, against the measured read bandwidth\n"
+               "prefill  a prompt, at eight widths, against the measured multiply-add peak\n"
+               "kernels  the f32 GEMM by itself against BLIS, where libblis.so.4 is installed; BLIS_ARCH_TYPE chooses\n"
+               "         BLIS's kernels, MF_CPU ours\n\n"
+               "Both sides of a ratio are measured in turn; the numbers are medians. Nothing else should run.\n",
+    .run = run,
+};
