@@ -15,7 +15,9 @@ $meson test -C "$folder" --no-rebuild "$@" < /dev/null || status=$?
 python3 - "$folder/meson-logs/testlog.json" "$folder/meson-logs/testlog-quick.json" << 'END' || status=1
 import json, os, sys
 
-log = max(filter(os.path.exists, sys.argv[1:]), key=os.path.getmtime)
+log = max(filter(os.path.exists, sys.argv[1:]), key=os.path.getmtime, default=None)
+if not log:
+    sys.exit('no test ran')
 passed = failed = 0
 for program in map(json.loads, open(log)):
     lines = program['stdout'].splitlines()

@@ -62,6 +62,7 @@ static test_entry *test_entries, *suite_entries;
 #define cr_assert_not_null(a, ...) cr_assert((a) != NULL)
 #define cr_assert_str_eq(a, b, ...) cr_assert(strcmp((a), (b)) == 0)
 #define cr_assert_arr_eq(a, b, bytes, ...) cr_assert(memcmp((a), (b), (bytes)) == 0)
+#define cr_assert_fail(...) cr_assert(false)
 #define cr_fatal(...) cr_assert(false)
 
 static test_extra suite_of(const test_entry *test)
