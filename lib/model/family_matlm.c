@@ -346,8 +346,8 @@ mf_status mfi_matlm_compile(mfi_program **out, const mfi_matlm_config *config, c
     if (n_shell > MFI_MAX_GRANULARITY)
         return mfi_fail(error, MF_E_FORMAT, "%s: %u shells; at most %u", mfi_container_name(container), n_shell,
                         MFI_MAX_GRANULARITY);
-    /* A layer has 11 operations and 4 + 2 * n_shell pieces; the ends have three and one. */
-    const mfi_program_sizes sizes = { config->n_layer, n_shell, config->n_layer * 11 + 3, 11,
+    /* A layer has 12 operations and 4 + 2 * n_shell pieces; the ends have three and one. */
+    const mfi_program_sizes sizes = { config->n_layer, n_shell, config->n_layer * 12 + 3, 11,
                                       config->n_layer * (4 + 2 * n_shell) + 1 };
     compiler c = { config, container, NULL, error, MF_OK };
     mf_status status = mfi_program_create(&c.program, allocator, &sizes, error);
