@@ -1,0 +1,219 @@
+/* test_alloc_fail.c - memory runs out at every possible place: a clean status, nothing lost, nothing broken. */
+#define _POSIX_C_SOURCE 200809L /* posix_memalign */
+#include "run_model.h"
+#include "arena.h"
+#include "counting_allocator.h"
+
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { LENGTH = 80 };
+
+static const int32_t tokens[LENGTH] = { 5, 3, 1, 2, 90, 17, 4 };
+
+/* tiny with a tokenizer of plain bytes, so that generation has text to keep. */
+static model_file make_tiny(mfi_storage storage)
+{
+    random_model random;
+    random_shape shape = *random_shape_find("tiny");
+    mf_allocator c_library = mfi_allocator(NULL);
+    void *blob = NULL;
+    size_t bytes = 0;
+    shape.n_vocab = 256;
+    cr_assert(random_model_init_shape(&random, &shape, 3) == MF_OK);
+    cr_assert(mfi_tokenizer_store(&blob, &bytes, &c_library, NULL, 0, 0, NULL) == MF_OK);
+    const char *metadata[] = { "title", "tiny", NULL };
+    mfi_matlm_save_options options = { MFK_BF16, storage, false, blob, bytes, metadata };
+    model_file file = make_file(&random.config, random_model_weights(&random), &options);
+    mfi_free(&c_library, blob, bytes);
+    random_model_free(&random);
+    return file;
+}
+
+/* ---- The whole life of a program ---- */
+
+typedef struct life {
+    mf_model *model;
+    mf_submodel *view, *text_view;
+    mf_executor *executor;
+    mf_session *session, *fork, *loaded;
+    mf_sampler *sampler;
+    const char *path; /* to save to */
+    float *logits;
+} life;
+
+static mf_status forward(life *l, mf_session *session, size_t from, size_t n, mf_error *error)
+{
+    mf_request request = { .session = session, .submodel = l->view, .tokens = tokens + from, .n_token = n };
+    request.logits = l->logits;
+    request.logits_capacity = 256;
+    return mf_forward(l->executor, &request, 1, sizeof(request), error);
+}
+
+static mf_status generate(life *l, mf_error *error)
+{
+    static const char *const stop[] = { "never in bytes at random" };
+    mf_generate_options options = MF_GENERATE_OPTIONS_INIT;
+    mf_generate_result result = MF_GENERATE_RESULT_INIT;
+    options.prompt = "Once";
+    options.max_tokens = 5;
+    options.stop = stop;
+    options.n_stop = 1;
+    options.sampler = l->sampler;
+    mf_status status = mf_generate(NULL, NULL, l->view, &options, &result, error);
+    options.sampler = NULL;
+    if (status == MF_OK) status = mf_generate(l->executor, l->session, l->text_view, &options, &result, error);
+    return status;
+}
+
+static mf_status step(life *l, uint32_t index, const model_file *file, const mf_model_options *options, mf_error *error)
+{
+    switch (index) {
+    case 0:
+        return mf_model_open_memory(&l->model, file->data, file->bytes, options, error);
+    case 1:
+        return mf_extract_submodel(&l->view, l->model, NULL, error);
+    case 2:
+        return mf_extract_submodel_text(&l->text_view, l->model, "S;heads=3x3", error);
+    case 3:
+        return mf_executor_create(&l->executor, l->model, &(mf_executor_options){ sizeof(mf_executor_options), 2 },
+                                  error);
+    case 4:
+        return mf_session_create(&l->session, l->model, NULL, error);
+    case 5:
+        return mf_session_create(&l->loaded, l->model, NULL, error);
+    case 6:
+        return forward(l, l->session, 0, 70, error);
+    case 7:
+        return mf_session_fork(&l->fork, l->session, error);
+    case 8:
+        return forward(l, l->fork, 70, 5, error);
+    case 9:
+        return mf_session_save(l->session, l->path, error);
+    case 10:
+        return mf_session_load(l->loaded, l->path, error);
+    case 11:
+        return forward(l, l->loaded, 70, 5, error);
+    case 12:
+        return mf_sampler_create(&l->sampler, l->model, NULL, error);
+    default:
+        return generate(l, error);
+    }
+}
+
+enum { STEPS = 14 };
+
+static void end_life(life *l)
+{
+    mf_sampler_close(l->sampler);
+    mf_session_close(l->session);
+    mf_session_close(l->fork);
+    mf_session_close(l->loaded);
+    mf_executor_close(l->executor);
+    mf_submodel_close(l->view);
+    mf_submodel_close(l->text_view);
+    mf_model_close(l->model);
+}
+
+/* Lives until the first failure; the index of the step that failed, or STEPS. */
+static uint32_t live(const model_file *file, const mf_model_options *options, const char *path, counting *counts)
+{
+    float logits[256];
+    life l = { .path = path, .logits = logits };
+    mf_error error = MF_ERROR_INIT;
+    uint32_t i = 0;
+    while (i < STEPS && step(&l, i, file, options, &error) == MF_OK)
+        i++;
+    if (i < STEPS)
+        cr_assert(error.status == MF_E_NOMEM && error.detail[0], "allocation %zu, step %u: %s: %s", counts->fail_at, i,
+                  mf_status_name(error.status), error.detail);
+    end_life(&l);
+    cr_assert(counts->live_bytes == 0, "allocation %zu, step %u: %zu bytes leaked", counts->fail_at, i,
+              counts->live_bytes);
+    return i;
+}
+
+static void fail_every_allocation(mfi_storage storage, mf_load load, int and_all_after)
+{
+    model_file file = make_tiny(storage);
+    temporary_path path = new_path();
+    uint32_t reached = 0;
+    size_t fail_at = 1;
+    for (bool failed = true; failed; fail_at++) {
+        counting counts = { .fail_at = fail_at, .fail_after = and_all_after };
+        mf_model_options options = MF_MODEL_OPTIONS_INIT;
+        options.allocator = counting_allocator(&counts);
+        options.load = load;
+        reached = live(&file, &options, path.text, &counts);
+        failed = counts.n_alloc >= fail_at;
+        cr_assert(failed == (reached < STEPS), "allocation %zu failed and nobody noticed", fail_at);
+    }
+    cr_assert(reached == STEPS && fail_at > 20);
+    remove(path.text);
+    drop_file(&file);
+}
+
+Test(alloc_fail, one_allocation_fails_raw_and_mapped)
+{
+    fail_every_allocation(MFI_RAW, MF_LOAD_MAP, 0);
+}
+
+Test(alloc_fail, one_allocation_fails_raw_and_copied)
+{
+    fail_every_allocation(MFI_RAW, MF_LOAD_COPY, 0);
+}
+
+Test(alloc_fail, one_allocation_fails_compressed)
+{
+    fail_every_allocation(MFI_ZSTD, MF_LOAD_MAP, 0);
+}
+
+Test(alloc_fail, all_allocations_fail_from_one_on)
+{
+    fail_every_allocation(MFI_RAW, MF_LOAD_MAP, 1);
+}
+
+/* ---- One object's failure leaves the others usable ---- */
+
+/* Every step is run to each of its failures and then to its success; what stood before goes on. */
+Test(alloc_fail, what_stood_before_a_failure_goes_on_as_if_nothing_had_been)
+{
+    model_file file = make_tiny(MFI_RAW);
+    temporary_path path = new_path();
+    float logits[256], expected[256];
+    counting counts = { 0 };
+    mf_model_options options = MF_MODEL_OPTIONS_INIT;
+    options.allocator = counting_allocator(&counts);
+    life l = { .path = path.text, .logits = logits };
+    for (uint32_t i = 0; i < STEPS; i++) {
+        mf_error error = MF_ERROR_INIT;
+        mf_status status = MF_E_NOMEM;
+        for (size_t n = 1; status != MF_OK; n++) {
+            size_t before = counts.live_bytes;
+            uint32_t position = l.session ? mf_session_position(l.session) : 0;
+            counts.fail_at = counts.n_alloc + n;
+            status = step(&l, i, &file, &options, &error);
+            cr_assert(status == MF_OK || status == MF_E_NOMEM, "step %u: %s", i, error.detail);
+            /* mf_generate keeps what it did in the session. */
+            if (status != MF_OK && i + 1 < STEPS) {
+                cr_assert(counts.live_bytes == before, "step %u, its allocation %zu: %zu bytes kept", i, n,
+                          counts.live_bytes - before);
+                cr_assert(!l.session || mf_session_position(l.session) == position, "step %u", i);
+            }
+        }
+        counts.fail_at = 0;
+        if (i < 6) continue;
+        mf_session *probe = NULL; /* forward still gives what it gave */
+        cr_assert(mf_session_create(&probe, l.model, NULL, &error) == MF_OK);
+        cr_assert(forward(&l, probe, 0, 70, &error) == MF_OK);
+        if (i == 6) memcpy(expected, logits, sizeof(expected));
+        cr_assert(memcmp(logits, expected, sizeof(expected)) == 0, "after step %u", i);
+        mf_session_close(probe);
+    }
+    end_life(&l);
+    cr_assert(counts.live_bytes == 0);
+    remove(path.text);
+    drop_file(&file);
+}

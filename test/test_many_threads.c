@@ -1,0 +1,190 @@
+/* test_many_threads.c - 64 threads on one model, each with a session, a view and an executor of its own, and
+ * some with a view that others use too. Each must say what it says alone. Made for ThreadSanitizer. */
+#include "run_model.h"
+
+#include <criterion/criterion.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { THREADS = 64, LENGTH = 70 };
+
+/* One thread's work. Criterion's assertions are for the main thread, so that failures are carried home. */
+typedef struct job {
+    mf_model *model;
+    mf_submodel *shared; /* the view to use, or NULL: take `widths` */
+    widths widths;
+    const int32_t *tokens; /* [LENGTH] */
+    const outputs *expected;
+    const char *failure; /* NULL: none */
+} job;
+
+static mf_status run_piece(mf_executor *executor, mf_session *session, const mf_submodel *view, const int32_t *tokens,
+                           size_t n, outputs *out)
+{
+    uint32_t at = mf_session_position(session);
+    mf_request request = request_all(session, view, tokens + at, n, out, at);
+    return mf_forward(executor, &request, 1, sizeof(request), NULL);
+}
+
+static const char *work_with(job *j, mf_executor *executor, mf_session *session, const mf_submodel *view, outputs *out)
+{
+    static const size_t pieces[] = { 30, 1, 1, 33, 5 };
+    for (size_t i = 0; i < sizeof(pieces) / sizeof(pieces[0]); i++)
+        if (run_piece(executor, session, view, j->tokens, pieces[i], out) != MF_OK) return "forward failed";
+    if (!same_bits(out, j->expected)) return "differs from its single-threaded run";
+    mf_session *fork = NULL;
+    if (mf_session_fork(&fork, session, NULL) != MF_OK) return "fork failed";
+    bool again = mf_session_rewind(fork, 20) == MF_OK &&
+                 run_piece(executor, fork, view, j->tokens, LENGTH - 20, out) == MF_OK && same_bits(out, j->expected);
+    mf_session_close(fork);
+    return again ? NULL : "differs after a fork and a rewind";
+}
+
+static mf_submodel *take(const job *j)
+{
+    mf_submodel_spec spec = MF_SUBMODEL_SPEC_INIT;
+    mf_submodel *view = NULL;
+    spec.ffn = j->widths.ffn;
+    spec.n_ffn = j->widths.n_layer;
+    spec.heads = j->widths.heads;
+    spec.n_heads = j->widths.n_layer;
+    return mf_extract_submodel(&view, j->model, &spec, NULL) == MF_OK ? view : NULL;
+}
+
+static void *work(void *user)
+{
+    job *j = user;
+    mf_executor_options options = MF_EXECUTOR_OPTIONS_INIT;
+    mf_executor *executor = NULL;
+    mf_session *session = NULL;
+    mf_submodel *own = j->shared ? NULL : take(j), *view = j->shared ? j->shared : own;
+    outputs out = new_outputs(j->model, LENGTH);
+    options.n_thread = 1;
+    options.max_tokens = 32;
+    if (!view || mf_executor_create(&executor, j->model, &options, NULL) != MF_OK ||
+        mf_session_create(&session, j->model, NULL, NULL) != MF_OK)
+        j->failure = "could not be set up";
+    else
+        j->failure = work_with(j, executor, session, view, &out);
+    drop_outputs(&out);
+    mf_session_close(session);
+    mf_executor_close(executor);
+    mf_submodel_close(own);
+    return NULL;
+}
+
+static void run_jobs(job *jobs, size_t n)
+{
+    pthread_t threads[THREADS];
+    for (size_t i = 0; i < n; i++)
+        cr_assert(pthread_create(&threads[i], NULL, work, &jobs[i]) == 0);
+    for (size_t i = 0; i < n; i++)
+        pthread_join(threads[i], NULL);
+    for (size_t i = 0; i < n; i++)
+        cr_expect(!jobs[i].failure, "thread %zu %s", i, jobs[i].failure);
+}
+
+Test(many_threads, each_equals_its_single_threaded_run)
+{
+    random_model random;
+    rng r = { 5 };
+    random_shape shape = *random_shape_find("tiny");
+    shape.skippable = 0;
+    cr_assert(random_model_init_shape(&random, &shape, 5) == MF_OK);
+    for (uint64_t budget = 0; budget < 2; budget++) { /* pages reserved; and from a budget that suffices */
+        model_file file = make_random_file(&random, budget ? MFK_BF16 : MFK_F32, MFI_RAW, false);
+        mf_model_options options = MF_MODEL_OPTIONS_INIT;
+        options.cache_bytes = budget * ((uint64_t)256 << 20);
+        mf_model *model = NULL;
+        cr_assert(mf_model_open_memory(&model, file.data, file.bytes, &options, NULL) == MF_OK);
+        int32_t *tokens = new_tokens(model, LENGTH, &r);
+        job jobs[THREADS] = { 0 };
+        outputs expected[THREADS];
+        mf_submodel *shared = NULL;
+        for (uint32_t i = 0; i < THREADS; i++) {
+            job *j = &jobs[i];
+            *j = (job){ .model = model, .tokens = tokens, .expected = &expected[i] };
+            j->widths = random_widths(&random.config, &r);
+            mf_submodel *view = take(j);
+            cr_assert(view);
+            expected[i] = run_alone(model, view, tokens, LENGTH);
+            if (i == 0)
+                shared = view;
+            else
+                mf_submodel_close(view);
+            if (i % 4 == 0) {
+                j->shared = shared;
+                j->expected = &expected[0];
+            }
+        }
+        run_jobs(jobs, THREADS);
+        for (uint32_t i = 0; i < THREADS; i++)
+            drop_outputs(&expected[i]);
+        mf_submodel_close(shared);
+        free(tokens);
+        mf_model_close(model);
+        drop_file(&file);
+    }
+    random_model_free(&random);
+}
+
+/* ---- One executor, many callers ---- */
+
+typedef struct caller {
+    mf_executor *executor;
+    mf_submodel *view;
+    mf_session *session;
+    const int32_t *tokens;
+    outputs out;
+    _Atomic uint32_t *busy;
+    mf_status unexpected;
+} caller;
+
+static void *call_until_done(void *user)
+{
+    caller *c = user;
+    while (mf_session_position(c->session) < LENGTH && c->unexpected == MF_OK) {
+        mf_status status = run_piece(c->executor, c->session, c->view, c->tokens, 1, &c->out);
+        if (status == MF_E_BUSY)
+            ++*c->busy;
+        else
+            c->unexpected = status;
+    }
+    return NULL;
+}
+
+Test(many_threads, an_executor_in_use_says_busy_and_does_not_mix_up_its_callers)
+{
+    enum { CALLERS = 4 };
+    random_model random;
+    cr_assert(random_model_init_shape(&random, random_shape_find("tiny"), 6) == MF_OK);
+    model_file file = make_random_file(&random, MFK_F32, MFI_RAW, false);
+    mf_model *model = open_file(&file, NULL);
+    mf_submodel *view = take_named(model, "M");
+    mf_executor *executor = new_executor(model, 2, 0);
+    int32_t *tokens = new_tokens(model, LENGTH, &(rng){ 6 });
+    outputs expected = run_alone(model, view, tokens, LENGTH);
+    _Atomic uint32_t busy = 0;
+    caller callers[CALLERS];
+    pthread_t threads[CALLERS];
+    for (uint32_t i = 0; i < CALLERS; i++) {
+        callers[i] = (caller){ executor, view, new_session(model), tokens, new_outputs(model, LENGTH), &busy, MF_OK };
+        cr_assert(pthread_create(&threads[i], NULL, call_until_done, &callers[i]) == 0);
+    }
+    for (uint32_t i = 0; i < CALLERS; i++) {
+        pthread_join(threads[i], NULL);
+        cr_expect(callers[i].unexpected == MF_OK && same_bits(&callers[i].out, &expected), "caller %u", i);
+        mf_session_close(callers[i].session);
+        drop_outputs(&callers[i].out);
+    }
+    cr_expect(busy > 0, "no call ever met another");
+    drop_outputs(&expected);
+    free(tokens);
+    mf_executor_close(executor);
+    mf_submodel_close(view);
+    mf_model_close(model);
+    drop_file(&file);
+    random_model_free(&random);
+}
