@@ -3,12 +3,24 @@
 #include "run_model.h"
 #include "arena.h"
 
-#include <criterion/criterion.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
+
+/* Not Criterion's assertion: its replacement for ThreadSanitizer is for one file of a program. */
+static void require(bool holds, const char *format, ...)
+{
+    va_list values;
+    if (holds) return;
+    va_start(values, format);
+    vfprintf(stderr, format, values);
+    va_end(values);
+    fputc('\n', stderr);
+    abort();
+}
 
 uint32_t test_rounds(uint32_t usual)
 {
@@ -24,7 +36,7 @@ temporary_path new_path(void)
     temporary_path path;
     snprintf(path.text, sizeof(path.text), "%s/matformer-test-XXXXXX", P_tmpdir);
     int fd = mkstemp(path.text);
-    cr_assert(fd >= 0, "no temporary file in %s", P_tmpdir);
+    require(fd >= 0, "no temporary file in %s", P_tmpdir);
     close(fd);
     return path;
 }
@@ -32,15 +44,15 @@ temporary_path new_path(void)
 static model_file read_whole(const char *path)
 {
     FILE *f = fopen(path, "rb");
-    cr_assert(f && fseek(f, 0, SEEK_END) == 0);
+    require(f && fseek(f, 0, SEEK_END) == 0, "f && fseek(f, 0, SEEK_END) == 0");
     model_file file = { .bytes = (size_t)ftell(f) };
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
     file.mapped_bytes = (file.bytes + page - 1) / page * page;
     void *memory = mmap(NULL, file.mapped_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    cr_assert(memory != MAP_FAILED);
+    require(memory != MAP_FAILED, "memory != MAP_FAILED");
     file.data = memory;
     rewind(f);
-    cr_assert(fread(file.data, 1, file.bytes, f) == file.bytes);
+    require(fread(file.data, 1, file.bytes, f) == file.bytes, "fread(file.data, 1, file.bytes, f) == file.bytes");
     fclose(f);
     return file;
 }
@@ -51,7 +63,7 @@ model_file make_file(const mfi_matlm_config *config, mfi_weights weights, const 
     mf_error error = MF_ERROR_INIT;
     mf_allocator c_library = mfi_allocator(NULL);
     mf_status status = mfi_matlm_save(config, &weights, options, &c_library, path.text, &error);
-    cr_assert(status == MF_OK, "save: %s", error.detail);
+    require(status == MF_OK, "save: %s", error.detail);
     model_file file = read_whole(path.text);
     unlink(path.text);
     return file;
@@ -78,7 +90,7 @@ mf_model *open_file(const model_file *file, const char *cpu)
     mf_model *model = NULL;
     options.cpu = cpu;
     mf_status status = mf_model_open_memory(&model, file->data, file->bytes, &options, &error);
-    cr_assert(status == MF_OK, "open: %s", error.detail);
+    require(status == MF_OK, "open: %s", error.detail);
     return model;
 }
 
@@ -100,7 +112,7 @@ mf_submodel *take_view(mf_model *model, const widths *view)
     mf_error error = MF_ERROR_INIT;
     mf_submodel *submodel = NULL;
     mf_status status = mf_extract_submodel(&submodel, model, &spec, &error);
-    cr_assert(status == MF_OK, "extract: %s", error.detail);
+    require(status == MF_OK, "extract: %s", error.detail);
     return submodel;
 }
 
@@ -109,7 +121,7 @@ mf_submodel *take_named(mf_model *model, const char *text)
     mf_error error = MF_ERROR_INIT;
     mf_submodel *submodel = NULL;
     mf_status status = mf_extract_submodel_text(&submodel, model, text, &error);
-    cr_assert(status == MF_OK, "extract %s: %s", text, error.detail);
+    require(status == MF_OK, "extract %s: %s", text, error.detail);
     return submodel;
 }
 
@@ -117,7 +129,7 @@ mf_session *new_session(mf_model *model)
 {
     mf_error error = MF_ERROR_INIT;
     mf_session *session = NULL;
-    cr_assert(mf_session_create(&session, model, NULL, &error) == MF_OK, "session: %s", error.detail);
+    require(mf_session_create(&session, model, NULL, &error) == MF_OK, "session: %s", error.detail);
     return session;
 }
 
@@ -128,7 +140,7 @@ mf_executor *new_executor(mf_model *model, uint32_t n_thread, uint32_t max_token
     mf_executor *executor = NULL;
     options.n_thread = n_thread;
     options.max_tokens = max_tokens;
-    cr_assert(mf_executor_create(&executor, model, &options, &error) == MF_OK, "executor: %s", error.detail);
+    require(mf_executor_create(&executor, model, &options, &error) == MF_OK, "executor: %s", error.detail);
     return executor;
 }
 
@@ -138,7 +150,7 @@ const char *cpu_level(const model_file *file, uint32_t index)
     for (uint32_t i = 0; i < sizeof(levels) / sizeof(levels[0]); i++) {
         mf_model_info info = MF_MODEL_INFO_INIT;
         mf_model *model = open_file(file, levels[i]);
-        cr_assert(mf_model_info_get(model, &info) == MF_OK);
+        require(mf_model_info_get(model, &info) == MF_OK, "mf_model_info_get(model, &info) == MF_OK");
         bool has = strcmp(info.cpu, levels[i]) == 0;
         mf_model_close(model);
         if (has && index-- == 0) return levels[i];
@@ -151,11 +163,11 @@ const char *cpu_level(const model_file *file, uint32_t index)
 outputs new_outputs(const mf_model *model, size_t n_token)
 {
     mf_model_info info = MF_MODEL_INFO_INIT;
-    cr_assert(mf_model_info_get(model, &info) == MF_OK);
+    require(mf_model_info_get(model, &info) == MF_OK, "mf_model_info_get(model, &info) == MF_OK");
     outputs out = { .n_token = n_token, .n_vocab = info.n_vocab, .d_model = info.d_model };
     out.logits = calloc(n_token * out.n_vocab, sizeof(float));
     out.hidden = calloc(n_token * out.d_model, sizeof(float));
-    cr_assert(out.logits && out.hidden);
+    require(out.logits && out.hidden, "out.logits && out.hidden");
     return out;
 }
 
@@ -169,23 +181,24 @@ void drop_outputs(outputs *out)
 bool same_rows(const outputs *a, size_t from_a, const outputs *b, size_t from_b, size_t n)
 {
     size_t v = a->n_vocab, d = a->d_model;
-    cr_assert(v == b->n_vocab && d == b->d_model && from_a + n <= a->n_token && from_b + n <= b->n_token);
+    require(v == b->n_vocab && d == b->d_model && from_a + n <= a->n_token && from_b + n <= b->n_token,
+            "v == b->n_vocab && d == b->d_model && from_a + n <= a->n_token && from_b + n <= b->n_token");
     return memcmp(a->logits + from_a * v, b->logits + from_b * v, n * v * sizeof(float)) == 0 &&
            memcmp(a->hidden + from_a * d, b->hidden + from_b * d, n * d * sizeof(float)) == 0;
 }
 
 bool same_bits(const outputs *a, const outputs *b)
 {
-    cr_assert(a->n_token == b->n_token);
+    require(a->n_token == b->n_token, "a->n_token == b->n_token");
     return same_rows(a, 0, b, 0, a->n_token);
 }
 
 int32_t *new_tokens(const mf_model *model, size_t n, rng *r)
 {
     mf_model_info info = MF_MODEL_INFO_INIT;
-    cr_assert(mf_model_info_get(model, &info) == MF_OK);
+    require(mf_model_info_get(model, &info) == MF_OK, "mf_model_info_get(model, &info) == MF_OK");
     int32_t *tokens = calloc(n, sizeof(int32_t));
-    cr_assert(tokens);
+    require(tokens, "tokens");
     for (size_t i = 0; i < n; i++)
         tokens[i] = (int32_t)rng_below(r, info.n_vocab);
     return tokens;
@@ -196,7 +209,7 @@ int32_t *new_tokens(const mf_model *model, size_t n, rng *r)
 mf_request request_all(mf_session *session, const mf_submodel *view, const int32_t *tokens, size_t n, outputs *out,
                        size_t row)
 {
-    cr_assert(row + n <= out->n_token);
+    require(row + n <= out->n_token, "row + n <= out->n_token");
     return (mf_request){ .session = session,
                          .submodel = view,
                          .tokens = tokens,
@@ -215,8 +228,9 @@ void run_more(mf_executor *executor, mf_session *session, const mf_submodel *vie
     mf_request request = request_all(session, view, timeline + at, n, out, at);
     mf_error error = MF_ERROR_INIT;
     mf_status status = mf_forward(executor, &request, 1, sizeof(request), &error);
-    cr_assert(status == MF_OK && request.status == MF_OK, "forward: %s", error.detail);
-    cr_assert(request.n_token_done == n && mf_session_position(session) == at + n);
+    require(status == MF_OK && request.status == MF_OK, "forward: %s", error.detail);
+    require(request.n_token_done == n && mf_session_position(session) == at + n,
+            "request.n_token_done == n && mf_session_position(session) == at + n");
 }
 
 outputs run_alone(mf_model *model, const mf_submodel *view, const int32_t *timeline, size_t n)

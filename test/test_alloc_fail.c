@@ -3,6 +3,7 @@
 #include "run_model.h"
 #include "arena.h"
 #include "counting_allocator.h"
+#include "tokenizer.h"
 
 #include <criterion/criterion.h>
 #include <stdio.h>

@@ -292,7 +292,7 @@ Test(batch, a_longer_request_struct_is_accepted_while_the_unknown_fields_are_zer
     close_stage(&s);
 }
 
-Test(batch, more_requests_than_the_executor_was_made_for_are_refused_or_run)
+Test(batch, more_requests_than_the_executor_was_made_for_are_refused)
 {
     stage s = open_stage();
     mf_executor_options options = MF_EXECUTOR_OPTIONS_INIT;
@@ -301,7 +301,7 @@ Test(batch, more_requests_than_the_executor_was_made_for_are_refused_or_run)
     options.max_requests = 2;
     cr_assert(mf_executor_create(&small, s.model, &options, NULL) == MF_OK);
     next_requests(&s, requests, 6);
-    expect_call_refused(&s, small, requests, N, sizeof(mf_request), MF_E_CAPACITY, "five requests for two");
+    expect_call_refused(&s, small, requests, N, sizeof(mf_request), MF_E_INVALID, "five requests for two");
     next_requests(&s, requests, LENGTH - 10);
     cr_assert(mf_forward(small, requests, 2, sizeof(mf_request), NULL) == MF_OK);
     cr_assert(same_bits(&s.out[0], &s.expected[0]) && same_bits(&s.out[1], &s.expected[1]));

@@ -83,7 +83,7 @@ static void run_jobs(job *jobs, size_t n)
     for (size_t i = 0; i < n; i++)
         pthread_join(threads[i], NULL);
     for (size_t i = 0; i < n; i++)
-        cr_expect(!jobs[i].failure, "thread %zu %s", i, jobs[i].failure);
+        cr_assert(!jobs[i].failure, "thread %zu %s", i, jobs[i].failure);
 }
 
 Test(many_threads, each_equals_its_single_threaded_run)
@@ -175,11 +175,11 @@ Test(many_threads, an_executor_in_use_says_busy_and_does_not_mix_up_its_callers)
     }
     for (uint32_t i = 0; i < CALLERS; i++) {
         pthread_join(threads[i], NULL);
-        cr_expect(callers[i].unexpected == MF_OK && same_bits(&callers[i].out, &expected), "caller %u", i);
+        cr_assert(callers[i].unexpected == MF_OK && same_bits(&callers[i].out, &expected), "caller %u", i);
         mf_session_close(callers[i].session);
         drop_outputs(&callers[i].out);
     }
-    cr_expect(busy > 0, "no call ever met another");
+    cr_assert(busy > 0, "no call ever met another");
     drop_outputs(&expected);
     free(tokens);
     mf_executor_close(executor);
