@@ -141,14 +141,17 @@ static mf_status read_field(field f, mf_submodel_spec *spec, mfi_spec_storage *s
 {
     field rest = f;
     if (takes(&rest, "ffn=")) {
+        if (spec->ffn != NULL) return fail_field(f, "a second list of widths", error);
         spec->ffn = storage->ffn;
         return read_list(f, rest, 'x', storage->ffn, &spec->n_ffn, error);
     }
     if (takes(&rest, "heads=")) {
+        if (spec->heads != NULL) return fail_field(f, "a second list of heads", error);
         spec->heads = storage->heads;
         return read_list(f, rest, 'x', storage->heads, &spec->n_heads, error);
     }
     if (takes(&rest, "skip=")) {
+        if (spec->skip != NULL) return fail_field(f, "a second list of skipped layers", error);
         spec->skip = storage->skip;
         return read_list(f, rest, '-', storage->skip, &spec->n_skip, error);
     }
