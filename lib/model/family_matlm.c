@@ -103,8 +103,14 @@ static void read_scalars(reader *r, mfi_matlm_config *config)
 mf_status mfi_matlm_read_config(mfi_matlm_config *config, const mfi_container *container, const mf_allocator *allocator,
                                 mf_error *error)
 {
-    reader r = { container, error, MF_OK };
-    read_scalars(&r, config);
+    static const char *const known[] = {
+        "family",     "n_layer",       "d_model",       "d_head",      "n_vocab",         "max_positions",
+        "n_head",     "d_ff",          "head_group",    "norm",        "norm_eps",        "ffn",
+        "activation", "rope_theta",    "tied",          "embed_scale", "attention_scale", "bos_token",
+        "eos_token",  "n_granularity", "granularity.*", "may_skip",
+    };
+    reader r = { container, error, mfi_container_check_keys(container, known, MFI_COUNT(known), error) };
+    if (r.status == MF_OK) read_scalars(&r, config);
     if (r.status == MF_OK && (config->n_layer == 0 || config->n_granularity == 0))
         fail_key(&r, "n_layer", "or n_granularity is 0");
     if (r.status == MF_OK) r.status = mfi_matlm_config_alloc(config, allocator, error);
@@ -134,13 +140,15 @@ typedef struct compiler {
     mf_status status; /* the first failure; later steps do nothing harmful */
 } compiler;
 
-/* The tensor `name` of shell `shell`, which must have these extents; NULL after recording a failure. */
+/* The tensor `name` of shell `shell`, which must have these extents; NULL after recording a failure. `matrices`:
+ * how many a PANEL tensor interleaves. */
 static const mfi_tensor *need(compiler *c, const char *name, uint32_t shell, mfi_tensor_kind kind, uint64_t n,
-                              uint64_t k)
+                              uint64_t k, uint32_t matrices)
 {
     if (c->status != MF_OK) return NULL;
     const mfi_tensor *tensor = mfi_container_find(c->container, name, shell);
     const char *file = mfi_container_name(c->container);
+    const uint64_t panels = kind == MFI_PANEL ? matrices * ((n + MFK_NR - 1) / MFK_NR) : 0;
     if (tensor == NULL) {
         c->status = mfi_fail(c->error, MF_E_FORMAT, "%s: tensor %s (shell %u) is missing", file, name, shell);
         return NULL;
@@ -150,6 +158,17 @@ static const mfi_tensor *need(compiler *c, const char *name, uint32_t shell, mfi
             mfi_fail(c->error, MF_E_FORMAT, "%s: tensor %s is %llu x %llu, but the configuration asks for %llu x %llu",
                      file, name, (unsigned long long)tensor->n, (unsigned long long)tensor->k, (unsigned long long)n,
                      (unsigned long long)k);
+        return NULL;
+    }
+    if (tensor->panels != panels) {
+        c->status = mfi_fail(c->error, MF_E_FORMAT, "%s: tensor %s has %llu panels, but its layout asks for %llu", file,
+                             name, (unsigned long long)tensor->panels, (unsigned long long)panels);
+        return NULL;
+    }
+    /* So that it is in memory whenever its shell is. */
+    if (mfi_container_region(c->container, tensor->region)->shell > shell) {
+        c->status = mfi_fail(c->error, MF_E_FORMAT, "%s: tensor %s (shell %u) is in the region of a wider shell", file,
+                             name, shell);
         return NULL;
     }
     if (tensor->type != MFK_F32 && (kind == MFI_PLAIN || tensor->type != MFK_BF16)) {
@@ -163,12 +182,8 @@ static const mfi_tensor *need(compiler *c, const char *name, uint32_t shell, mfi
 
 static const float *need_vector(compiler *c, const char *name, uint64_t n)
 {
-    const mfi_tensor *tensor = need(c, name, 0, MFI_PLAIN, n, 1);
-    if (tensor == NULL) return NULL;
-    if (tensor->data == NULL)
-        c->status = mfi_fail(c->error, MF_E_FORMAT, "%s: tensor %s is not in the base region",
-                             mfi_container_name(c->container), name);
-    return tensor->data;
+    const mfi_tensor *tensor = need(c, name, 0, MFI_PLAIN, n, 1, 0);
+    return tensor != NULL ? tensor->data : NULL;
 }
 
 static void layer_name(char out[64], uint32_t layer, const char *rest)
@@ -196,7 +211,7 @@ static void add_part(compiler *c, mfi_op *op, uint32_t layer, const char *rest, 
 {
     char name[64];
     layer_name(name, layer, rest);
-    const mfi_tensor *piece = need(c, name, 0, MFI_PANEL, n, k);
+    const mfi_tensor *piece = need(c, name, 0, MFI_PANEL, n, k, 1);
     if (piece != NULL) mfi_program_part(c->program, op, &piece, 1, dst, n_of);
 }
 
@@ -248,7 +263,9 @@ static void add_shells(compiler *c, mfi_op *op, uint32_t layer, const char *rest
     for (uint32_t s = 0, begin = 0; s < program->n_shell; s++) {
         const uint32_t end = program->shell_bound[s * program->n_layer + layer];
         const uint64_t d_model = c->config->d_model, width = end - begin;
-        if (width > 0) piece[s] = need(c, name, s, MFI_PANEL, along_n ? width : d_model, along_n ? d_model : width);
+        if (width > 0)
+            piece[s] = need(c, name, s, MFI_PANEL, along_n ? width : d_model, along_n ? d_model : width,
+                            op->kind == MFI_OP_GLU ? 2 : 1);
         begin = end;
     }
     mfi_program_part(c->program, op, piece, program->n_shell, dst, along_n ? MFI_EXTENT_FFN : MFI_EXTENT_FULL);
@@ -316,7 +333,7 @@ static void add_layers(compiler *c)
     };
     mfi_op *embed = mfi_program_op(program, MFI_OP_EMBED, MFI_ROWS_ALL, 0, b.x, b.x);
     embed->scale = config->embed_scale;
-    embed->table = need(c, "embed", 0, config->tied ? MFI_PANEL : MFI_TABLE, config->n_vocab, config->d_model);
+    embed->table = need(c, "embed", 0, config->tied ? MFI_PANEL : MFI_TABLE, config->n_vocab, config->d_model, 1);
     for (uint32_t layer = 0; layer < config->n_layer && c->status == MF_OK; layer++) {
         add_attention(c, layer, &b);
         add_ffn(c, layer, &b);
@@ -324,28 +341,29 @@ static void add_layers(compiler *c)
     add_norm(c, MFI_ROWS_OUT, config->n_layer, "final_norm", b.x, b.out);
     mfi_op *output = mfi_program_op(program, MFI_OP_OUTPUT, MFI_ROWS_OUT, config->n_layer, b.out, b.out);
     const mfi_tensor *matrix =
-        config->tied ? embed->table : need(c, "output", 0, MFI_PANEL, config->n_vocab, config->d_model);
+        config->tied ? embed->table : need(c, "output", 0, MFI_PANEL, config->n_vocab, config->d_model, 1);
     if (matrix != NULL) mfi_program_part(program, output, &matrix, 1, b.out, MFI_EXTENT_FULL);
 }
 
-static uint32_t count_shells(const mfi_container *container)
+static uint32_t last_shell(const mfi_container *container)
 {
-    uint32_t n_shell = 1;
+    uint32_t last = 0;
     for (uint32_t i = 0; i < mfi_container_region_count(container); i++) {
         const mfi_region *region = mfi_container_region(container, i);
-        if (region->kind == MFI_REGION_SHELL && region->shell >= n_shell) n_shell = region->shell + 1;
+        if (region->kind == MFI_REGION_SHELL && region->shell > last) last = region->shell;
     }
-    return n_shell;
+    return last;
 }
 
 mf_status mfi_matlm_compile(mfi_program **out, const mfi_matlm_config *config, const mfi_container *container,
                             const mf_allocator *allocator, mf_error *error)
 {
     *out = NULL;
-    const uint32_t n_shell = count_shells(container);
-    if (n_shell > MFI_MAX_GRANULARITY)
-        return mfi_fail(error, MF_E_FORMAT, "%s: %u shells; at most %u", mfi_container_name(container), n_shell,
-                        MFI_MAX_GRANULARITY);
+    const uint32_t last = last_shell(container);
+    if (last >= MFI_MAX_GRANULARITY)
+        return mfi_fail(error, MF_E_FORMAT, "%s: it has shell %u, but shells end at %u", mfi_container_name(container),
+                        last, MFI_MAX_GRANULARITY - 1);
+    const uint32_t n_shell = last + 1;
     /* A layer has 12 operations and 4 + 2 * n_shell pieces; the ends have three and one. */
     const mfi_program_sizes sizes = { config->n_layer, n_shell, config->n_layer * 12 + 3, 11,
                                       config->n_layer * (4 + 2 * n_shell) + 1 };
