@@ -304,6 +304,21 @@ static mf_status load_decoded(loading *l, uint32_t index, const unsigned char **
 
 /* ---- All ---- */
 
+/* Tensors lie in file order, so those of a region are neighbours. A search, since a file may have so many of both
+ * that their product takes minutes. */
+static uint32_t first_tensor(const mfi_directory *directory, uint32_t region)
+{
+    uint32_t low = 0, high = directory->n_tensor;
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+        if (directory->tensor[middle].region < region)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
 static mf_status load_region(loading *l, uint32_t index)
 {
     mfi_container *c = l->c;
@@ -330,10 +345,9 @@ static mf_status load_region(loading *l, uint32_t index)
         return status;
     }
     region->data = data;
-    for (uint32_t i = 0; i < c->directory.n_tensor; i++) {
-        mfi_tensor *tensor = &c->directory.tensor[i];
-        if (tensor->region == index) tensor->data = data + tensor->offset;
-    }
+    for (uint32_t i = first_tensor(&c->directory, index);
+         i < c->directory.n_tensor && c->directory.tensor[i].region == index; i++)
+        c->directory.tensor[i].data = data + c->directory.tensor[i].offset;
     if (mapped) c->mapped_bytes += region->raw_bytes;
     if (!mapped && c->residence[index].reserved) c->allocated_bytes += region->raw_bytes;
     return MF_OK;
