@@ -87,16 +87,10 @@ static mf_status read_list(field f, field list, char separator, uint32_t *out, s
             if (!read_u32(&at, end, &second)) return fail_field(f, "expected a number", error);
         }
         if (separator == '-' && second < first) return fail_field(f, "a range runs upward", error);
-        const uint32_t n = separator == 'x' ? second : second - first;
-        if (n >= MFI_MAX_LAYER || *count + n + (separator == '-') > MFI_MAX_LAYER)
-            return fail_field(f, "more entries than any model has layers", error);
-        if (separator == 'x') {
-            for (uint32_t i = 0; i < n; i++)
-                out[(*count)++] = first;
-        } else {
-            for (uint32_t i = 0; i <= n; i++)
-                out[(*count)++] = first + i;
-        }
+        const uint64_t n = separator == 'x' ? second : (uint64_t)second - first + 1;
+        if (n > MFI_MAX_LAYER - *count) return fail_field(f, "more entries than any model has layers", error);
+        for (uint32_t i = 0; i < n; i++)
+            out[(*count)++] = separator == 'x' ? first : first + i;
     } while (at < end && *at == ',' && at++);
     return at == end ? MF_OK : fail_field(f, "unexpected characters", error);
 }
