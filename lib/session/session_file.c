@@ -246,7 +246,7 @@ mf_status mfi_session_load(mf_session *session, const char *path, mf_error *erro
     unsigned char *data = NULL;
     size_t bytes = 0;
     header h = { 0 };
-    const int fd = open(path, O_RDONLY | O_CLOEXEC);
+    const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* not to wait on a FIFO */
     if (fd < 0) return mfi_fail(error, errno == ENOENT ? MF_E_NOT_FOUND : MF_E_IO, "%s: %s", path, strerror(errno));
     mf_status status = read_file(fd, &data, &bytes, allocator, session, path, error);
     close(fd);
