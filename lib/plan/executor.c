@@ -5,7 +5,7 @@
 #include "platform.h"
 #include "status.h"
 
-enum { DEFAULT_ROWS = 512, DEFAULT_REQUESTS = 64, DEFAULT_SPIN_US = 50, MAX_ROWS = 1 << 20, MAX_THREADS = 1024 };
+enum { DEFAULT_ROWS = 512, DEFAULT_REQUESTS = 64, DEFAULT_SPIN_US = 50, MAX_ROWS = 1 << 20 };
 
 static void lay_out_space(mfi_space *space, mfi_arena *arena, uint32_t max_rows, uint32_t max_steps)
 {
@@ -69,14 +69,14 @@ static mf_status reserve(mf_executor *e, const mf_executor_options *options, mf_
 mf_status mfi_executor_create(mf_executor **out, mf_model *model, const mf_executor_options *options, mf_error *error)
 {
     *out = NULL;
-    if (options->n_thread > MAX_THREADS || options->max_tokens > MAX_ROWS || options->max_requests > MAX_ROWS)
-        return mfi_fail(error, MF_E_INVALID, "at most %d threads, %d tokens and %d requests", MAX_THREADS, MAX_ROWS,
+    if (options->n_thread > MFI_MAX_THREAD || options->max_tokens > MAX_ROWS || options->max_requests > MAX_ROWS)
+        return mfi_fail(error, MF_E_INVALID, "at most %u threads, %d tokens and %d requests", MFI_MAX_THREAD, MAX_ROWS,
                         MAX_ROWS);
     mf_executor *e = mfi_alloc(&model->allocator, sizeof *e);
     if (e == NULL) return mfi_fail(error, MF_E_NOMEM, "no memory for an executor");
     e->model = model;
     e->allocator = model->allocator;
-    e->n_thread = options->n_thread ? options->n_thread : mfi_usable_cores();
+    e->n_thread = options->n_thread ? options->n_thread : (uint32_t)mfi_min(mfi_usable_cores(), MFI_MAX_THREAD);
     e->max_rows = options->max_tokens ? options->max_tokens : DEFAULT_ROWS;
     e->max_requests = options->max_requests ? options->max_requests : DEFAULT_REQUESTS;
     atomic_init(&e->busy, false);
