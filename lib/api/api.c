@@ -1,7 +1,5 @@
 /* api.c - the exported functions: check what the caller gave, call one layer down, report. mf_generate is in
  * generate.c, the sampler's in lib/session/sampler.c, mf_status_* and mf_version in their own places. */
-#include <string.h>
-
 #include "defs.h"
 #include "session.h"
 #include "status.h"
@@ -99,8 +97,9 @@ mf_status mf_extract_submodel(mf_submodel **out, mf_model *model, const mf_submo
     if (status != MF_OK) return status;
     if (full.text == NULL) return mfi_submodel_create(out, model, &full, error);
 
-    const mf_submodel_spec text_alone = { .struct_size = full.struct_size, .text = full.text };
-    if (memcmp(&full, &text_alone, sizeof full) != 0)
+    if (full.granularity != NULL || full.ratio != 0 || full.ffn != NULL || full.n_ffn != 0 || full.heads != NULL ||
+        full.n_heads != 0 || full.skip != NULL || full.n_skip != 0 || full.max_params != 0 || full.max_bytes != 0 ||
+        full.max_flops != 0 || full.max_ms != 0)
         return mfi_fail(error, MF_E_INVALID, "a specification with text has no other field set");
     return mf_extract_submodel_text(out, model, full.text, error);
 }
