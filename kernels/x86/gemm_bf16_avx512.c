@@ -1,0 +1,17 @@
+/* gemm_bf16_avx512.c - tiles of 12 rows and two panels: 24 accumulators of the 32 registers. */
+#include "f32x16_avx512.h"
+
+#define GEMM_BF16
+#define TILE_ROWS 12
+#define TILE_PANELS(rows) ((rows) <= 4 ? 4 : (rows) <= 8 ? 3 : 2)
+#include "gemm_x86.h"
+
+void mfk_gemm_bf16_12x32_avx512(const mfk_gemm_args *args)
+{
+    gemm(args, args->scratch, A_FLOATS);
+}
+
+void mfk_glu_bf16_12x32_avx512(const mfk_gemm_args *args)
+{
+    glu(args);
+}
