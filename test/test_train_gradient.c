@@ -1,0 +1,147 @@
+/* test_train_gradient.c - losses, gradients and the optimizer's step, against PyTorch (the fixtures) and
+ * against the loss itself (finite differences). */
+#include "train_fixture.h"
+
+static const char *const cases[] = {
+    "rms_silu_multi_query_skip", "layer_gelu_multi_head_untied",  "rms_erf_grouped_nested_heads",
+    "layer_relu_no_rotation",    "layer_tanh_gated_ragged_group",
+};
+
+static float largest(const float *x, size_t n)
+{
+    float most = 0;
+    for (size_t i = 0; i < n; i++)
+        most = fmaxf(most, fabsf(x[i]));
+    return most;
+}
+
+/* Every element of a tensor within `tolerance` of the tensor's largest. */
+static void expect_tensor(const mf_trainer *t, float *array, const golden_tensor *tensor, const float *expected,
+                          float tolerance, const char *what)
+{
+    size_t n = tensor->rows * tensor->columns;
+    float bound = tolerance * largest(expected, n);
+    for (size_t i = 0; i < n; i++) {
+        float got = *element(t, array, tensor->name, i / tensor->columns, i % tensor->columns);
+        cr_assert(fabsf(got - expected[i]) <= bound, "%s, %s [%zu]: %g instead of %g", what, tensor->name, i,
+                  (double)got, (double)expected[i]);
+    }
+}
+
+Test(train_gradient, losses_and_gradients_of_every_granularity_equal_pytorchs)
+{
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        golden_case *c = golden_open(cases[i]);
+        mf_trainer *t = golden_trainer(c);
+        for (uint32_t g = 0; g < c->model.n_granularity; g++) {
+            double loss = run_pass(t, g, c->input, c->target, c->n_sequence, c->length, true);
+            cr_assert_float_eq(loss, c->loss[g], 2e-6 * c->loss[g], "%s: loss %.9f instead of %.9f", cases[i], loss,
+                               c->loss[g]);
+            for (size_t j = 0; j < c->n_tensor; j++)
+                expect_tensor(t, t->gradient, &c->tensors[j], c->tensors[j].gradient[g], 2e-5f, cases[i]);
+        }
+        mf_trainer_close(t);
+        golden_close(c);
+    }
+}
+
+Test(train_gradient, a_joint_step_of_adamw_equals_pytorchs)
+{
+    for (size_t i = 0; i < 2; i++) {
+        golden_case *c = golden_open(cases[i]);
+        mf_trainer *t = golden_trainer(c);
+        mf_train_report report = step(t);
+        cr_assert_float_eq(report.grad_norm, c->gradient_norm, 1e-5 * c->gradient_norm);
+        cr_assert(report.grad_norm > c->options.clip, "the fixture shall clip");
+        for (size_t j = 0; j < c->n_tensor; j++)
+            expect_tensor(t, t->weights, &c->tensors[j], c->tensors[j].after, 2e-5f, cases[i]);
+        mf_trainer_close(t);
+        golden_close(c);
+    }
+}
+
+static void move(mf_trainer *t, const char *name, const mfi_train_place *place, const float *gradient, float distance)
+{
+    for (size_t i = 0; i < place->rows * place->columns; i++) {
+        float *w = element(t, t->weights, name, i / place->columns, i % place->columns);
+        float slope = gradient[w - t->weights];
+        *w += slope > 0 ? distance : slope < 0 ? -distance : 0;
+    }
+}
+
+/* The loss moves along the gradient of one tensor as the gradient says. The direction is the gradient's
+ * sign, for which the change is largest beside the rounding of the loss; the distance makes it about 0.02,
+ * near enough for third derivatives not to matter. */
+static void check_direction(mf_trainer *t, const golden_case *c, uint32_t g, const char *name, const float *gradient,
+                            const char *what)
+{
+    mfi_train_place place;
+    if (!mfi_train_find(&t->layout, &t->config, name, &place)) return;
+    double predicted = 0;
+    for (size_t i = 0; i < place.rows * place.columns; i++)
+        predicted +=
+            fabs((double)gradient[element(t, t->weights, name, i / place.columns, i % place.columns) - t->weights]);
+    if (predicted == 0) return;
+    float distance = (float)fmin(2e-3, 0.01 / predicted);
+    move(t, name, &place, gradient, distance);
+    double ahead = run_pass(t, g, c->input, c->target, c->n_sequence, c->length, false);
+    move(t, name, &place, gradient, -2 * distance);
+    double behind = run_pass(t, g, c->input, c->target, c->n_sequence, c->length, false);
+    move(t, name, &place, gradient, distance);
+    double measured = (ahead - behind) / (2 * (double)distance);
+    cr_assert(fabs(measured - predicted) <= 0.01 * predicted + 2e-4, "%s, granularity %u, %s: %g, differences say %g",
+              what, g, name, predicted, measured);
+}
+
+Test(train_gradient, every_parameter_tensor_agrees_with_finite_differences)
+{
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        golden_case *c = golden_open(cases[i]);
+        mf_trainer *t = golden_trainer(c);
+        float *gradient = malloc(t->layout.n_float * sizeof(float));
+        for (uint32_t g = 0; g < c->model.n_granularity; g++) {
+            run_pass(t, g, c->input, c->target, c->n_sequence, c->length, true);
+            memcpy(gradient, t->gradient, t->layout.n_float * sizeof(float));
+            char name[64];
+            for (size_t k = 0; mfi_train_name(&t->config, k, name, sizeof(name)); k++)
+                check_direction(t, c, g, name, gradient, cases[i]);
+        }
+        free(gradient);
+        mf_trainer_close(t);
+        golden_close(c);
+    }
+}
+
+Test(train_gradient, nothing_beyond_a_granularity_gets_a_gradient)
+{
+    golden_case *c = golden_open("rms_erf_grouped_nested_heads");
+    mf_trainer *t = golden_trainer(c);
+    run_pass(t, 0, c->input, c->target, c->n_sequence, c->length, true);
+    size_t head = t->config.d_head;
+    for (size_t column = 0; column < t->config.d_model; column++) {
+        for (size_t row = 32; row < 64; row++) {
+            cr_assert_eq(*element(t, t->gradient, "layers.0.ffn.gate", row, column), 0.0f);
+            cr_assert_eq(*element(t, t->gradient, "layers.0.ffn.up", row, column), 0.0f);
+            cr_assert_eq(*element(t, t->gradient, "layers.0.ffn.down", column, row), 0.0f);
+        }
+        for (size_t row = 2 * head; row < 4 * head; row++)
+            cr_assert_eq(*element(t, t->gradient, "layers.0.attn.q", row, column), 0.0f);
+        for (size_t row = head; row < 2 * head; row++)
+            cr_assert_eq(*element(t, t->gradient, "layers.0.attn.k", row, column), 0.0f);
+    }
+    mf_trainer_close(t);
+    golden_close(c);
+}
+
+Test(train_gradient, weights_beyond_a_granularity_do_not_change_it)
+{
+    golden_case *c = golden_open("rms_erf_grouped_nested_heads");
+    mf_trainer *t = golden_trainer(c);
+    double before = run_pass(t, 0, c->input, c->target, c->n_sequence, c->length, true);
+    for (size_t i = 0; i < t->layout.n_float; i++)
+        if (t->gradient[i] == 0.0f && i < t->layout.n_matrix && i >= t->layout.layers[0].qkv) t->weights[i] = NAN;
+    double after = run_pass(t, 0, c->input, c->target, c->n_sequence, c->length, true);
+    cr_assert_eq(before, after, "%.17g, and %.17g with NaN beyond the width", before, after);
+    mf_trainer_close(t);
+    golden_close(c);
+}
