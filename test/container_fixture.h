@@ -91,7 +91,7 @@ static inline unsigned char *fixture_read(const char *path, size_t *bytes)
     return data;
 }
 
-/* A name in a fresh folder of this test's; fixture_remove() removes both. */
+/* A name in a fresh folder of this test's; fixture_remove() removes both, and finds what was left there. */
 static inline char *fixture_path(void)
 {
     char folder[] = "/tmp/mf-test-XXXXXX";
@@ -105,7 +105,7 @@ static inline void fixture_remove(char *path)
 {
     unlink(path);
     *strrchr(path, '/') = '\0';
-    rmdir(path);
+    if (rmdir(path) != 0) abort();
     free(path);
 }
 

@@ -1,0 +1,250 @@
+/* test_matlm_save.c - configurations are checked, and weights come back from the file that was saved. */
+#define _GNU_SOURCE
+#include <criterion/criterion.h>
+#include <math.h>
+
+#include "container_fixture.h"
+#include "counting_allocator.h"
+#include "matlm_fixture.h"
+#include "pack.h"
+
+typedef struct variant {
+    bool plain, tied, one_shell;
+    mfk_type type;
+    mfi_storage storage;
+} variant;
+
+static const char tokenizer[] = "any bytes\0at all";
+
+static mf_status save(const variant *v, const mf_allocator *allocator, const char *path, mf_error *error)
+{
+    static const char *const metadata[] = { "title", "a test", NULL };
+    mfi_matlm_config config;
+    mf_status status = fixture_config(&config, v->plain, v->tied, allocator);
+    if (status != MF_OK) return status;
+    mfi_matlm_save_options options = { .type = v->type,
+                                       .storage = v->storage,
+                                       .one_shell = v->one_shell,
+                                       .tokenizer = v->plain ? NULL : tokenizer,
+                                       .tokenizer_bytes = sizeof tokenizer,
+                                       .metadata = metadata };
+    status = mfi_matlm_save(&config, &fixture_weights, &options, allocator, path, error);
+    mfi_matlm_config_free(&config, allocator);
+    return status;
+}
+
+/* ---- Weights, gathered from shells and panels ---- */
+
+/* The stored tensor that holds matrix `name`, and which of its interleaved matrices that is. */
+static void stored_name(const char *name, bool gated, char stored[64], size_t *which, size_t *count)
+{
+    const char *last = strrchr(name, '.');
+    bool gate = last && strcmp(last, ".gate") == 0, up = last && strcmp(last, ".up") == 0;
+    *count = gated && (gate || up) ? 2 : 1;
+    *which = *count == 2 && up;
+    if (*count == 2)
+        snprintf(stored, 64, "%.*s.gate_up", (int)(last - name), name);
+    else
+        snprintf(stored, 64, "%s", name);
+}
+
+static void unpack_table(const mfi_tensor *tensor, float *out)
+{
+    const unsigned char *row = tensor->data;
+    for (size_t i = 0; i < tensor->n; i++, row += tensor->bytes / tensor->n)
+        for (size_t j = 0; j < tensor->k; j++)
+            *out++ = tensor->type == MFK_F32 ? ((const float *)(const void *)row)[j]
+                                             : mfk_bf16_to_f32(((const uint16_t *)(const void *)row)[j]);
+}
+
+typedef struct comparison {
+    const mfi_container *container;
+    bool gated;
+    size_t tensors; /* that were visited */
+} comparison;
+
+static void compare(void *user, const char *name, size_t rows, size_t columns)
+{
+    comparison *c = user;
+    char stored[64];
+    size_t which, count, row = 0, column = 0;
+    stored_name(name, c->gated, stored, &which, &count);
+    float *out = calloc(rows * columns, sizeof *out);
+    cr_assert_not_null(out);
+    for (uint32_t shell = 0; shell < FIXTURE_GRANULARITIES; shell++) {
+        const mfi_tensor *tensor = mfi_container_find(c->container, stored, shell);
+        if (!tensor) continue;
+        size_t n = (size_t)tensor->n, k = (size_t)tensor->k, panel = mfk_panel_bytes(tensor->type, k);
+        c->tensors += which == 0;
+        cr_assert(row + (tensor->kind == MFI_PLAIN ? 1 : n) <= rows || column + k <= columns, "%s", stored);
+        if (tensor->kind == MFI_PLAIN)
+            memcpy(out, tensor->data, (size_t)tensor->bytes);
+        else if (tensor->kind == MFI_TABLE)
+            unpack_table(tensor, out);
+        else
+            mfk_unpack(tensor->type, n, k, (const unsigned char *)tensor->data + which * panel, count * panel,
+                       out + row * columns + column, columns);
+        if (strstr(name, ".ffn.down"))
+            column += k;
+        else
+            row += tensor->kind == MFI_PLAIN ? 1 : n;
+    }
+    cr_assert_eq(strstr(name, ".ffn.down") ? column : row, strstr(name, ".ffn.down") ? columns : rows, "%s", name);
+    for (size_t i = 0; i < rows * columns; i++)
+        cr_assert_eq(out[i], fixture_weight(name, i / columns, i % columns), "%s: element %zu", name, i);
+    free(out);
+}
+
+static mfi_container *open_all(const char *path)
+{
+    mf_error error = MF_ERROR_INIT;
+    mf_model_options options = { .struct_size = sizeof options, .allocator = mfi_allocator(NULL), .n_thread = 1 };
+    mfi_container *c;
+    mfi_container_source source = { .path = path, .fd = -1 };
+    cr_assert_eq(mfi_container_open(&c, &source, &options, &error), MF_OK, "%s", error.detail);
+    cr_assert_eq(mfi_container_load(c, UINT32_MAX, &error), MF_OK, "%s", error.detail);
+    return c;
+}
+
+Test(matlm_save, every_weight_comes_back_from_every_variant)
+{
+    mf_allocator allocator = mfi_allocator(NULL);
+    for (int i = 0; i < 32; i++) {
+        variant v = { i & 1, i & 2, i & 4, i & 8 ? MFK_F32 : MFK_BF16, i & 16 ? MFI_ZSTD : MFI_RAW };
+        mf_error error = MF_ERROR_INIT;
+        char *path = fixture_path();
+        cr_assert_eq(save(&v, &allocator, path, &error), MF_OK, "%s", error.detail);
+
+        mfi_container *c = open_all(path);
+        mfi_matlm_config config;
+        comparison comparison = { c, !v.plain, 0 };
+        cr_assert_eq(fixture_config(&config, v.plain, v.tied, &allocator), MF_OK);
+        fixture_visit(&config, compare, &comparison);
+        size_t others = v.plain ? 0 : 2; /* rope.freqs and tokenizer */
+        cr_assert_eq(mfi_container_tensor_count(c), comparison.tensors + others);
+        uint32_t regions = (v.one_shell ? 1u : 3u) + !v.tied;
+        cr_assert_eq(mfi_container_region_count(c), regions);
+        mfi_matlm_config_free(&config, &allocator);
+        mfi_container_close(c);
+        fixture_remove(path);
+    }
+}
+
+Test(matlm_save, rotation_frequencies_and_tokenizer_are_stored)
+{
+    mf_allocator allocator = mfi_allocator(NULL);
+    mf_error error = MF_ERROR_INIT;
+    variant v = { .tied = true, .type = MFK_BF16, .storage = MFI_ZSTD };
+    char *path = fixture_path();
+    cr_assert_eq(save(&v, &allocator, path, &error), MF_OK, "%s", error.detail);
+    mfi_container *c = open_all(path);
+    const mfi_tensor *freqs = mfi_container_find(c, "rope.freqs", 0), *blob = mfi_container_find(c, "tokenizer", 0);
+    cr_assert(freqs && freqs->n == 8 && blob && blob->n == sizeof tokenizer);
+    for (int j = 0; j < 8; j++)
+        cr_assert_eq(((const float *)freqs->data)[j], (float)pow(10000, -2.0 * j / 16));
+    cr_assert_arr_eq(blob->data, tokenizer, sizeof tokenizer);
+    const char *title = NULL;
+    cr_assert(mfi_container_text(c, "title", &title));
+    cr_assert_str_eq(title, "a test");
+    mfi_container_close(c);
+    fixture_remove(path);
+}
+
+Test(matlm_save, every_failing_allocation_is_reported_and_leaks_nothing)
+{
+    variant v = { .tied = false, .type = MFK_BF16, .storage = MFI_ZSTD };
+    char *path = fixture_path();
+    mf_status status = MF_E_NOMEM;
+    for (size_t n = 1; status != MF_OK; n++) {
+        counting c = { .fail_at = n, .mutex = PTHREAD_MUTEX_INITIALIZER };
+        mf_allocator allocator = counting_allocator(&c);
+        mf_error error = MF_ERROR_INIT;
+        status = save(&v, &allocator, path, &error);
+        cr_assert_eq(c.live_bytes, 0);
+        cr_assert(status == MF_OK || status == MF_E_NOMEM);
+        cr_assert_eq(status == MF_OK, access(path, F_OK) == 0);
+    }
+    fixture_remove(path); /* which fails to remove the folder if a temporary file were left */
+}
+
+static mf_status failing_read(void *user, const char *name, size_t row, size_t n_row, size_t column, size_t n_column,
+                              float *out, mf_error *error)
+{
+    int *calls = user;
+    if (--*calls > 0) return fixture_read_weights(NULL, name, row, n_row, column, n_column, out, error);
+    return MF_E_IO;
+}
+
+Test(matlm_save, a_failing_source_leaves_no_file)
+{
+    mf_allocator allocator = mfi_allocator(NULL);
+    char *path = fixture_path(), folder[64];
+    int calls = 30;
+    mfi_weights weights = { failing_read, &calls };
+    mfi_matlm_config config;
+    mfi_matlm_save_options options = { .type = MFK_F32 };
+    cr_assert_eq(fixture_config(&config, false, true, &allocator), MF_OK);
+    cr_assert_eq(mfi_matlm_save(&config, &weights, &options, &allocator, path, NULL), MF_E_IO);
+    mfi_matlm_config_free(&config, &allocator);
+    snprintf(folder, sizeof folder, "%s", path);
+    *strrchr(folder, '/') = '\0';
+    cr_assert_eq(rmdir(folder), 0, "something was left behind");
+    free(path);
+}
+
+/* ---- Rules ---- */
+
+static void expect_refused(const mfi_matlm_config *config, const char *part)
+{
+    mf_error error = MF_ERROR_INIT;
+    cr_assert_eq(mfi_matlm_config_check(config, &error), MF_E_INVALID, "%s", part);
+    cr_assert(strstr(error.detail, part), "\"%s\" does not name %s", error.detail, part);
+}
+
+#define EXPECT_REFUSED(change, part)                                           \
+    do {                                                                       \
+        mfi_matlm_config config;                                               \
+        cr_assert_eq(fixture_config(&config, false, true, &allocator), MF_OK); \
+        cr_assert_eq(mfi_matlm_config_check(&config, NULL), MF_OK);            \
+        change;                                                                \
+        expect_refused(&config, part);                                         \
+        config.n_layer = FIXTURE_LAYERS;                                       \
+        config.n_granularity = FIXTURE_GRANULARITIES;                          \
+        mfi_matlm_config_free(&config, &allocator);                            \
+    } while (0)
+
+static void skip_in_all(mfi_matlm_config *config, uint32_t layer)
+{
+    for (uint32_t g = 0; g < config->n_granularity; g++)
+        config->granularity[g].ffn[layer] = config->granularity[g].heads[layer] = 0;
+}
+
+Test(matlm_config, each_rule_refuses_its_breach)
+{
+    mf_allocator allocator = mfi_allocator(NULL);
+    EXPECT_REFUSED(config.n_layer = 0, "n_layer");
+    EXPECT_REFUSED(config.n_granularity = MFI_MAX_GRANULARITY + 1, "n_granularity");
+    EXPECT_REFUSED(config.d_model = 48, "d_model");
+    EXPECT_REFUSED(config.d_head = 24, "d_head");
+    EXPECT_REFUSED(config.d_head = 528, "d_head");
+    EXPECT_REFUSED(config.head_group = 0, "head_group");
+    EXPECT_REFUSED(config.n_vocab = 0, "n_vocab");
+    EXPECT_REFUSED(config.max_positions = 0, "max_positions");
+    EXPECT_REFUSED(config.activation = (mfk_activation)9, "activation");
+    EXPECT_REFUSED(config.norm_eps = NAN, "norm_eps");
+    EXPECT_REFUSED(config.rope_theta = 0.5, "rope_theta");
+    EXPECT_REFUSED(config.attention_scale = INFINITY, "scale");
+    EXPECT_REFUSED(config.eos_token = 71, "71");
+    EXPECT_REFUSED(config.granularity[1].name[0] = '0', "granularity 1");
+    EXPECT_REFUSED(config.granularity[1].name[0] = 'S', "two granularities");
+    EXPECT_REFUSED(memset(config.granularity[1].name, 'a', 16), "granularity 1");
+    EXPECT_REFUSED(config.granularity[0].ffn[0] = 48, "layer 0");
+    EXPECT_REFUSED(config.granularity[0].ffn[0] = 96, "wider than in M");
+    EXPECT_REFUSED(config.granularity[0].heads[0] = 4, "wider than in M");
+    EXPECT_REFUSED(config.granularity[0].heads[0] = 1, "layer 0");
+    EXPECT_REFUSED(config.granularity[0].heads[0] = 0, "layer 0");
+    EXPECT_REFUSED(config.may_skip[1] = 0, "layer 1");
+    EXPECT_REFUSED(skip_in_all(&config, 1), "XL skips layer 1");
+    EXPECT_REFUSED(config.d_ff = 192, "d_ff");
+    EXPECT_REFUSED(config.n_head = 8, "n_head");
+}

@@ -1,0 +1,62 @@
+#!/usr/bin/env python3
+"""test_read_mf.py SAVE_FIXTURES READ_MF - the reader in Python, which knows the specification only, finds in
+the C writer's files what went into them."""
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+SKIPPED = 77  # for meson
+
+try:
+    import numpy as np
+    import xxhash  # noqa: F401
+    import zstandard  # noqa: F401
+except ImportError as missing:
+    print(f"skipped: {missing}; the second reader needs numpy, xxhash and zstandard")
+    sys.exit(SKIPPED)
+
+
+def check(read_mf, file, folder):
+    subprocess.run([sys.executable, read_mf, file, "--out", folder / "out"], check=True)
+    expected = {path.stem: np.fromfile(path, "<f4") for path in folder.glob("*.f32")}
+    found = {path.stem: np.load(path) for path in (folder / "out").glob("*.npy")}
+    blob = found.pop("tokenizer")
+    assert blob.tobytes() == bytes([0, 1, 254, 255]), "tokenizer"
+    freqs = found.pop("rope.freqs", None)
+    if freqs is not None:
+        assert np.array_equal(freqs, (10000.0 ** (-2.0 * np.arange(8) / 16)).astype("<f4")), "rope.freqs"
+    assert sorted(found) == sorted(expected), sorted(set(found) ^ set(expected))
+    for name, weights in expected.items():
+        assert found[name].dtype == np.float32 and np.array_equal(found[name].reshape(-1), weights), name
+    metadata = json.loads((folder / "out" / "directory.json").read_text())["metadata"]
+    assert metadata["family"] == "matlm" and metadata["granularity.2.ffn"] == [160, 128, 96], "metadata"
+    assert "bos_token" not in metadata and metadata["eos_token"] == 70, "special tokens"
+
+
+def check_prefix(read_mf, file):
+    """The file up to the end of its base opens without the shells; one byte less is refused."""
+    directory = json.loads(subprocess.run([sys.executable, read_mf, file], check=True, capture_output=True).stdout)
+    base = [region for region in directory["regions"] if region["kind"] != "shell"][-1]
+    end = base["file_offset"] + base["stored_bytes"]
+    data = file.read_bytes()
+    for length, expected in ((end, 0), (end - 1, 1)):
+        file.write_bytes(data[:length])
+        assert subprocess.run([sys.executable, read_mf, file], capture_output=True).returncode == expected, length
+
+
+def main():
+    save_fixtures, read_mf = sys.argv[1:]
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([save_fixtures, folder], check=True)
+        files = sorted(pathlib.Path(folder).glob("*.mf"))
+        assert len(files) == 4
+        for file in files:
+            check(read_mf, file, file.with_suffix(""))
+        check_prefix(read_mf, files[0])
+    print("ok")
+
+
+if __name__ == "__main__":
+    main()
