@@ -91,7 +91,7 @@ static inline void read_model(golden_case *c, const char **at, int32_t *n)
     c->length = (size_t)n[13];
     c->n_tensor = (size_t)n[14];
     c->options = (mf_trainer_options){ .struct_size = sizeof(c->options),
-                                       .n_thread = 2,
+                                       .n_thread = 1,
                                        .batch = (uint32_t)n[12],
                                        .sequence = (uint32_t)n[13],
                                        .learning_rate = (double)step[0],
