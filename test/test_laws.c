@@ -54,7 +54,7 @@ static outputs run_file(const model_file *file, const char *level, const widths 
 Test(laws, view_equals_a_file_that_was_physically_cut_to_it)
 {
     enum { TOKENS = 21, VIEWS = 7 };
-    for (uint32_t round = 0; round < test_rounds(8); round++) {
+    for (uint32_t round = 0; round < test_rounds(5); round++) {
         rng r = { round };
         random_model random = model_of(round);
         model_file file = make_random_file(&random, type_of(round), MFI_RAW, false);
@@ -87,7 +87,7 @@ Test(laws, view_equals_a_file_that_was_physically_cut_to_it)
 Test(laws, many_shells_one_shell_and_compressed_give_the_same_bits)
 {
     enum { TOKENS = 9, VIEWS = 6, FILES = 4 };
-    for (uint32_t round = 0; round < test_rounds(8); round++) {
+    for (uint32_t round = 0; round < test_rounds(5); round++) {
         rng r = { round };
         random_model random = model_of(100 + round);
         model_file files[FILES];
@@ -164,7 +164,7 @@ static void run_in_pieces(scene *s, mf_executor *executor, uint32_t most, output
 Test(laws, outputs_do_not_depend_on_threads_prompt_cuts_or_executor_size)
 {
     static const uint32_t max_tokens[] = { 0, 1, 7, 64, 100 }, pieces[] = { LONG, 1, 3, 40, 90 };
-    for (uint32_t round = 0; round < test_rounds(6); round++) {
+    for (uint32_t round = 0; round < test_rounds(2); round++) {
         scene s = open_scene(round, NULL);
         outputs out = new_outputs(s.model, LONG);
         for (uint32_t i = 0; i < 5; i++) {
@@ -184,7 +184,7 @@ Test(laws, outputs_do_not_depend_on_threads_prompt_cuts_or_executor_size)
 
 Test(laws, outputs_do_not_depend_on_the_processor_level)
 {
-    for (uint32_t round = 0; round < test_rounds(8); round++) {
+    for (uint32_t round = 0; round < test_rounds(5); round++) {
         scene s = open_scene(round, "scalar");
         const char *level;
         for (uint32_t l = 1; (level = cpu_level(&s.file, l)); l++) {
@@ -200,7 +200,7 @@ Test(laws, outputs_do_not_depend_on_the_processor_level)
 Test(laws, outputs_do_not_depend_on_what_else_is_in_the_batch)
 {
     enum { SESSIONS = 5 };
-    for (uint32_t round = 0; round < test_rounds(6); round++) {
+    for (uint32_t round = 0; round < test_rounds(3); round++) {
         scene s = open_scene(round, NULL);
         mf_executor *executor = new_executor(s.model, 2, round % 2 ? 0 : 33);
         mf_session *sessions[SESSIONS];
@@ -308,7 +308,7 @@ static unsigned host_mode(void)
 Test(laws, outputs_do_not_depend_on_the_hosts_floating_point_mode)
 {
     static const int roundings[] = { FE_UPWARD, FE_DOWNWARD, FE_TOWARDZERO };
-    for (uint32_t round = 0; round < test_rounds(6); round++) {
+    for (uint32_t round = 0; round < test_rounds(4); round++) {
         scene s = open_scene(round, NULL);
         mf_executor *executor = new_executor(s.model, 1 + round % 3, 0);
         mf_session *session = new_session(s.model);
@@ -335,7 +335,7 @@ Test(laws, outputs_do_not_depend_on_the_hosts_floating_point_mode)
 Test(laws, weights_outside_the_view_do_not_change_a_bit)
 {
     enum { TOKENS = 17, VIEWS = 7 };
-    for (uint32_t round = 0; round < test_rounds(6); round++) {
+    for (uint32_t round = 0; round < test_rounds(4); round++) {
         rng r = { round };
         random_model random = model_of(300 + round), poisoned = random;
         model_file file = make_random_file(&random, type_of(round), MFI_RAW, round % 3 == 0);
@@ -654,7 +654,7 @@ Test(laws, an_altered_file_is_refused_or_gives_the_same_bits)
         outputs whole[MFI_MAX_GRANULARITY], now[MFI_MAX_GRANULARITY];
         uint32_t n_whole = 0, n_now = 0;
         cr_assert(open_and_run(file.data, file.bytes, MF_VERIFY_FULL, whole, &n_whole) == MF_OK);
-        for (uint32_t i = 0; i < test_rounds(300); i++) {
+        for (uint32_t i = 0; i < test_rounds(150); i++) {
             uint32_t at = rng_below(&r, (uint32_t)(i % 2 ? file.bytes : file.bytes < 8192 ? file.bytes : 8192));
             unsigned char flip = (unsigned char)(1u << rng_below(&r, 8));
             file.data[at] ^= flip;
