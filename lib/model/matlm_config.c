@@ -14,7 +14,7 @@
 #define MAX_HEAD 4096u
 #define MAX_D_FF (1u << 20)
 #define MAX_VOCAB (1u << 24)
-#define MAX_POSITIONS (1u << 28)
+#define MAX_POSITIONS (1u << 24) /* exact as f32, which rotations take */
 
 /* One block holds all arrays; may_skip begins it. */
 static void lay_out(mfi_matlm_config *config, mfi_arena *arena)

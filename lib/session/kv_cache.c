@@ -44,7 +44,8 @@ mf_status mfi_kv_create(mfi_kv_cache *c, mf_model *model, mf_cache_type type, ui
     for (uint32_t slot = 0; slot < c->n_slot; slot++)
         c->slot[slot] = c->data + (size_t)slot * c->max_pages;
 
-    const uint64_t wanted = (uint64_t)c->n_slot * c->max_pages;
+    /* One more than the table holds: while a shared page is copied, this cache has both. */
+    const uint64_t wanted = (uint64_t)c->n_slot * c->max_pages + 1;
     status = wanted < MFI_NO_PAGE ? mfi_page_pool_reserve(c->pool, (uint32_t)wanted) : MF_E_NOMEM;
     if (status != MF_OK) {
         mfi_kv_destroy(c);

@@ -6,7 +6,7 @@
 #include "defs.h"
 #include "status.h"
 
-enum { MAX_POSITIONS = 1 << 28 };
+enum { MAX_POSITIONS = 1 << 24 }; /* a rotation takes its position as f32, which is exact up to here */
 
 mf_status mfi_session_create(mf_session **out, mf_model *model, const mf_session_options *options, mf_error *error)
 {
