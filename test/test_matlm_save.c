@@ -117,11 +117,11 @@ Test(matlm_save, every_weight_comes_back_from_every_variant)
 
         mfi_container *c = open_all(path);
         mfi_matlm_config config;
-        comparison comparison = { c, !v.plain, 0 };
+        comparison seen = { c, !v.plain, 0 };
         cr_assert_eq(fixture_config(&config, v.plain, v.tied, &allocator), MF_OK);
-        fixture_visit(&config, compare, &comparison);
+        fixture_visit(&config, compare, &seen);
         size_t others = v.plain ? 0 : 2; /* rope.freqs and tokenizer */
-        cr_assert_eq(mfi_container_tensor_count(c), comparison.tensors + others);
+        cr_assert_eq(mfi_container_tensor_count(c), seen.tensors + others);
         uint32_t regions = (v.one_shell ? 1u : 3u) + !v.tied;
         cr_assert_eq(mfi_container_region_count(c), regions);
         mfi_matlm_config_free(&config, &allocator);
