@@ -35,7 +35,7 @@ static mf_status fill_config(mfi_matlm_config *config, const bench_shape *shape,
                                   .d_model = shape->d_model,
                                   .d_head = shape->d_head,
                                   .n_vocab = shape->n_vocab,
-                                  .max_positions = 1024,
+                                  .max_positions = 512,
                                   .head_group = shape->head_group,
                                   .n_head = shape->n_head,
                                   .d_ff = shape->d_ff,
@@ -67,7 +67,10 @@ mf_status bench_model_write(const bench_shape *shape, const char *path, mf_error
     mf_allocator allocator = mfi_allocator(NULL);
     mfi_matlm_config config;
     mfi_weights weights = { read_random, NULL };
-    mfi_matlm_save_options options = { .type = shape->f32 ? MFK_F32 : MFK_BF16, .storage = MFI_RAW };
+    mfi_matlm_save_options options = { .type = shape->f32 ? MFK_F32 : MFK_BF16,
+                                       .storage = MFI_RAW,
+                                       .tokenizer = shape->tokenizer,
+                                       .tokenizer_bytes = shape->tokenizer_bytes };
     mf_status status = fill_config(&config, shape, &allocator, error);
     if (status == MF_OK) status = mfi_matlm_save(&config, &weights, &options, &allocator, path, error);
     mfi_matlm_config_free(&config, &allocator);

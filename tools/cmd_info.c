@@ -71,12 +71,21 @@ static int print_granularities(const inspection *in)
     return status;
 }
 
+/* What the table above says already. */
+static bool is_shown(const char *key)
+{
+    return strcmp(key, "family") == 0 || strncmp(key, "granularity.", strlen("granularity.")) == 0;
+}
+
 static void print_metadata(const inspection *in)
 {
     const char *key;
+    bool first = true;
     for (uint32_t i = 0; (key = mf_model_metadata(in->model, NULL, i)); i++) {
         const char *value = mf_model_metadata(in->model, key, 0);
-        if (i == 0) printf("\n%sMetadata%s\n", cli_style_on(stdout, CLI_BOLD), cli_style_on(stdout, CLI_PLAIN));
+        if (is_shown(key)) continue;
+        if (first) printf("\n%sMetadata%s\n", cli_style_on(stdout, CLI_BOLD), cli_style_on(stdout, CLI_PLAIN));
+        first = false;
         printf("  %s = %.*s%s\n", key, (int)strcspn(value, "\n"), value, strchr(value, '\n') ? " ..." : "");
     }
 }

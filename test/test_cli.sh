@@ -1,0 +1,196 @@
+#!/bin/sh
+# test_cli.sh - the program from outside: help, JSON, errors, exit statuses, determinism.
+#
+#     test_cli.sh MATFORMER MAKE_TEXT_MODEL STORY [TRAIN: yes|no]
+matformer=$1 make_model=$2 story=$3 train=${4:-no}
+folder=$(mktemp -d) || exit 1
+trap 'rm -rf "$folder"' EXIT
+model=$folder/model.mf
+failed=0
+
+fail() {
+    echo "FAIL: $*"
+    failed=1
+}
+
+# expect STATUS ARGUMENT...: the exit status of the program; its output is left in $folder/out and $folder/err.
+expect() {
+    want=$1
+    shift
+    "$matformer" "$@" >"$folder/out" 2>"$folder/err" </dev/null
+    got=$?
+    [ "$got" -eq "$want" ] || fail "exit status $got, not $want: matformer $*: $(head -c 300 "$folder/err")"
+}
+
+says() {
+    grep -q -e "$1" "$folder/${2:-err}" || fail "\"$1\" is not in: $(head -c 300 "$folder/${2:-err}")"
+}
+
+# json EXPRESSION: the output is JSON and the expression over it, as `o`, holds.
+json() {
+    python3 -c 'import json, sys; o = json.load(open(sys.argv[1])); sys.exit(not eval(sys.argv[2]))' \
+        "$folder/out" "$1" || fail "JSON: $1"
+}
+
+"$make_model" "$model" || exit 1
+
+# Help and version.
+commands="demo info run eval bench"
+[ "$train" = yes ] && commands="$commands train"
+expect 0 --help
+for command in $commands; do
+    says "^  $command " out
+done
+for command in $commands; do
+    expect 0 "$command" --help
+    says "^Usage: matformer $command" out
+    says "--json" out
+done
+expect 0 --version
+says "^matformer [0-9]" out
+
+# Wrong usage: status 2, and where to get help.
+expect 2
+expect 2 nonsense
+says "no command \"nonsense\""
+for command in $commands; do
+    expect 2 "$command" --nonsense
+    says "there is no option --nonsense"
+    says "matformer $command --help"
+done
+expect 2 info
+expect 2 info "$model" "$model"
+expect 2 run "$model" --prompt x --tokens many
+says "wants a whole number"
+expect 2 run "$model" --prompt x --tokens
+says "wants a value"
+expect 2 run "$model" --prompt x --then S --schedule 0:S
+expect 2 eval "$model"
+expect 2 bench nonsense
+
+# Failures: status 1, the file and the reason in a sentence.
+expect 1 info "$folder/missing.mf"
+says "missing.mf"
+printf 'not a model' >"$folder/text.mf"
+expect 1 info "$folder/text.mf"
+says "text.mf"
+head -c 100000 "$model" >"$folder/short.mf"
+expect 1 info "$folder/short.mf"
+says "short.mf"
+{ head -c 200000 "$model"; printf 'damage'; tail -c +200007 "$model"; } >"$folder/damaged.mf"
+expect 1 info --verify "$folder/damaged.mf"
+says "damaged"
+expect 1 run "$model" --prompt x --size HUGE
+says "HUGE"
+expect 1 run "$model" --prompt x --size ffn=33x4
+expect 1 run "$model" --prompt x --schedule 5
+says "POSITION:SIZE"
+expect 1 eval "$model" --text "$folder/missing.txt"
+says "missing.txt"
+
+# info
+expect 0 info "$model"
+says "XL" out
+expect 0 info --verify --tensors "$model"
+says "layers.0.attn.q" out
+expect 0 info --verify --tensors --json "$model"
+json 'o["family"] == "matlm" and o["verified"] and o["tokenizer"] and o["shape"]["layers"] == 4'
+json '[g["size"] for g in o["granularities"]] == ["S", "M", "L", "XL"]'
+json '[g["params"] for g in o["granularities"]] == sorted(g["params"] for g in o["granularities"])'
+json 'len(o["regions"]) == 4 and any(t["name"] == "embed" for t in o["tensors"])'
+
+# run: the same seed writes the same text, another seed another one.
+text="The old king"
+expect 0 run "$model" -p "$text" -n 24 --seed 5
+mv "$folder/out" "$folder/first"
+expect 0 run "$model" -p "$text" -n 24 --seed 5 --threads 1
+cmp -s "$folder/first" "$folder/out" || fail "the same seed wrote another text"
+expect 0 run "$model" -p "$text" -n 24 --seed 6
+cmp -s "$folder/first" "$folder/out" && fail "another seed wrote the same text"
+says "tokens/s"
+expect 0 run "$model" -p "$text" -n 4 --quiet
+[ -s "$folder/err" ] && fail "--quiet wrote to standard error"
+printf '%s' "$text" | "$matformer" run "$model" -n 24 --seed 5 >"$folder/out" 2>/dev/null
+cmp -s "$folder/first" "$folder/out" || fail "a piped prompt wrote another text"
+
+# run: a schedule that was printed replays to the same tokens.
+expect 0 run "$model" -p "$text" -n 12 --size M --then XL --at 6 --top 3 --json
+json 'len(o["tokens"]) == 12 and o["finish"] == "length" and len(o["tokens"][0]["top"]) == 3'
+json '"".join(t["text"] for t in o["tokens"]) == o["text"]'
+json 'len(o["schedule"]) == 2 and o["schedule"][1]["position"] == o["prompt_tokens"] + 6'
+schedule=$(python3 -c 'import json, sys
+print(",".join("%d:%s" % (s["position"], s["size"]) for s in json.load(open(sys.argv[1]))["schedule"]))' "$folder/out")
+python3 -c 'import json, sys; print([t["token"] for t in json.load(open(sys.argv[1]))["tokens"]])' "$folder/out" >"$folder/first"
+expect 0 run "$model" -p "$text" -n 12 --schedule "$schedule" --json
+python3 -c 'import json, sys; print([t["token"] for t in json.load(open(sys.argv[1]))["tokens"]])' "$folder/out" >"$folder/second"
+cmp -s "$folder/first" "$folder/second" || fail "the schedule \"$schedule\" did not replay"
+expect 0 run "$model" -p "$text" -n 12 -t 0 --size 0.5 --json
+json 'all(t["logprob"] < 0 for t in o["tokens"])'
+
+# run: Ctrl-C stops the writing with status 130.
+"$matformer" run "$model" -p "$text" -n 1000000 --ignore-eos --json >"$folder/out" 2>/dev/null &
+writer=$!
+sleep 1
+kill -INT "$writer"
+wait "$writer"
+[ $? -eq 130 ] || fail "an interrupted run did not end with status 130"
+json 'o["finish"] == "interrupted" and len(o["tokens"]) == o["generated_tokens"] > 0'
+
+# eval: a wider view against itself has no divergence; all sizes in one batch equal one alone.
+head -c 1500 "$story" >"$folder/text.txt"
+expect 0 eval "$model" --text "$folder/text.txt" --context 64
+says "bits per byte" out
+expect 0 eval "$model" --text "$folder/text.txt" --context 64 --against XL --json
+json '[v["size"] for v in o["views"]] == ["S", "M", "L", "XL"] and abs(o["views"][3]["kl"]) < 1e-6'
+json 'o["views"][3]["same_top_token"] == 1 and o["views"][0]["kl"] > 0'
+json 'all(v["loss"] > 0 for v in o["views"])'
+loss=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["views"][1]["loss"])' "$folder/out")
+expect 0 eval "$model" "$folder/text.txt" --context 64 --size M --json
+json "o['views'][0]['loss'] == $loss"
+
+# demo
+head -c 400 "$story" >"$folder/text.txt"
+expect 0 demo --model "$model" --text "$folder/text.txt"
+says "Once upon a time" out
+expect 0 demo --model "$model" --text "$folder/text.txt" --json
+json 'len(o["views"]) == 6 and [s["size"] for s in o["timeline"]][0] == "S" and len(o["timeline"]) == 3'
+
+# bench
+expect 0 bench views "$model" --rounds 5 --json
+json 'all(0 < s < 1e-3 for s in o["view_seconds"].values())'
+
+# train: an interrupted run that goes on writes the file of one that was not interrupted.
+if [ "$train" = yes ]; then
+    shape="--layers 2 --d-model 64 --heads 2 --head-group 2 --d-ff 128 --vocab 300 --batch 4 --sequence 32 --steps 12
+        --evaluate-every 4 --evaluate-tokens 256 --warmup 2 --lr 3e-3"
+    head -c 6000 "$story" >"$folder/train.txt"
+    tail -c 2000 "$story" >"$folder/valid.txt"
+    cp "$folder/train.txt" "$folder/copy.txt"
+    expect 2 train --data "$folder/train.txt"
+    expect 1 train --data "$folder/missing" --out "$folder/a.mf"
+    says "missing"
+    # shellcheck disable=SC2086
+    expect 0 train --data "$folder/train.txt" --valid "$folder/valid.txt" --out "$folder/a.mf" $shape --json \
+        --log "$folder/log.jsonl"
+    json 'o["stopped"] == "steps" and o["step"] == 12 and set(o["held_out"]) == {"S", "M", "L", "XL"}'
+    python3 -c 'import json, sys; [json.loads(l) for l in open(sys.argv[1])]' "$folder/log.jsonl" || fail "the log"
+    expect 0 info "$folder/a.mf" --verify
+    says "training.held_out_loss.XL" out
+    # shellcheck disable=SC2086
+    expect 0 train --data "$folder/train.txt" --valid "$folder/valid.txt" --out "$folder/b.mf" $shape --json \
+        --checkpoint "$folder/b.ck" --minutes 0.0001
+    json 'o["stopped"] == "minutes" and o["step"] < 12'
+    # shellcheck disable=SC2086
+    expect 0 train --data "$folder/train.txt" --valid "$folder/valid.txt" --out "$folder/b.mf" $shape --json \
+        --checkpoint "$folder/b.ck"
+    json 'o["step"] == 12'
+    for file in a b; do
+        expect 0 eval "$folder/$file.mf" --text "$folder/valid.txt" --json
+        python3 -c 'import json, sys
+print([v["loss"] for v in json.load(open(sys.argv[1]))["views"]])' "$folder/out" >"$folder/$file.losses"
+    done
+    cmp -s "$folder/a.losses" "$folder/b.losses" || fail "a resumed run made another model"
+fi
+
+[ $failed -eq 0 ] && echo "ok"
+exit $failed
