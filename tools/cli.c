@@ -22,13 +22,9 @@ static void print_error(const char *text)
 static const char *remedy(mf_status status)
 {
     switch (status) {
-    case MF_E_CHECKSUM:
-        return "The file was altered or cut after it was written; fetch it again.";
     case MF_E_WIDTH:
         return "`matformer info FILE` lists what the model offers; sizes are names (\"M\"), ratios (\"0.5\") or "
                "lists (\"ffn=512x4,256x2\").";
-    case MF_E_FULL:
-        return "Give a smaller --tokens or a shorter prompt.";
     default:
         return NULL;
     }
