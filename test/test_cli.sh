@@ -3,7 +3,8 @@
 #
 #     test_cli.sh MATFORMER MODEL STORY [TRAIN: yes|no]
 #
-# MODEL is what make_text_model writes: three layers, S, M and L, and a byte a token.
+# MODEL is what make_text_model writes: three layers, S, M and L, and a byte a token. One thread mostly: more
+# would wait for each other where other tests use the processors.
 matformer=$1 model=$2 story=$3 train=${4:-no}
 folder=$(mktemp -d) || exit 1
 trap 'rm -rf "$folder"' EXIT
@@ -100,34 +101,34 @@ json 'len(o["regions"]) == 3 and any(t["name"] == "embed" for t in o["tensors"])
 
 # run: the same seed writes the same text, another seed another one.
 text="The old king"
-expect 0 run "$model" -p "$text" -n 24 -t 9 --seed 5
+expect 0 run "$model" -p "$text" -n 24 -t 9 --seed 5 --threads 2
 mv "$folder/out" "$folder/first"
 expect 0 run "$model" -p "$text" -n 24 -t 9 --seed 5 --threads 1
 cmp -s "$folder/first" "$folder/out" || fail "the same seed wrote another text"
-expect 0 run "$model" -p "$text" -n 24 -t 9 --seed 6
+expect 0 run "$model" -p "$text" -n 24 -t 9 --seed 6 --threads 1
 cmp -s "$folder/first" "$folder/out" && fail "another seed wrote the same text"
 says "tokens/s"
-expect 0 run "$model" -p "$text" -n 4 --quiet
+expect 0 run "$model" -p "$text" -n 4 --quiet --threads 1
 [ -s "$folder/err" ] && fail "--quiet wrote to standard error"
-printf '%s' "$text" | "$matformer" run "$model" -n 24 -t 9 --seed 5 >"$folder/out" 2>/dev/null
+printf '%s' "$text" | "$matformer" run "$model" -n 24 -t 9 --seed 5 --threads 1 >"$folder/out" 2>/dev/null
 cmp -s "$folder/first" "$folder/out" || fail "a piped prompt wrote another text"
 
 # run: a schedule that was printed replays to the same tokens.
-expect 0 run "$model" -p "$text" -n 12 -t 9 --size M --then L --at 6 --top 3 --json
+expect 0 run "$model" -p "$text" -n 12 -t 9 --size M --then L --at 6 --top 3 --json --threads 1
 json 'len(o["tokens"]) == 12 and o["finish"] == "length" and len(o["tokens"][0]["top"]) == 3'
 json '"".join(t["text"] for t in o["tokens"]) == o["text"]'
 json 'len(o["schedule"]) == 2 and o["schedule"][1]["position"] == o["prompt_tokens"] + 6'
 schedule=$(python3 -c 'import json, sys
 print(",".join("%d:%s" % (s["position"], s["size"]) for s in json.load(open(sys.argv[1]))["schedule"]))' "$folder/out")
 python3 -c 'import json, sys; print([t["token"] for t in json.load(open(sys.argv[1]))["tokens"]])' "$folder/out" >"$folder/first"
-expect 0 run "$model" -p "$text" -n 12 -t 9 --schedule "$schedule" --json
+expect 0 run "$model" -p "$text" -n 12 -t 9 --schedule "$schedule" --json --threads 1
 python3 -c 'import json, sys; print([t["token"] for t in json.load(open(sys.argv[1]))["tokens"]])' "$folder/out" >"$folder/second"
 cmp -s "$folder/first" "$folder/second" || fail "the schedule \"$schedule\" did not replay"
-expect 0 run "$model" -p "$text" -n 12 -t 0 --size 0.5 --json
+expect 0 run "$model" -p "$text" -n 12 -t 0 --size 0.5 --json --threads 1
 json 'all(t["logprob"] <= 0 for t in o["tokens"])'
 
 # run: Ctrl-C stops the writing with status 130.
-"$matformer" run "$model" -p "$text" -n 1000000 --ignore-eos --json >"$folder/out" 2>/dev/null &
+"$matformer" run "$model" -p "$text" -n 1000000 --threads 1 --ignore-eos --json >"$folder/out" 2>/dev/null &
 writer=$!
 sleep 1
 kill -INT "$writer"
@@ -137,30 +138,30 @@ json 'o["finish"] == "interrupted" and len(o["tokens"]) == o["generated_tokens"]
 
 # eval: a wider view against itself has no divergence; all sizes in one batch equal one alone.
 head -c 1500 "$story" >"$folder/text.txt"
-expect 0 eval "$model" --text "$folder/text.txt" --context 64
+expect 0 eval "$model" --text "$folder/text.txt" --context 64 --threads 1
 says "bits per byte" out
-expect 0 eval "$model" --text "$folder/text.txt" --context 64 --against L --json
+expect 0 eval "$model" --text "$folder/text.txt" --context 64 --against L --json --threads 1
 json '[v["size"] for v in o["views"]] == ["S", "M", "L"] and abs(o["views"][2]["kl"]) < 1e-6'
 json 'o["views"][2]["same_top_token"] == 1 and o["views"][0]["kl"] > 0'
 json 'all(v["loss"] > 0 for v in o["views"])'
 loss=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["views"][1]["loss"])' "$folder/out")
-expect 0 eval "$model" "$folder/text.txt" --context 64 --size M --json
+expect 0 eval "$model" "$folder/text.txt" --context 64 --size M --json --threads 1
 json "o['views'][0]['loss'] == $loss"
 
 # demo
 head -c 400 "$story" >"$folder/text.txt"
-expect 0 demo --model "$model" --text "$folder/text.txt"
+expect 0 demo --model "$model" --text "$folder/text.txt" --threads 1
 says "Once upon a time" out
-expect 0 demo --model "$model" --text "$folder/text.txt" --json
+expect 0 demo --model "$model" --text "$folder/text.txt" --json --threads 1
 json 'len(o["views"]) == 5 and [s["size"] for s in o["timeline"]][0] == "S" and len(o["timeline"]) == 3'
 
 # bench
-expect 0 bench views "$model" --rounds 5 --json
+expect 0 bench views "$model" --rounds 5 --json --threads 1
 json 'all(0 < s < 1e-3 for s in o["view_seconds"].values())'
 
 # train: an interrupted run that goes on writes the file of one that was not interrupted.
 if [ "$train" = yes ]; then
-    shape="--layers 2 --d-model 64 --heads 2 --head-group 2 --d-ff 128 --vocab 300 --batch 4 --sequence 32 --steps 12
+    shape="--layers 2 --d-model 64 --heads 2 --head-group 2 --d-ff 128 --vocab 300 --batch 4 --sequence 32 --steps 12 --threads 1
         --evaluate-every 4 --evaluate-tokens 256 --warmup 2 --lr 3e-3"
     head -c 6000 "$story" >"$folder/train.txt"
     tail -c 2000 "$story" >"$folder/valid.txt"
@@ -184,7 +185,7 @@ if [ "$train" = yes ]; then
         --checkpoint "$folder/b.ck"
     json 'o["step"] == 12'
     for file in a b; do
-        expect 0 eval "$folder/$file.mf" --text "$folder/valid.txt" --json
+        expect 0 eval "$folder/$file.mf" --text "$folder/valid.txt" --json --threads 1
         python3 -c 'import json, sys
 print([v["loss"] for v in json.load(open(sys.argv[1]))["views"]])' "$folder/out" >"$folder/$file.losses"
     done
