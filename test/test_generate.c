@@ -15,24 +15,28 @@ enum { N_VOCAB = 900, EOS = 899, MAX_POSITIONS = 512, MAX_EVENTS = 400 };
 
 /* ---- A model with a tokenizer ---- */
 
-static model_file make_model(int32_t bos, int32_t eos, bool with_tokenizer)
+static model_file make_model_of(uint32_t n_vocab, int32_t bos, int32_t eos, const void *tokenizer, size_t bytes)
 {
     random_shape shape = *random_shape_find("tiny");
-    shape.n_vocab = N_VOCAB;
+    shape.n_vocab = n_vocab;
     shape.max_positions = MAX_POSITIONS;
     random_model model;
     cr_assert_eq(random_model_init_shape(&model, &shape, 1), MF_OK);
     model.config.bos_token = bos;
     model.config.eos_token = eos;
-    golden g = open_golden();
     mfi_matlm_save_options options = { .type = MFK_F32, .storage = MFI_RAW };
-    if (with_tokenizer) {
-        options.tokenizer = g.blob.data;
-        options.tokenizer_bytes = g.blob.count;
-    }
+    options.tokenizer = tokenizer;
+    options.tokenizer_bytes = bytes;
     model_file file = make_file(&model.config, random_model_weights(&model), &options);
-    free(g.file.data);
     random_model_free(&model);
+    return file;
+}
+
+static model_file make_model(int32_t bos, int32_t eos, bool with_tokenizer)
+{
+    golden g = open_golden();
+    model_file file = make_model_of(N_VOCAB, bos, eos, with_tokenizer ? g.blob.data : NULL, g.blob.count);
+    free(g.file.data);
     return file;
 }
 
@@ -433,6 +437,42 @@ Test(generate, text_is_held_back_only_while_it_may_become_a_stop_text)
                   "event %zu", i);
     mf_sampler_close((mf_sampler *)options.sampler);
     close_fixture(&f);
+}
+
+/* The most that can be held: one byte less than a stop text, then the longest token. */
+Test(generate, the_longest_tokens_and_stop_texts_fit_the_text_that_is_held_back)
+{
+    enum { N_MERGE = 10, LONGEST = 256 + N_MERGE - 1, TOKEN_BYTES = 1024, STOP_BYTES = 1500, N = 6 };
+    mfi_merge merges[N_MERGE] = { { 'a', 'a' } };
+    for (uint32_t i = 1; i < N_MERGE; i++)
+        merges[i] = (mfi_merge){ 255 + i, 255 + i };
+    mf_allocator allocator = mfi_allocator(NULL);
+    void *blob;
+    size_t bytes;
+    cr_assert_eq(mfi_tokenizer_store(&blob, &bytes, &allocator, merges, N_MERGE, 0, NULL), MF_OK);
+    model_file file = make_model_of(256 + N_MERGE, 'a', -1, blob, bytes);
+    mfi_free(&allocator, blob, bytes);
+    mf_model *model = open_file(&file, NULL);
+    mf_submodel *view = take_named(model, mf_model_granularity(model, 0));
+
+    static watcher w;
+    static script s = { .n_token = N, .start = 1, .tokens = { LONGEST, LONGEST, LONGEST, LONGEST, LONGEST, LONGEST } };
+    char stop_text[STOP_BYTES + 2] = "";
+    memset(stop_text, 'a', STOP_BYTES);
+    stop_text[STOP_BYTES] = 'b';
+    const char *const stop[] = { stop_text };
+    mf_generate_options options = MF_GENERATE_OPTIONS_INIT;
+    options.max_tokens = N;
+    options.stop = stop;
+    options.n_stop = 1;
+    options.sampler = force_script(model, &s);
+    cr_assert_eq(generate(NULL, NULL, view, &options, &w, NULL), MF_OK);
+    cr_assert_eq(w.events[1].text_bytes, 2 * TOKEN_BYTES - STOP_BYTES);
+    cr_assert_eq(w.n_text, N * TOKEN_BYTES);
+    mf_sampler_close((mf_sampler *)options.sampler);
+    mf_submodel_close(view);
+    mf_model_close(model);
+    drop_file(&file);
 }
 
 /* ---- How it ends ---- */

@@ -107,7 +107,7 @@ Test(tokenizer, megabytes_without_a_cut_do_not_take_quadratic_time, .timeout = 6
     free(g.file.data);
 }
 
-Test(tokenizer, pieces_cut_as_the_header_says)
+Test(tokenizer, pieces_are_cut_as_documented)
 {
     static const char *const expected[] = { "One", " day", ",",    "\n\n", "she", " said", " 42",        " \"", "Oh",
                                             "!\"", "  ",   " and", "\t",   "ran", "7",     "up\xc3\xa9", " ",   NULL };

@@ -2,19 +2,7 @@
  *
  * Tokens 0..255 are the bytes; token 256 + i is merge i; special tokens (end of text) follow. Special
  * tokens stand for no bytes: text never becomes one, and they decode to nothing.
- *
- * Text is first cut into pieces, and merges never cross a cut. A byte is a letter (A-Z, a-z and all bytes
- * from 0x80 on, so that no character is torn), a digit, white space (the six of ASCII) or else a mark. A
- * piece is a run of letters, of digits or of marks, with the single space before it if there is one; or a
- * run of white space, less a last space that goes with the piece after it. As a regular expression:
- *
- *     [ ]?[letter]+ | [ ]?[digit]+ | [ ]?[mark]+ | [white]+(?=[ ][^white]) | [white]+
- *
- * The blob, little-endian, 24 + 8 * n_merge bytes:
- *
- *     0  "MFTK"      4  u32 version, 1     8  u32 rule of the cut, 1 (the one above)
- *     12 u32 n_merge 16 u32 n_special      20 i32 end-of-text token, -1: none
- *     24 n_merge * { u32 left, u32 right }, each below 256 + the merge's own index
+ * docs/tokenizer.md has the rule of the cut, the order of merging, and the blob.
  */
 #ifndef MFI_TOKENIZER_H
 #define MFI_TOKENIZER_H
@@ -44,7 +32,8 @@ int32_t mfi_tokenizer_eos(const mfi_tokenizer *tokenizer); /* -1: none */
 mf_status mfi_tokenizer_store(void **out, size_t *bytes, const mf_allocator *allocator, const mfi_merge *merges,
                               uint32_t n_merge, int end_of_text, mf_error *error);
 
-/* Bytes of the first piece of `text`; 0 only where bytes is 0. Cutting a whole text is linear. */
+/* Bytes of the first piece of `text`: merges do not cross its end. 0 only where bytes is 0. Cutting a whole text
+ * is linear. */
 size_t mfi_tokenizer_piece(const char *text, size_t bytes);
 
 /* As mf_tokenize / mf_detokenize; any thread. Time O(n log n) at worst for any text; no recursion. Pieces of
