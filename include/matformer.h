@@ -420,6 +420,8 @@ typedef struct mf_sampler mf_sampler;
  * anything else to stop with MF_E_CANCELLED. */
 typedef int (*mf_logits_filter)(void *user, const int32_t *tokens, size_t n_token, float *logits, size_t n_vocab);
 
+/* Applied in this order: the filter, the repetition penalty, temperature, top_k, top_p (of what top_k kept),
+ * min_p. Of equal logits the lower token ranks first. */
 typedef struct mf_sampler_options {
     size_t struct_size;
     uint64_t seed;
@@ -460,12 +462,12 @@ typedef struct mf_token_event {
                          string; empty while held back. Valid during the call. */
     size_t text_bytes;
     float logprob;
-    const mf_submodel *submodel; /* that computed it */
+    const mf_submodel *submodel; /* whose logits it was chosen from: that of the position before */
     const mf_token_logprob *top; /* [n_top] or NULL */
     size_t n_top;
 } mf_token_event;
 
-/* From `position` on (a position of the timeline), tokens are computed by `submodel`. */
+/* From `position` on, the positions of the timeline are run by `submodel`. */
 typedef struct mf_schedule_step {
     uint32_t position;
     const mf_submodel *submodel;
@@ -517,8 +519,12 @@ typedef struct mf_generate_result {
     }
 
 /* Runs a prompt and then a token at a time. `executor` and `session` may be NULL: fresh ones are made for
- * this call. Blocks until it ends; on_token is called from this thread. mf_session_cancel() stops it with
- * MF_E_CANCELLED, and what was generated stays in the session. `result` may be NULL. */
+ * this call. Without a prompt, an empty session begins with the model's bos_token (or else eos_token), and
+ * another goes on after its last token. Blocks until it ends; on_token is called from this thread, when the
+ * session already holds the token. Afterwards the session holds the prompt and every token that had an event,
+ * but for one that found no more room: a full session ends it with MF_FINISH_LENGTH. A prompt that fails
+ * leaves the session as it was. mf_session_cancel() stops it with MF_E_CANCELLED, and what was generated
+ * stays in the session. `result` may be NULL. */
 MF_API mf_status mf_generate(mf_executor *executor, mf_session *session, const mf_submodel *submodel,
                              const mf_generate_options *options, mf_generate_result *result, mf_error *error);
 
