@@ -1,12 +1,18 @@
 #!/bin/sh
-# Usage: scripts/build.sh FOLDER [meson options]
-# Configures FOLDER (once) and builds in it. /usr/bin/meson, where there is one, goes before others: it is the
-# version that the build is written for.
+# Usage: scripts/build.sh FOLDER [meson options] [-- targets]
+# Configures FOLDER (once) and builds in it. Debian's meson, ninja and python3 go before others.
 set -eu
 cd "$(dirname "$0")/.."
+PATH=/usr/bin:$PATH
 folder=$1
 shift
-meson=meson
-[ -x /usr/bin/meson ] && meson=/usr/bin/meson
-[ -e "$folder/build.ninja" ] || $meson setup "$folder" "$@" < /dev/null
-$meson compile -C "$folder" < /dev/null
+options=
+while [ $# -gt 0 ] && [ "$1" != -- ]; do
+    options="$options $1"
+    shift
+done
+[ $# -eq 0 ] || shift
+# Options are words without spaces.
+# shellcheck disable=SC2086
+[ -e "$folder/build.ninja" ] || meson setup "$folder" $options < /dev/null
+ninja -C "$folder" "$@" < /dev/null

@@ -3,5 +3,5 @@
 set -eu
 cd "$(dirname "$0")/.."
 sh scripts/install_deps.sh
-sh scripts/build.sh build
+sh scripts/build.sh build -- tools/matformer
 exec build/tools/matformer demo "$@"

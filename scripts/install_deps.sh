@@ -1,14 +1,16 @@
 #!/bin/sh
-# Usage: scripts/install_deps.sh [ci]
-# Installs the Debian packages that building and testing need; with `ci`, also what .ci/run checks with.
-# Does nothing where they are all there, and then needs no root.
+# Usage: scripts/install_deps.sh [tests|ci]
+# Installs the Debian packages that building needs; with `tests`, also those that the tests need, and with `ci`
+# those that .ci/run checks with. Does nothing where they are all there, and then needs no root.
 set -eu
 
-packages='gcc g++ libc6-dev pkg-config meson ninja-build libzstd-dev libxxhash-dev libjansson-dev libblis-dev
-    libcriterion-dev'
-if [ "${1-}" = ci ]; then
-    packages="$packages clang-14 clang-format-14 libclang-rt-14-dev abigail-tools"
-fi
+packages='gcc libc6-dev pkg-config meson ninja-build libzstd-dev libxxhash-dev libjansson-dev libblis-dev'
+case ${1-} in
+tests | ci) packages="$packages g++ libcriterion-dev python3-numpy python3-xxhash python3-zstandard" ;;
+esac
+case ${1-} in
+ci) packages="$packages clang-14 clang-format-14 libclang-rt-14-dev abigail-tools" ;;
+esac
 
 # Elsewhere than on Debian, meson says what is missing.
 command -v dpkg-query > /dev/null || exit 0
