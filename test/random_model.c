@@ -172,7 +172,7 @@ mf_status random_model_init_shape(random_model *model, const random_shape *shape
     mf_status status = alloc_granularities(config, shape->n_granularity);
     if (status != MF_OK) return status;
     for (uint32_t l = 0; l < shape->n_layer; l++) {
-        config->may_skip[l] = shape->skippable >> l & 1;
+        config->may_skip[l] = l < 32 && (shape->skippable >> l & 1);
         for (uint32_t g = 0; g < shape->n_granularity; g++) {
             config->granularity[g].ffn[l] = shape->d_ff >> (shape->n_granularity - 1 - g);
             config->granularity[g].heads[l] = shape->n_head;

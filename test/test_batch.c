@@ -311,11 +311,12 @@ Test(batch, more_requests_than_the_executor_was_made_for_are_refused)
 
 /* ---- Outputs ---- */
 
-Test(batch, outputs_go_where_they_were_asked_for_and_nowhere_else)
+static void check_outputs(uint32_t max_tokens)
 {
     enum { ROWS = LENGTH - 10 };
     const float mark = 12345.0f;
     stage s = open_stage();
+    mf_executor *executor = new_executor(s.model, 2, max_tokens);
     mf_request requests[N];
     next_requests(&s, requests, ROWS);
     const outputs *e = s.expected;
@@ -347,7 +348,7 @@ Test(batch, outputs_go_where_they_were_asked_for_and_nowhere_else)
         for (size_t j = 10 * d; j < LENGTH * d; j++)
             s.out[i].hidden[j] = mark;
     }
-    cr_assert(mf_forward(s.executor, requests, N, sizeof(mf_request), NULL) == MF_OK);
+    cr_assert(mf_forward(executor, requests, N, sizeof(mf_request), NULL) == MF_OK);
 
     for (size_t row = 0; row < ROWS; row++) {
         cr_assert(memcmp(logits + row * v_stride, e[0].logits + (10 + row) * v, v * sizeof(float)) == 0);
@@ -370,5 +371,18 @@ Test(batch, outputs_go_where_they_were_asked_for_and_nowhere_else)
         cr_assert(mf_session_position(s.sessions[i]) == LENGTH);
     free(logits);
     free(hidden);
+    mf_executor_close(executor);
     close_stage(&s);
+}
+
+Test(batch, outputs_go_where_they_were_asked_for_and_nowhere_else)
+{
+    check_outputs(0);
+}
+
+Test(batch, outputs_of_inputs_that_run_in_pieces_go_to_the_same_places)
+{
+    check_outputs(7);
+    check_outputs(41);
+    check_outputs(30);
 }

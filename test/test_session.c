@@ -566,18 +566,23 @@ Test(session, embedding_rows_among_tokens_equal_the_tokens_that_they_embed)
         mixed[t] = -1;
         weights.read(weights.user, "embed", (size_t)s.tokens[t], 1, 0, d, rows + n_row++ * stride, NULL);
     }
-    outputs out = new_outputs(s.model, LENGTH), expected = run_alone(s.model, s.view, s.tokens, LENGTH);
-    mf_session *session = new_session(s.model);
-    mf_request request = request_all(session, s.view, mixed, LENGTH, &out, 0);
-    request.embeddings = rows;
-    request.embedding_stride = stride;
-    cr_assert(mf_forward(s.executor, &request, 1, sizeof(request), NULL) == MF_OK);
-    cr_assert(same_bits(&out, &expected));
-    cr_assert(memcmp(mf_session_tokens(session), mixed, sizeof(mixed)) == 0);
+    outputs expected = run_alone(s.model, s.view, s.tokens, LENGTH);
+    for (uint32_t max_tokens = 0; max_tokens < 60; max_tokens += 29) { /* in one batch, and in pieces */
+        outputs out = new_outputs(s.model, LENGTH);
+        mf_executor *executor = new_executor(s.model, 2, max_tokens);
+        mf_session *session = new_session(s.model);
+        mf_request request = request_all(session, s.view, mixed, LENGTH, &out, 0);
+        request.embeddings = rows;
+        request.embedding_stride = stride;
+        cr_assert(mf_forward(executor, &request, 1, sizeof(request), NULL) == MF_OK);
+        cr_assert(same_bits(&out, &expected));
+        cr_assert(memcmp(mf_session_tokens(session), mixed, sizeof(mixed)) == 0);
+        mf_session_close(session);
+        mf_executor_close(executor);
+        drop_outputs(&out);
+    }
     free(rows);
-    drop_outputs(&out);
     drop_outputs(&expected);
-    mf_session_close(session);
     close_stage(&s);
 }
 
