@@ -8,7 +8,7 @@
 #include "status.h"
 #include "trainer.h"
 
-#define LOGIT_BYTES (64u << 20) /* most memory for logits; at least 64 rows whatever they take */
+#define LOGIT_BYTES (128u << 20) /* most memory for logits; at least 64 rows whatever they take */
 #define SPIN_US 200             /* operations follow each other within a few microseconds */
 
 uint32_t mf_train_version(void)
@@ -48,6 +48,14 @@ static void lay_out_layer(const mf_trainer *t, uint32_t l, size_t rows, mfi_aren
     work->hidden = floats(arena, rows, layer->ffn);
 }
 
+/* Rows of logits that exist at once: all, or equal parts of what fits. */
+static size_t logit_rows(size_t rows, size_t stride)
+{
+    size_t most = mfi_max(MFI_TRAIN_ROWS, LOGIT_BYTES / sizeof(float) / stride);
+    size_t parts = (rows + most - 1) / most;
+    return mfi_round_up((rows + parts - 1) / parts, MFI_TRAIN_ROWS);
+}
+
 /* Everything of a pass, in one block. */
 static void lay_out(mf_trainer *t, mfi_arena *arena)
 {
@@ -69,8 +77,7 @@ static void lay_out(mf_trainer *t, mfi_arena *arena)
     work->d_wide = floats(arena, rows, widest);
     work->d_attended = floats(arena, rows, heads * c->d_head);
     work->logit_stride = mfi_round_up(c->n_vocab, 16) + 16; /* never a power of two */
-    work->logit_rows = mfi_max(64, LOGIT_BYTES / sizeof(float) / work->logit_stride / 64 * 64);
-    work->logit_rows = mfi_min(work->logit_rows, rows);
+    work->logit_rows = logit_rows(rows, work->logit_stride);
     work->logits = floats(arena, work->logit_rows, work->logit_stride);
     work->row_loss = floats(arena, rows, 1);
     work->norm_partial = floats(arena, rows / MFI_TRAIN_ROWS + 1, 2 * d);
