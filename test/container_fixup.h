@@ -14,13 +14,14 @@ static inline uint64_t fixup_content(const mfi_file_region *region, const mfi_fi
                                      const unsigned char *stored, uint64_t fallback)
 {
     if (region->raw_bytes > 8u << 20) return fallback; /* more than a test file holds */
-    unsigned char *raw = malloc((size_t)region->raw_bytes + 1), *planes = malloc(MFI_FRAME_MAX);
+    unsigned char *raw = malloc((size_t)region->raw_bytes + 1), *planes = malloc((size_t)region->raw_bytes + 1);
     uint64_t stored_at = 0, raw_at = 0;
     bool good = raw && planes;
     for (uint32_t i = 0; good && i < region->frame_count; i++) {
         mfi_file_frame f = frame[i];
         good = f.stored_bytes <= region->stored_bytes - stored_at && f.raw_bytes <= region->raw_bytes - raw_at &&
-               f.raw_bytes <= MFI_FRAME_MAX && f.split > 0 && f.split <= 4 && f.raw_bytes % f.split == 0;
+               f.raw_bytes <= MFI_FRAME_MAX && (f.split == 1 || f.split == 2 || f.split == 4) &&
+               f.raw_bytes % f.split == 0;
         if (good && f.method == MFI_FRAME_PLAIN) {
             good = f.stored_bytes == f.raw_bytes;
             if (good) memcpy(raw + raw_at, stored + stored_at, f.raw_bytes);

@@ -8,6 +8,7 @@
 
 #include "arena.h"
 #include "matlm_config.h"
+#include "tokenizer.h"
 
 enum { FIXTURE_LAYERS = 3, FIXTURE_GRANULARITIES = 3 };
 
@@ -22,9 +23,9 @@ static inline mf_status fixture_config(mfi_matlm_config *config, bool plain, boo
     static const char *const name[FIXTURE_GRANULARITIES] = { "S", "M", "XL" };
     *config = (mfi_matlm_config){
         .n_layer = FIXTURE_LAYERS,
-        .d_model = 64,
+        .d_model = 32,
         .d_head = 16,
-        .n_vocab = 71,
+        .n_vocab = 263, /* the tokenizer's */
         .max_positions = 128,
         .head_group = 2,
         .n_head = 6,
@@ -38,7 +39,7 @@ static inline mf_status fixture_config(mfi_matlm_config *config, bool plain, boo
         .attention_scale = 0.25f,
         .tied = tied,
         .bos_token = -1,
-        .eos_token = 70,
+        .eos_token = 262,
         .n_granularity = FIXTURE_GRANULARITIES,
     };
     mf_status status = mfi_matlm_config_alloc(config, allocator, NULL);
@@ -50,6 +51,15 @@ static inline mf_status fixture_config(mfi_matlm_config *config, bool plain, boo
         memcpy(config->granularity[g].heads, heads[g], sizeof heads[g]);
     }
     return MF_OK;
+}
+
+/* Six merges and an end of text: 263 tokens. Freed with mfi_free. */
+static inline mf_status fixture_tokenizer(void **blob, size_t *bytes, const mf_allocator *allocator, mf_error *error)
+{
+    static const mfi_merge merges[] = {
+        { 't', 'h' }, { 256, 'e' }, { ' ', 257 }, { 'i', 'n' }, { 259, 'g' }, { ' ', 'a' },
+    };
+    return mfi_tokenizer_store(blob, bytes, allocator, merges, 6, 1, error);
 }
 
 /* Between -1 and 1, with at most 8 significant bits: exact in bf16. */
@@ -76,6 +86,35 @@ static inline mf_status fixture_read_weights(void *user, const char *name, size_
 }
 
 static const mfi_weights fixture_weights = { fixture_read_weights, NULL };
+
+typedef struct fixture_variant {
+    bool plain, tied, one_shell;
+    mfk_type type;
+    mfi_storage storage;
+} fixture_variant;
+
+/* Saves it; a gated one with the tokenizer. */
+static inline mf_status fixture_save(const fixture_variant *v, const mf_allocator *allocator, const char *path,
+                                     mf_error *error)
+{
+    static const char *const metadata[] = { "title", "a test", NULL };
+    mfi_matlm_config config;
+    void *blob = NULL;
+    size_t bytes = 0;
+    mf_status status = fixture_config(&config, v->plain, v->tied, allocator);
+    if (status != MF_OK) return status;
+    if (!v->plain) status = fixture_tokenizer(&blob, &bytes, allocator, error);
+    mfi_matlm_save_options options = { .type = v->type,
+                                       .storage = v->storage,
+                                       .one_shell = v->one_shell,
+                                       .tokenizer = blob,
+                                       .tokenizer_bytes = bytes,
+                                       .metadata = metadata };
+    if (status == MF_OK) status = mfi_matlm_save(&config, &fixture_weights, &options, allocator, path, error);
+    mfi_free(allocator, blob, bytes);
+    mfi_matlm_config_free(&config, allocator);
+    return status;
+}
 
 /* Calls `visit` for every matrix and vector that the configuration has, with its whole extents. */
 static inline void fixture_visit(const mfi_matlm_config *config,

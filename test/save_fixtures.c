@@ -1,5 +1,5 @@
-/* save_fixtures.c - writes small models to a folder, and beside each file what went into it, as rows of f32:
- * FOLDER/VARIANT.mf and FOLDER/VARIANT/NAME.f32. test_read_mf.py reads both. */
+/* save_fixtures.c - writes small models to a folder, FOLDER/VARIANT.mf: a corpus for fuzz_container. With
+ * --weights also what went into each, as rows of f32, FOLDER/VARIANT/NAME.f32, for test_read_mf.py. */
 #define _POSIX_C_SOURCE 200809L
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -25,33 +25,50 @@ static void write_rows(void *user, const char *name, size_t rows, size_t columns
     if (fclose(file) != 0) fail(path);
 }
 
-static void save(const char *folder, bool plain, bool tied, mfk_type type, mfi_storage storage, bool one_shell)
+static void write_blob(const char *folder, const mf_allocator *allocator)
 {
-    static const unsigned char tokenizer[] = { 0, 1, 254, 255 };
+    char path[512];
+    void *blob;
+    size_t bytes;
+    if (fixture_tokenizer(&blob, &bytes, allocator, NULL) != MF_OK) fail("no tokenizer");
+    snprintf(path, sizeof path, "%s/tokenizer.bin", folder);
+    FILE *file = fopen(path, "wb");
+    if (!file || fwrite(blob, bytes, 1, file) != 1 || fclose(file) != 0) fail(path);
+    mfi_free(allocator, blob, bytes);
+}
+
+static void write_weights(const char *folder, const fixture_variant *v, const mf_allocator *allocator)
+{
     char path[400];
-    snprintf(path, sizeof path, "%s/%s-%s-%s-%s%s", folder, plain ? "plain" : "gated", tied ? "tied" : "free",
-             type == MFK_F32 ? "f32" : "bf16", storage == MFI_RAW ? "raw" : "zstd", one_shell ? "-one" : "");
-    mf_allocator allocator = mfi_allocator(NULL);
-    mf_error error = MF_ERROR_INIT;
     mfi_matlm_config config;
-    if (mkdir(path, 0777) != 0 || fixture_config(&config, plain, tied, &allocator) != MF_OK) fail(path);
+    snprintf(path, sizeof path, "%s", folder);
+    if (mkdir(path, 0777) != 0 || fixture_config(&config, v->plain, v->tied, allocator) != MF_OK) fail(path);
     fixture_visit(&config, write_rows, path);
-    mfi_matlm_save_options options = { .type = type,
-                                       .storage = storage,
-                                       .one_shell = one_shell,
-                                       .tokenizer = tokenizer,
-                                       .tokenizer_bytes = sizeof tokenizer };
-    snprintf(path + strlen(path), sizeof path - strlen(path), ".mf");
-    if (mfi_matlm_save(&config, &fixture_weights, &options, &allocator, path, &error) != MF_OK) fail(error.detail);
-    mfi_matlm_config_free(&config, &allocator);
+    mfi_matlm_config_free(&config, allocator);
+    if (!v->plain) write_blob(path, allocator);
 }
 
 int main(int argc, char **argv)
 {
-    if (argc != 2) fail("usage: save_fixtures FOLDER");
-    save(argv[1], false, true, MFK_BF16, MFI_ZSTD, false);
-    save(argv[1], false, false, MFK_F32, MFI_RAW, false);
-    save(argv[1], true, true, MFK_F32, MFI_ZSTD, false);
-    save(argv[1], true, false, MFK_BF16, MFI_RAW, true);
+    static const fixture_variant variants[] = {
+        { .plain = false, .tied = true, .type = MFK_BF16, .storage = MFI_ZSTD },
+        { .plain = false, .tied = false, .type = MFK_F32, .storage = MFI_RAW },
+        { .plain = true, .tied = true, .type = MFK_F32, .storage = MFI_ZSTD },
+        { .plain = true, .tied = false, .type = MFK_BF16, .storage = MFI_RAW, .one_shell = true },
+    };
+    bool weights = argc == 3 && strcmp(argv[2], "--weights") == 0;
+    if (argc != 2 && !weights) fail("usage: save_fixtures FOLDER [--weights]");
+    mf_allocator allocator = mfi_allocator(NULL);
+    for (size_t i = 0; i < sizeof variants / sizeof variants[0]; i++) {
+        const fixture_variant *v = &variants[i];
+        char path[400];
+        mf_error error = MF_ERROR_INIT;
+        int length = snprintf(path, sizeof path - 4, "%s/%s-%s-%s-%s%s", argv[1], v->plain ? "plain" : "gated",
+                              v->tied ? "tied" : "free", v->type == MFK_F32 ? "f32" : "bf16",
+                              v->storage == MFI_RAW ? "raw" : "zstd", v->one_shell ? "-one" : "");
+        if (weights) write_weights(path, v, &allocator);
+        memcpy(path + length, ".mf", 4);
+        if (fixture_save(v, &allocator, path, &error) != MF_OK) fail(error.detail);
+    }
     return 0;
 }

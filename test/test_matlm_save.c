@@ -8,31 +8,6 @@
 #include "matlm_fixture.h"
 #include "pack.h"
 
-typedef struct variant {
-    bool plain, tied, one_shell;
-    mfk_type type;
-    mfi_storage storage;
-} variant;
-
-static const char tokenizer[] = "any bytes\0at all";
-
-static mf_status save(const variant *v, const mf_allocator *allocator, const char *path, mf_error *error)
-{
-    static const char *const metadata[] = { "title", "a test", NULL };
-    mfi_matlm_config config;
-    mf_status status = fixture_config(&config, v->plain, v->tied, allocator);
-    if (status != MF_OK) return status;
-    mfi_matlm_save_options options = { .type = v->type,
-                                       .storage = v->storage,
-                                       .one_shell = v->one_shell,
-                                       .tokenizer = v->plain ? NULL : tokenizer,
-                                       .tokenizer_bytes = sizeof tokenizer,
-                                       .metadata = metadata };
-    status = mfi_matlm_save(&config, &fixture_weights, &options, allocator, path, error);
-    mfi_matlm_config_free(&config, allocator);
-    return status;
-}
-
 /* ---- Weights, gathered from shells and panels ---- */
 
 /* The stored tensor that holds matrix `name`, and which of its interleaved matrices that is. */
@@ -110,10 +85,10 @@ Test(matlm_save, every_weight_comes_back_from_every_variant)
 {
     mf_allocator allocator = mfi_allocator(NULL);
     for (int i = 0; i < 32; i++) {
-        variant v = { i & 1, i & 2, i & 4, i & 8 ? MFK_F32 : MFK_BF16, i & 16 ? MFI_ZSTD : MFI_RAW };
+        fixture_variant v = { i & 1, i & 2, i & 4, i & 8 ? MFK_F32 : MFK_BF16, i & 16 ? MFI_ZSTD : MFI_RAW };
         mf_error error = MF_ERROR_INIT;
         char *path = fixture_path();
-        cr_assert_eq(save(&v, &allocator, path, &error), MF_OK, "%s", error.detail);
+        cr_assert_eq(fixture_save(&v, &allocator, path, &error), MF_OK, "%s", error.detail);
 
         mfi_container *c = open_all(path);
         mfi_matlm_config config;
@@ -134,15 +109,19 @@ Test(matlm_save, rotation_frequencies_and_tokenizer_are_stored)
 {
     mf_allocator allocator = mfi_allocator(NULL);
     mf_error error = MF_ERROR_INIT;
-    variant v = { .tied = true, .type = MFK_BF16, .storage = MFI_ZSTD };
+    fixture_variant v = { .tied = true, .type = MFK_BF16, .storage = MFI_ZSTD };
     char *path = fixture_path();
-    cr_assert_eq(save(&v, &allocator, path, &error), MF_OK, "%s", error.detail);
+    cr_assert_eq(fixture_save(&v, &allocator, path, &error), MF_OK, "%s", error.detail);
     mfi_container *c = open_all(path);
     const mfi_tensor *freqs = mfi_container_find(c, "rope.freqs", 0), *blob = mfi_container_find(c, "tokenizer", 0);
-    cr_assert(freqs && freqs->n == 8 && blob && blob->n == sizeof tokenizer);
+    void *expected;
+    size_t bytes;
+    cr_assert_eq(fixture_tokenizer(&expected, &bytes, &allocator, &error), MF_OK);
+    cr_assert(freqs && freqs->n == 8 && blob && blob->n == bytes);
     for (int j = 0; j < 8; j++)
         cr_assert_eq(((const float *)freqs->data)[j], (float)pow(10000, -2.0 * j / 16));
-    cr_assert_arr_eq(blob->data, tokenizer, sizeof tokenizer);
+    cr_assert_arr_eq(blob->data, expected, bytes);
+    mfi_free(&allocator, expected, bytes);
     const char *title = NULL;
     cr_assert(mfi_container_text(c, "title", &title));
     cr_assert_str_eq(title, "a test");
@@ -152,14 +131,14 @@ Test(matlm_save, rotation_frequencies_and_tokenizer_are_stored)
 
 Test(matlm_save, every_failing_allocation_is_reported_and_leaks_nothing)
 {
-    variant v = { .tied = false, .type = MFK_BF16, .storage = MFI_ZSTD };
+    fixture_variant v = { .tied = false, .type = MFK_BF16, .storage = MFI_ZSTD };
     char *path = fixture_path();
     mf_status status = MF_E_NOMEM;
     for (size_t n = 1; status != MF_OK; n++) {
         counting c = { .fail_at = n, .mutex = PTHREAD_MUTEX_INITIALIZER };
         mf_allocator allocator = counting_allocator(&c);
         mf_error error = MF_ERROR_INIT;
-        status = save(&v, &allocator, path, &error);
+        status = fixture_save(&v, &allocator, path, &error);
         cr_assert_eq(c.live_bytes, 0);
         cr_assert(status == MF_OK || status == MF_E_NOMEM);
         cr_assert_eq(status == MF_OK, access(path, F_OK) == 0);
@@ -234,7 +213,7 @@ Test(matlm_config, each_rule_refuses_its_breach)
     EXPECT_REFUSED(config.norm_eps = NAN, "norm_eps");
     EXPECT_REFUSED(config.rope_theta = 0.5, "rope_theta");
     EXPECT_REFUSED(config.attention_scale = INFINITY, "scale");
-    EXPECT_REFUSED(config.eos_token = 71, "71");
+    EXPECT_REFUSED(config.eos_token = 263, "263");
     EXPECT_REFUSED(config.granularity[1].name[0] = '0', "granularity 1");
     EXPECT_REFUSED(config.granularity[1].name[0] = 'S', "two granularities");
     EXPECT_REFUSED(memset(config.granularity[1].name, 'a', 16), "granularity 1");

@@ -441,22 +441,21 @@ void mfi_frame_split(uint32_t split, size_t bytes, const unsigned char *elements
             planes[j * n + i] = elements[i * split + j];
 }
 
-static void join_two(size_t n, const unsigned char *restrict planes, unsigned char *restrict elements)
+/* Inlined for each `split`: compilers vectorise constant strides. */
+static inline void join_planes(size_t split, size_t n, const unsigned char *restrict planes,
+                               unsigned char *restrict elements)
 {
-    for (size_t i = 0; i < n; i++) {
-        elements[2 * i] = planes[i];
-        elements[2 * i + 1] = planes[n + i];
-    }
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = 0; j < split; j++)
+            elements[i * split + j] = planes[j * n + i];
 }
 
 void mfi_frame_join(uint32_t split, size_t bytes, const unsigned char *planes, unsigned char *elements)
 {
-    size_t n = bytes / split;
-    if (split == 2) { /* bf16: constant strides, so that compilers vectorise it */
-        join_two(n, planes, elements);
-        return;
-    }
-    for (size_t i = 0; i < n; i++)
-        for (uint32_t j = 0; j < split; j++)
-            elements[i * split + j] = planes[j * n + i];
+    if (split == 4)
+        join_planes(4, bytes / 4, planes, elements);
+    else if (split == 2)
+        join_planes(2, bytes / 2, planes, elements);
+    else
+        join_planes(1, bytes, planes, elements);
 }
