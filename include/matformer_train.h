@@ -161,7 +161,7 @@ typedef struct mf_trainer_info {
      * causal half of attention; a multiply-add counts as two. */
     double granularity_flops[MF_TRAIN_MAX_GRANULARITY];
     const char *granularity_name[MF_TRAIN_MAX_GRANULARITY]; /* live as long as the trainer */
-    const char *gemm; /* backend and the architecture it reports: "blis haswell" */
+    const char *gemm; /* of matrix products, and the architecture that it takes: "blis haswell" */
 } mf_trainer_info;
 #define MF_TRAINER_INFO_INIT                                                    \
     {                                                                           \

@@ -2,6 +2,8 @@
  * against the loss itself (finite differences). */
 #include "train_fixture.h"
 
+#include "cpu.h"
+
 static const char *const cases[] = {
     "rms_silu_multi_query_skip", "layer_gelu_multi_head_untied",  "rms_erf_grouped_nested_heads",
     "layer_relu_no_rotation",    "layer_tanh_gated_ragged_group",
@@ -28,11 +30,13 @@ static void expect_tensor(const mf_trainer *t, float *array, const golden_tensor
     }
 }
 
-Test(train_gradient, losses_and_gradients_of_every_granularity_equal_pytorchs)
+/* `kernel`: of matrix products; NULL for BLIS. */
+static void compare_with_pytorch(mfk_gemm_fn kernel)
 {
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         golden_case *c = golden_open(cases[i]);
         mf_trainer *t = golden_trainer(c);
+        t->tasks.kernel = kernel;
         for (uint32_t g = 0; g < c->model.n_granularity; g++) {
             double loss = run_pass(t, g, c->input, c->target, c->n_sequence, c->length, true);
             cr_assert_float_eq(loss, c->loss[g], 2e-6 * c->loss[g], "%s: loss %.9f instead of %.9f", cases[i], loss,
@@ -43,6 +47,67 @@ Test(train_gradient, losses_and_gradients_of_every_granularity_equal_pytorchs)
         mf_trainer_close(t);
         golden_close(c);
     }
+}
+
+Test(train_gradient, losses_and_gradients_of_every_granularity_equal_pytorchs)
+{
+    compare_with_pytorch(NULL);
+}
+
+Test(train_gradient, they_do_with_the_kernels_of_inference_too)
+{
+    mfk_table table;
+    mfk_table_init(&table, mfk_cpu_detect());
+    compare_with_pytorch(table.gemm_f32);
+}
+
+/* Every layout that a pass asks for, extents that fill no slab, block or panel, and all ways to begin. */
+Test(train_gradient, both_backends_give_the_matrix_product)
+{
+    enum { M = 530, N = 523, K = 300 };
+    float *a = malloc(M * K * sizeof(float)), *b = malloc(K * N * sizeof(float)), *from = malloc(M * N * sizeof(float));
+    float *c = malloc(M * N * sizeof(float));
+    for (size_t i = 0; i < M * K; i++)
+        a[i] = (float)mfi_random_unit(1, 1, i) - 0.5f;
+    for (size_t i = 0; i < K * N; i++)
+        b[i] = (float)mfi_random_unit(1, 2, i) - 0.5f;
+    for (size_t i = 0; i < M * N; i++)
+        from[i] = (float)(i % 7);
+    golden_case *g = golden_open(cases[0]);
+    mf_trainer *t = golden_trainer(g);
+    mfk_table table;
+    mfk_table_init(&table, mfk_cpu_detect());
+    for (unsigned kind = 0; kind < 24; kind++) {
+        bool a_across = kind & 1, b_across = kind & 2;
+        t->tasks.kernel = kind & 4 ? table.gemm_f32 : NULL;
+        memcpy(c, from, M * N * sizeof(float));
+        mfi_train_gemm product = { M,
+                                   N,
+                                   K,
+                                   a,
+                                   a_across ? 1 : K,
+                                   a_across ? M : 1,
+                                   b,
+                                   b_across ? 1 : N,
+                                   b_across ? K : 1,
+                                   c,
+                                   N,
+                                   kind / 8 == 0   ? NULL
+                                   : kind / 8 == 1 ? c
+                                                   : from };
+        mfi_train_gemm_run(&t->tasks, &product);
+        for (size_t i = 0; i < M; i += 13)
+            for (size_t j = 0; j < N; j++) {
+                double sum = kind / 8 == 0 ? 0 : (double)from[i * N + j];
+                for (size_t k = 0; k < K; k++)
+                    sum += (double)a[i * product.a_row + k * product.a_column] *
+                           (double)b[k * product.b_row + j * product.b_column];
+                cr_assert_float_eq((double)c[i * N + j], sum, 1e-4, "kind %u at %zu, %zu", kind, i, j);
+            }
+    }
+    mf_trainer_close(t);
+    golden_close(g);
+    free(a), free(b), free(c), free(from);
 }
 
 Test(train_gradient, a_joint_step_of_adamw_equals_pytorchs)

@@ -1,26 +1,29 @@
-/* train_gemm.c - the one function through which every matrix product of the trainer goes.
+/* train_gemm.c - the one function through which every matrix product of the trainer goes, and its backends.
  *
- * BLIS computes each slab of the result on one thread, called from ours. Which bits BLIS gives an element
- * depends on the shape that it is asked for, so slabs are cut by the shape alone and never by the number of
- * threads; and the sum over k is never split. The library's thread count is not touched: each call carries
- * its own. */
+ * BLIS computes each slab of the result on one thread, called from ours; where it lags behind the processor,
+ * the kernels of inference do (train_gemm_packed.c). Which bits BLIS gives an element depends on the shape
+ * that it is asked for, so slabs are cut by the shape alone and never by the number of threads; and the sum
+ * over k is never split. The thread count of BLIS is not touched: each call carries its own. */
 #include <blis.h>
 #include <string.h>
 
+#include "cpu.h"
 #include "defs.h"
 #include "trainer.h"
 
-/* Rows and columns of a slab: packing a row of A is paid back by SLAB_COLUMNS products of each element, and
- * the other way round. Small results are cut finer, into at least MIN_SLABS, for the sake of balance. */
-#define SLAB_ROWS 512u
-#define SLAB_COLUMNS 512u
+/* Small results are cut finer, into at least so many, for the sake of balance. */
 #define MIN_SLABS 4u
+
+static void copy_from(const mfi_train_gemm *g)
+{
+    if (!g->from || g->from == g->c) return;
+    for (size_t i = 0; i < g->m; i++)
+        memcpy(g->c + i * g->c_row, g->from + i * g->c_row, g->n * sizeof(float));
+}
 
 void mfi_train_gemm_alone(const mfi_train_gemm *g)
 {
-    if (g->from && g->from != g->c)
-        for (size_t i = 0; i < g->m; i++)
-            memcpy(g->c + i * g->c_row, g->from + i * g->c_row, g->n * sizeof(float));
+    copy_from(g);
     float one = 1.0f, beta = g->from ? 1.0f : 0.0f;
     rntm_t runtime = BLIS_RNTM_INITIALIZER;
     bli_rntm_set_num_threads(1, &runtime);
@@ -32,6 +35,7 @@ void mfi_train_gemm_alone(const mfi_train_gemm *g)
 
 typedef struct slabs {
     const mfi_train_gemm *gemm;
+    mfk_gemm_fn kernel;
     size_t n_down, n_across;
 } slabs;
 
@@ -40,7 +44,6 @@ static void run_slab(void *user, size_t index, float *scratch)
     const slabs *s = user;
     const mfi_train_gemm *g = s->gemm;
     size_t row, row_end, column, column_end;
-    (void)scratch;
     mfi_split(g->m, 8, (uint32_t)(index / s->n_across), (uint32_t)s->n_down, &row, &row_end);
     mfi_split(g->n, 16, (uint32_t)(index % s->n_across), (uint32_t)s->n_across, &column, &column_end);
     if (row == row_end || column == column_end) return;
@@ -51,12 +54,18 @@ static void run_slab(void *user, size_t index, float *scratch)
     slab.b += column * g->b_column;
     slab.c += row * g->c_row + column;
     if (g->from) slab.from = g->from + row * g->c_row + column;
-    mfi_train_gemm_alone(&slab);
+    if (!s->kernel) {
+        mfi_train_gemm_alone(&slab);
+    } else {
+        copy_from(&slab);
+        mfi_train_gemm_packed(&slab, s->kernel, scratch);
+    }
 }
 
 void mfi_train_gemm_run(mfi_tasks *tasks, const mfi_train_gemm *gemm)
 {
-    slabs s = { gemm, (gemm->m + SLAB_ROWS - 1) / SLAB_ROWS, (gemm->n + SLAB_COLUMNS - 1) / SLAB_COLUMNS };
+    slabs s = { gemm, tasks->kernel, (gemm->m + MFI_SLAB_ROWS - 1) / MFI_SLAB_ROWS,
+                (gemm->n + MFI_SLAB_COLUMNS - 1) / MFI_SLAB_COLUMNS };
     while (s.n_down * s.n_across < MIN_SLABS) {
         if (gemm->m / s.n_down >= gemm->n / s.n_across)
             s.n_down *= 2;
@@ -66,7 +75,30 @@ void mfi_train_gemm_run(mfi_tasks *tasks, const mfi_train_gemm *gemm)
     mfi_tasks_run(tasks, s.n_down * s.n_across, run_slab, &s);
 }
 
-const char *mfi_train_gemm_name(void)
+/* Twice the arithmetic of AVX2 is there and BLIS does not use it: releases without kernels for AVX-512 take
+ * those of "haswell" or "zen". AMD's processors are left to BLIS: Zen 4 computes 512 bits in two halves, and
+ * there BLIS's kernels for AVX2 measured 0 to 20 % faster. */
+static bool blis_lags_behind(uint64_t cpu)
+{
+#if defined(__x86_64__) && defined(__GNUC__)
+    const char *architecture = bli_arch_string(bli_arch_query_id());
+    bool wide = !strcmp(architecture, "skx") || !strcmp(architecture, "knl");
+    return (cpu & MFK_CPU_AVX512) && __builtin_cpu_is("intel") && !wide;
+#else
+    (void)cpu;
+    return false;
+#endif
+}
+
+mfk_gemm_fn mfi_train_gemm_kernel(uint64_t cpu)
+{
+    if (!blis_lags_behind(cpu)) return NULL;
+    mfk_table table;
+    mfk_table_init(&table, cpu);
+    return table.gemm_f32;
+}
+
+const char *mfi_train_gemm_architecture(void)
 {
     return bli_arch_string(bli_arch_query_id());
 }

@@ -3,13 +3,14 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "cpu.h"
 #include "defs.h"
 #include "platform.h"
 #include "status.h"
 #include "trainer.h"
 
 #define LOGIT_BYTES (128u << 20) /* most memory for logits; at least 64 rows whatever they take */
-#define SPIN_US 200             /* operations follow each other within a few microseconds */
+#define SPIN_US 200              /* operations follow each other within a few microseconds */
 
 uint32_t mf_train_version(void)
 {
@@ -86,7 +87,8 @@ static void lay_out(mf_trainer *t, mfi_arena *arena)
     work->chunk_sum = mfi_carve(arena, t->layout.n_float / MFI_TRAIN_CHUNK + 1, sizeof(double));
     t->input = mfi_carve(arena, rows, sizeof(int32_t));
     t->target = mfi_carve(arena, rows, sizeof(int32_t));
-    t->tasks.scratch_floats = mfi_round_up(mfi_train_attention_scratch(c, t->options.sequence), 16);
+    size_t scratch = mfi_max(mfi_train_attention_scratch(c, t->options.sequence), mfi_train_gemm_packed_scratch());
+    t->tasks.scratch_floats = mfi_round_up(scratch, 16);
     t->tasks.scratch = floats(arena, mfi_pool_size(t->tasks.pool), t->tasks.scratch_floats);
 }
 
@@ -147,7 +149,11 @@ static mf_status build(mf_trainer *t, const mf_train_model *model, mf_error *err
     if (status == MF_OK) status = allocate(t, error);
     if (status != MF_OK) return status;
     t->vec = mfi_train_vec_select();
-    snprintf(t->gemm_name, sizeof(t->gemm_name), "blis %s", mfi_train_gemm_name());
+    t->tasks.kernel = mfi_train_gemm_kernel(mfk_cpu_detect());
+    if (t->tasks.kernel)
+        snprintf(t->gemm_name, sizeof(t->gemm_name), "own %s", mfk_cpu_name(mfk_cpu_detect()));
+    else
+        snprintf(t->gemm_name, sizeof(t->gemm_name), "blis %s", mfi_train_gemm_architecture());
     fill_rotation(t);
     mfi_train_initialize(&t->tasks, &t->layout, &t->config, t->options.seed, t->options.init_std, t->weights);
     return MF_OK;

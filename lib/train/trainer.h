@@ -30,6 +30,7 @@ typedef struct mfi_tasks {
     mfi_pool *pool;
     float *scratch; /* [n_thread][scratch_floats] */
     size_t scratch_floats;
+    mfk_gemm_fn kernel; /* of matrix products; NULL: BLIS */
 } mfi_tasks;
 
 typedef void (*mfi_task)(void *user, size_t index, float *scratch);
@@ -41,7 +42,7 @@ enum { MFI_STREAM_WEIGHTS = 1, MFI_STREAM_ORDER = 2, MFI_STREAM_OFFSET = 3, MFI_
 uint64_t mfi_random(uint64_t seed, uint64_t stream, uint64_t counter);
 double mfi_random_unit(uint64_t seed, uint64_t stream, uint64_t counter); /* [0, 1) */
 
-/* ---- GEMM (train_gemm.c) ---- */
+/* ---- GEMM (train_gemm.c, train_gemm_packed.c) ---- */
 
 /* C[m][n] = from + A[m][k] * B[k][n]. Element (i, j) of A is a[i * a_row + j * a_column], likewise B; C's rows
  * are c_row apart. `from`: NULL for zero, c to accumulate, or another matrix with C's rows. */
@@ -56,9 +57,19 @@ typedef struct mfi_train_gemm {
     const float *from;
 } mfi_train_gemm;
 
-void mfi_train_gemm_run(mfi_tasks *tasks, const mfi_train_gemm *gemm); /* on all threads */
-void mfi_train_gemm_alone(const mfi_train_gemm *gemm);                 /* on this one */
-const char *mfi_train_gemm_name(void);
+/* On all threads, in slabs of at most so many rows and columns: packing an element of A is paid back by as
+ * many products as the slab has columns, and one of B by its rows. */
+#define MFI_SLAB_ROWS 512u
+#define MFI_SLAB_COLUMNS 512u
+void mfi_train_gemm_run(mfi_tasks *tasks, const mfi_train_gemm *gemm);
+void mfi_train_gemm_alone(const mfi_train_gemm *gemm); /* on this thread, by BLIS */
+/* The kernel to take instead of BLIS on this processor, or NULL; a function of the processor alone. */
+mfk_gemm_fn mfi_train_gemm_kernel(uint64_t cpu);
+const char *mfi_train_gemm_architecture(void); /* that BLIS reports */
+
+/* train_gemm_packed.c: one slab, C being set where there is a `from`. */
+void mfi_train_gemm_packed(const mfi_train_gemm *gemm, mfk_gemm_fn kernel, float *scratch);
+size_t mfi_train_gemm_packed_scratch(void); /* floats per thread */
 
 /* ---- Parameters (train_params.c) ---- */
 
