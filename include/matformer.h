@@ -239,7 +239,7 @@ typedef struct mf_submodel_spec {
     const char *text;        /* the text form, see below */
     const char *granularity; /* a name of the file's */
     double ratio;            /* 0 < ratio <= 1: this share of d_ff in every layer, rounded up to the quantum */
-    const uint32_t *ffn;     /* [n_ffn] width of every layer; n_ffn must be n_layer, or the number of kept layers */
+    const uint32_t *ffn;     /* [n_ffn] width of every layer (a skipped one's is ignored), or of the kept ones */
     size_t n_ffn;
     const uint32_t *heads; /* [n_heads] query heads of every layer (the first ones), likewise */
     size_t n_heads;
@@ -353,7 +353,8 @@ MF_API mf_status mf_session_rewind(mf_session *session, uint32_t position);
 MF_API mf_status mf_session_fork(mf_session **out, const mf_session *session, mf_error *error);
 
 /* Writes the timeline to a file (to a temporary name, then renamed), and reads it back into a session
- * of the same model (MF_E_FORMAT otherwise); the session's previous content is replaced on success only. */
+ * of the same model (MF_E_FORMAT otherwise); the session's previous content is replaced on success only, and
+ * until then both need room. */
 MF_API mf_status mf_session_save(const mf_session *session, const char *path, mf_error *error);
 MF_API mf_status mf_session_load(mf_session *session, const char *path, mf_error *error);
 
@@ -393,7 +394,7 @@ typedef struct mf_request {
  * is in the batch, on the number of threads, or on how a prompt is cut.
  * `request_bytes` is sizeof(mf_request). Each request gets a status; one that fails leaves its session
  * as it was and does not disturb the others. Returns the first failure among them, or MF_OK; or, before
- * anything ran, MF_E_BUSY (the executor is in use), MF_E_INVALID (a session twice, another model's
+ * anything ran and without touching any request, MF_E_BUSY (the executor is in use), MF_E_INVALID (a session twice, another model's
  * session or view), MF_E_STRUCT_SIZE, MF_E_FORKED. */
 MF_API mf_status mf_forward(mf_executor *executor, mf_request *requests, size_t n_request, size_t request_bytes,
                             mf_error *error);

@@ -180,10 +180,9 @@ static const mfi_tensor *need(compiler *c, const char *name, uint32_t shell, mfi
     return tensor;
 }
 
-static const float *need_vector(compiler *c, const char *name, uint64_t n)
+static const mfi_tensor *need_vector(compiler *c, const char *name, uint64_t n)
 {
-    const mfi_tensor *tensor = need(c, name, 0, MFI_PLAIN, n, 1, 0);
-    return tensor != NULL ? tensor->data : NULL;
+    return need(c, name, 0, MFI_PLAIN, n, 1, 1);
 }
 
 static void layer_name(char out[64], uint32_t layer, const char *rest)

@@ -8,7 +8,7 @@
 #include "container.h"
 #include "matformer.h"
 
-#define MFI_QUANTUM 32u          /* widths are multiples of it; so is n_head * d_head of any prefix */
+#define MFI_QUANTUM 32u /* widths are multiples of it; so is n_head * d_head of any prefix */
 #define MFI_MAX_LAYER 512u
 #define MFI_MAX_GRANULARITY 16u
 
@@ -29,9 +29,9 @@ typedef struct mfi_granularity {
  * Query head h reads key/value head h / head_group. Norms have weights (layer norm: and biases). */
 typedef struct mfi_matlm_config {
     uint32_t n_layer, d_model, d_head, n_vocab, max_positions;
-    uint32_t head_group;   /* query heads per key/value head */
-    uint32_t n_head;       /* the widest layer's */
-    uint32_t d_ff;         /* the widest layer's */
+    uint32_t head_group; /* query heads per key/value head */
+    uint32_t n_head;     /* the widest layer's */
+    uint32_t d_ff;       /* the widest layer's */
     mfi_norm norm;
     float norm_eps;
     mfi_ffn ffn;
@@ -40,10 +40,10 @@ typedef struct mfi_matlm_config {
     float embed_scale;     /* 1 */
     float attention_scale; /* 1 / sqrt(d_head) */
     bool tied;
-    int32_t bos_token, eos_token; /* -1: none */
+    int32_t bos_token, eos_token;                     /* -1: none */
     uint32_t n_granularity;                           /* narrowest first, each nested in the next */
     mfi_granularity granularity[MFI_MAX_GRANULARITY]; /* the last is the full model: it fixes every layer's extents */
-    uint8_t *may_skip;     /* [n_layer] 1: views may leave the layer out */
+    uint8_t *may_skip;                                /* [n_layer] 1: views may leave the layer out */
 } mfi_matlm_config;
 
 static inline uint32_t mfi_kv_heads(uint32_t heads, uint32_t head_group)
@@ -70,9 +70,9 @@ typedef struct mfi_weights {
 } mfi_weights;
 
 typedef struct mfi_matlm_save_options {
-    mfk_type type;        /* of the matrices: MFK_F32 or MFK_BF16; vectors are always f32 */
+    mfk_type type; /* of the matrices: MFK_F32 or MFK_BF16; vectors are always f32 */
     mfi_storage storage;
-    bool one_shell;       /* all widths in the base region */
+    bool one_shell;        /* all widths in the base region */
     const void *tokenizer; /* blob of tokenizer.h, or NULL */
     size_t tokenizer_bytes;
     const char *const *metadata; /* key, value, key, value, ..., NULL; or NULL */

@@ -1,6 +1,7 @@
 /* model.c - opening a model: container, configuration, tokenizer, kernels, program, page pools. */
 #include "model.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -34,18 +35,21 @@ static mf_status find_granularity(const mf_model *model, const char *name, const
                     name);
 }
 
-/* Loads the weights and compiles. With a widest granularity, what it needs is known only from the program, so
- * the base comes first and the shells after it. */
+/* The program needs the directory alone, and says which shells the widest granularity reaches into. */
 static mf_status load_weights(mf_model *model, const mf_model_options *options, mf_error *error)
 {
     const mfi_granularity *widest = NULL;
     mf_status status = MF_OK;
     if (options->widest != NULL) status = find_granularity(model, options->widest, &widest, error);
-    if (status == MF_OK) status = mfi_container_load(model->container, widest != NULL ? 1 : UINT32_MAX, error);
     if (status == MF_OK)
         status = mfi_matlm_compile(&model->program, &model->config, model->container, &model->allocator, error);
-    if (status != MF_OK || widest == NULL) return status;
-    return mfi_container_load(model->container, mfi_program_shells(model->program, widest->ffn), error);
+    if (status != MF_OK) return status;
+    uint32_t n_shell = widest != NULL ? 1 : model->program->n_shell;
+    for (uint32_t layer = 0; widest != NULL && layer < model->program->n_layer; layer++) {
+        const uint32_t needed = mfi_program_shells(model->program, layer, widest->ffn[layer]);
+        if (needed > n_shell) n_shell = needed;
+    }
+    return mfi_container_load(model->container, n_shell, error);
 }
 
 /* Shells are loaded in order, so those that can be used are the first resident ones. */
@@ -122,6 +126,16 @@ static void destroy(mf_model *model)
     mfi_free(&allocator, model, sizeof *model);
 }
 
+static void log_opened(const mf_model *model)
+{
+    char line[256];
+    if (model->log == NULL) return;
+    snprintf(line, sizeof line, "%s: matlm, %u layers, %u of %u shells loaded, kernels for %s",
+             mfi_container_name(model->container), model->config.n_layer, model->n_shell_resident, model->n_shell,
+             mfk_cpu_name(model->kernels.cpu));
+    model->log(model->log_user, 2, line);
+}
+
 static mf_status open_parts(mf_model *model, const mfi_container_source *source, const mf_model_options *options,
                             mf_error *error)
 {
@@ -138,6 +152,7 @@ static mf_status open_parts(mf_model *model, const mfi_container_source *source,
     if (status != MF_OK) return status;
     count_resident_shells(model);
     size_pages(model);
+    log_opened(model);
     return MF_OK;
 }
 

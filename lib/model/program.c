@@ -52,7 +52,7 @@ void mfi_program_free(mfi_program *program)
     mfi_free(&allocator, program, sizeof *program);
 }
 
-/* Past a capacity the count goes on but nothing is written; finish sees it. */
+/* Past a capacity the count goes on, and finish sees it; what was added is lost. */
 uint16_t mfi_program_buffer(mfi_program *program, mfi_rows rows, uint32_t width)
 {
     const uint32_t index = program->n_buffer++;
@@ -115,11 +115,10 @@ mf_status mfi_program_finish(mfi_program *program, mf_error *error)
     return MF_OK;
 }
 
-uint32_t mfi_program_shells(const mfi_program *program, const uint32_t *ffn)
+uint32_t mfi_program_shells(const mfi_program *program, uint32_t layer, uint32_t ffn)
 {
     uint32_t n_shell = 1;
-    for (uint32_t layer = 0; layer < program->n_layer; layer++)
-        while (program->shell_bound[(n_shell - 1) * program->n_layer + layer] < ffn[layer])
-            n_shell++;
+    while (program->shell_bound[(n_shell - 1) * program->n_layer + layer] < ffn)
+        n_shell++;
     return n_shell;
 }

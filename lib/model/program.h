@@ -62,8 +62,8 @@ typedef struct mfi_op {
     mfi_extent n_of, k_of;
     uint32_t n_part;
     mfi_part part[MFI_MAX_PART];
-    const mfi_tensor *table;    /* EMBED */
-    const float *weight, *bias; /* NORM */
+    const mfi_tensor *table;         /* EMBED */
+    const mfi_tensor *weight, *bias; /* NORM; bias NULL for RMS */
     mfi_norm norm;
     float eps, scale;
     mfk_activation activation;
@@ -89,8 +89,8 @@ typedef struct mfi_layer {
 typedef struct mfi_program {
     mf_allocator allocator;
     uint32_t d_model, d_head, head_group, n_vocab, n_layer;
-    mfi_layer *layer;        /* [n_layer] */
-    const float *rope_freqs; /* [d_head / 2] or NULL */
+    mfi_layer *layer;             /* [n_layer] */
+    const mfi_tensor *rope_freqs; /* [d_head / 2] or NULL */
     uint32_t n_shell;
     uint32_t *shell_bound; /* [n_shell][n_layer] FFN width that shells 0..s hold together */
     uint32_t n_slot;       /* layers that own keys and values */
@@ -119,7 +119,7 @@ void mfi_program_part(mfi_program *program, mfi_op *op, const mfi_tensor *const 
                       mfi_extent n_of);
 /* Works out strides and barriers; MF_E_FORMAT when a capacity was exceeded. */
 mf_status mfi_program_finish(mfi_program *program, mf_error *error);
-/* Shells that the FFN widths [n_layer] reach into; at least 1. */
-uint32_t mfi_program_shells(const mfi_program *program, const uint32_t *ffn);
+/* Shells that a width of a layer reaches into; at least 1. */
+uint32_t mfi_program_shells(const mfi_program *program, uint32_t layer, uint32_t ffn);
 
 #endif

@@ -83,8 +83,8 @@ void mfi_executor_release(mf_executor *executor);
 void mfi_batch_lay_out(mf_executor *executor);
 const mfi_space *mfi_batch_space(const mf_executor *executor, mfi_rows rows, uint32_t layer);
 
-/* Runs the batch laid out. False when it was stopped because every request was cancelled. */
-bool mfi_run(mf_executor *executor);
+/* Runs the batch laid out; cut short when every request in it was cancelled. */
+void mfi_run(mf_executor *executor);
 
 /* ---- Shared by the run_*.c files ---- */
 

@@ -25,8 +25,9 @@ static void set_rotation(const mf_executor *e, uint32_t row)
     const mfi_program *program = e->model->program;
     const size_t half = program->d_head / 2;
     const float position = (float)position_of(e, row);
-    for (size_t j = 0; program->rope_freqs != NULL && j < half; j++)
-        mfk_sincos(position * program->rope_freqs[j], &e->cos[row * half + j], &e->sin[row * half + j]);
+    const float *frequency = program->rope_freqs != NULL ? program->rope_freqs->data : NULL;
+    for (size_t j = 0; frequency != NULL && j < half; j++)
+        mfk_sincos(position * frequency[j], &e->cos[row * half + j], &e->sin[row * half + j]);
 }
 
 /* A row of a table, as it lies. */
@@ -65,9 +66,9 @@ static void norm(const mf_executor *e, const mfi_op *op, const float *src, float
 {
     const size_t width = e->model->program->buffer[op->src].width;
     if (op->norm == MFI_NORM_RMS)
-        e->model->kernels.rms_norm(width, src, op->weight, op->eps, dst);
+        e->model->kernels.rms_norm(width, src, op->weight->data, op->eps, dst);
     else
-        e->model->kernels.layer_norm(width, src, op->weight, op->bias, op->eps, dst);
+        e->model->kernels.layer_norm(width, src, op->weight->data, op->bias->data, op->eps, dst);
 }
 
 static void copy(const mf_executor *e, const mfi_op *op, const float *src, float *dst)
@@ -210,9 +211,8 @@ static void run_program(void *user, uint32_t thread, uint32_t n_thread)
     mfi_fp_leave(mode);
 }
 
-bool mfi_run(mf_executor *e)
+void mfi_run(mf_executor *e)
 {
     atomic_store_explicit(&e->stop_layer, UINT32_MAX, memory_order_relaxed);
     mfi_pool_run(e->pool, run_program, e);
-    return atomic_load_explicit(&e->stop_layer, memory_order_relaxed) == UINT32_MAX;
 }

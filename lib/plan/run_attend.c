@@ -15,8 +15,8 @@ typedef struct tiling {
 
 /* Pairs [begin, end) of one request and key/value head; pair i is query head first_head + i % n_head of row
  * i / n_head. */
-static void run_tile(const tiling *t, const mfi_run_request *request, uint32_t kv_head, uint32_t n_head, uint32_t begin,
-                     uint32_t end)
+static void run_tile(const tiling *t, const mfi_run_request *request, uint32_t kv_head, uint32_t n_head, uint64_t begin,
+                     uint64_t end)
 {
     const mf_executor *e = t->e;
     const mfi_program *program = e->model->program;
@@ -26,8 +26,8 @@ static void run_tile(const tiling *t, const mfi_run_request *request, uint32_t k
     const float *q[MFK_ATTEND_ROWS];
     float *out[MFK_ATTEND_ROWS];
     uint32_t key_begin[MFK_ATTEND_ROWS], key_end[MFK_ATTEND_ROWS];
-    for (uint32_t i = begin; i < end; i++) {
-        const uint32_t row = i / n_head, head = kv_head * program->head_group + i % n_head,
+    for (uint64_t i = begin; i < end; i++) {
+        const uint32_t row = (uint32_t)(i / n_head), head = kv_head * program->head_group + (uint32_t)(i % n_head),
                        position = request->position + row;
         q[i - begin] = mfi_row(e, t->op->src, base + row) + head * d_head;
         out[i - begin] = mfi_row(e, t->op->dst, base + row) + head * d_head;
@@ -36,7 +36,7 @@ static void run_tile(const tiling *t, const mfi_run_request *request, uint32_t k
     }
     const size_t head_bytes = d_head * MFK_PAGE * element;
     const mfk_attend_args args = {
-        .n_row = end - begin,
+        .n_row = (size_t)(end - begin),
         .d_head = d_head,
         .type = request->cache_type,
         .scale = t->op->scale,
@@ -57,10 +57,11 @@ static void run_request(tiling *t, const mfi_run_request *request)
     const uint32_t group = t->e->model->program->head_group, heads = mfi_view_heads(request->view, t->op->layer);
     for (uint32_t kv_head = 0; kv_head * group < heads; kv_head++) {
         const uint32_t n_head = heads - kv_head * group < group ? heads - kv_head * group : group;
-        const uint32_t n_pair = n_head * request->n_row;
-        for (uint32_t begin = 0; begin < n_pair; begin += t->rows_per_tile, t->n_tile++) {
+        const uint64_t n_pair = (uint64_t)n_head * request->n_row;
+        for (uint64_t begin = 0; begin < n_pair; begin += t->rows_per_tile, t->n_tile++) {
             if (t->n_tile % t->e->n_thread != t->thread) continue;
-            run_tile(t, request, kv_head, n_head, begin, (uint32_t)mfi_min(begin + t->rows_per_tile, n_pair));
+            run_tile(t, request, kv_head, n_head, begin,
+                     begin + t->rows_per_tile < n_pair ? begin + t->rows_per_tile : n_pair);
         }
     }
 }

@@ -135,11 +135,10 @@ static mf_status set_lists(mf_submodel *view, const mf_submodel_spec *spec, mf_e
 
 static void count_shells(mf_submodel *view)
 {
-    const mfi_program *program = view->model->program;
-    view->n_shell = 1;
-    for (uint32_t layer = 0; layer < view->n_layer; layer++)
-        while (program->shell_bound[(view->n_shell - 1) * view->n_layer + layer] < mfi_view_ffn(view, layer))
-            view->n_shell++;
+    for (uint32_t layer = 0; layer < view->n_layer; layer++) {
+        const uint32_t n_shell = mfi_program_shells(view->model->program, layer, mfi_view_ffn(view, layer));
+        if (n_shell > view->n_shell) view->n_shell = n_shell;
+    }
 }
 
 static mf_status fill(mf_submodel *view, const mf_submodel_spec *spec, mf_error *error)
