@@ -130,7 +130,13 @@ json 'all(t["logprob"] <= 0 for t in o["tokens"])'
 # run: Ctrl-C stops the writing with status 130.
 "$matformer" run "$model" -p "$text" -n 1000000 --threads 1 --ignore-eos --json >"$folder/out" 2>/dev/null &
 writer=$!
-sleep 1
+# Programs in the background ignore the signal until they ask for it, which a large session takes time to come to.
+tries=0
+while ! grep -q '^SigBlk:.*4002$' "/proc/$writer/status" && [ $tries -lt 300 ]; do
+    tries=$((tries + 1))
+    sleep 0.1
+done
+sleep 0.3
 kill -INT "$writer"
 wait "$writer"
 [ $? -eq 130 ] || fail "an interrupted run did not end with status 130"
