@@ -187,3 +187,60 @@ Test(many_threads, an_executor_in_use_says_busy_and_does_not_mix_up_its_callers)
     drop_file(&file);
     random_model_free(&random);
 }
+
+/* ---- One executor of several threads ---- */
+
+static void *cancel_again_and_again(void *user)
+{
+    for (int i = 0; i < 50; i++)
+        mf_session_cancel(user);
+    return NULL;
+}
+
+/* Rows of three widths on three threads; the fourth session is cancelled from outside whenever that comes. */
+Test(many_threads, the_threads_of_an_executor_share_a_batch_without_races)
+{
+    enum { SESSIONS = 4, PIECE = 10 };
+    random_model random;
+    random_shape shape = { "small", 2, 32, 32, 4, 2, 128, 61, 96, 3, MFI_NORM_RMS, MFI_FFN_GATED, MFK_SILU, true, 2 };
+    static const char *const texts[SESSIONS] = { "S", "M;skip=1", "L;heads=3x2", "L" };
+    cr_assert(random_model_init_shape(&random, &shape, 8) == MF_OK);
+    model_file file = make_random_file(&random, MFK_BF16, MFI_RAW, false);
+    mf_model *model = open_file(&file, NULL);
+    mf_executor *executor = new_executor(model, 3, 0);
+    int32_t *tokens = new_tokens(model, LENGTH, &(rng){ 8 });
+    mf_submodel *views[SESSIONS];
+    mf_session *sessions[SESSIONS];
+    outputs out[SESSIONS], expected[SESSIONS];
+    pthread_t thread;
+    for (uint32_t i = 0; i < SESSIONS; i++) {
+        views[i] = take_named(model, texts[i]);
+        sessions[i] = new_session(model);
+        out[i] = new_outputs(model, LENGTH);
+        expected[i] = run_alone(model, views[i], tokens, LENGTH);
+    }
+    for (uint32_t at = 0; at < LENGTH; at += PIECE) {
+        mf_request requests[SESSIONS];
+        for (uint32_t i = 0; i < SESSIONS; i++) {
+            uint32_t position = mf_session_position(sessions[i]);
+            requests[i] = request_all(sessions[i], views[i], tokens + position, PIECE, &out[i], position);
+        }
+        cr_assert(pthread_create(&thread, NULL, cancel_again_and_again, sessions[3]) == 0);
+        mf_forward(executor, requests, SESSIONS, sizeof(mf_request), NULL);
+        pthread_join(thread, NULL);
+        cr_assert(requests[3].status == MF_OK || requests[3].status == MF_E_CANCELLED);
+    }
+    for (uint32_t i = 0; i < SESSIONS; i++) {
+        uint32_t position = mf_session_position(sessions[i]);
+        cr_assert((i == 3 || position == LENGTH) && same_rows(&out[i], 0, &expected[i], 0, position), "session %u", i);
+        drop_outputs(&out[i]);
+        drop_outputs(&expected[i]);
+        mf_session_close(sessions[i]);
+        mf_submodel_close(views[i]);
+    }
+    free(tokens);
+    mf_executor_close(executor);
+    mf_model_close(model);
+    drop_file(&file);
+    random_model_free(&random);
+}
