@@ -168,7 +168,7 @@ json 'all(0 < s < 1e-3 for s in o["view_seconds"].values())'
 # train: an interrupted run that goes on writes the file of one that was not interrupted.
 if [ "$train" = yes ]; then
     shape="--layers 2 --d-model 64 --heads 2 --head-group 2 --d-ff 128 --vocab 300 --batch 4 --sequence 32 --steps 12 --threads 1
-        --evaluate-every 4 --evaluate-tokens 256 --warmup 2 --lr 3e-3"
+        --evaluate-every 4 --evaluate-tokens 0 --type f32 --warmup 2 --lr 3e-3"
     head -c 6000 "$story" >"$folder/train.txt"
     tail -c 2000 "$story" >"$folder/valid.txt"
     cp "$folder/train.txt" "$folder/copy.txt"
@@ -179,6 +179,7 @@ if [ "$train" = yes ]; then
     expect 0 train --data "$folder/train.txt" --valid "$folder/valid.txt" --out "$folder/a.mf" $shape --json \
         --log "$folder/log.jsonl"
     json 'o["stopped"] == "steps" and o["step"] == 12 and set(o["held_out"]) == {"S", "M", "L", "XL"}'
+    cp "$folder/out" "$folder/trained"
     python3 -c 'import json, sys; [json.loads(l) for l in open(sys.argv[1])]' "$folder/log.jsonl" || fail "the log"
     expect 0 info "$folder/a.mf" --verify
     says "training.held_out_loss.XL" out
@@ -195,6 +196,12 @@ if [ "$train" = yes ]; then
         python3 -c 'import json, sys
 print([v["loss"] for v in json.load(open(sys.argv[1]))["views"]])' "$folder/out" >"$folder/$file.losses"
     done
+    # The held-out losses are those that eval finds in the file.
+    python3 -c 'import json, sys
+trained = json.load(open(sys.argv[1]))["held_out"]
+found = {v["size"]: v["loss"] for v in json.load(open(sys.argv[2]))["views"]}
+sys.exit(any(abs(trained[s] - found[s]) > 1e-5 for s in trained))' "$folder/trained" "$folder/out" ||
+        fail "eval and train do not agree: $(cat "$folder/trained" "$folder/out")"
     cmp -s "$folder/a.losses" "$folder/b.losses" || fail "a resumed run made another model"
 fi
 

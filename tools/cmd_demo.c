@@ -292,11 +292,12 @@ static void print_wrapped(demo *d, const char *text, size_t bytes)
     }
 }
 
-static void print_paragraph(demo *d, const char *text)
+static void print_sample(demo *d, const demo_view *v)
 {
-    fputs("  ", stdout);
-    d->column = 0;
-    print_wrapped(d, text, strlen(text));
+    const char *colour = colour_of(d, v->view), *plain = cli_style_on(stdout, CLI_PLAIN);
+    printf("%s%s%s\n  %s%s%s", colour, v->name, plain, cli_style_on(stdout, CLI_DIM), d->prompt, plain);
+    d->column = cli_display_width(d->prompt);
+    print_wrapped(d, v->sample, strlen(v->sample));
     putchar('\n');
 }
 
@@ -379,11 +380,9 @@ static void print_table(const demo *d)
 
 static void print_samples(demo *d)
 {
-    printf("\nEach goes on from \"%s\":\n\n", d->prompt);
-    for (size_t i = 0; i < d->n_view; i++) {
-        printf("%s%s%s\n", colour_of(d, d->views[i].view), d->views[i].name, cli_style_on(stdout, CLI_PLAIN));
-        print_paragraph(d, d->views[i].sample);
-    }
+    printf("\nWhat each writes:\n\n");
+    for (size_t i = 0; i < d->n_view; i++)
+        print_sample(d, &d->views[i]);
 }
 
 static mf_status print_demo(demo *d, mf_error *error)
@@ -406,7 +405,7 @@ static mf_status print_demo(demo *d, mf_error *error)
         fputs("\n\n", stdout);
     }
     printf("  %s", d->prompt);
-    d->column = (int)strlen(d->prompt);
+    d->column = cli_display_width(d->prompt);
     mf_status status = write_timeline(d, error);
     printf("%s\n", cli_style_on(stdout, CLI_PLAIN));
     return status;
