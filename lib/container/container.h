@@ -56,7 +56,8 @@ typedef struct mfi_container_source { /* exactly one of path, fd >= 0, memory */
 mf_status mfi_container_open(mfi_container **out, const mfi_container_source *source, const mf_model_options *options,
                              mf_error *error);
 /* Makes regions whose shell is below `shell_count` resident (base and tables always): maps, copies or
- * decodes them, verifying as the options say, with progress. */
+ * decodes them, verifying as the options say, with progress. Regions that the file lacks, as a prefix may,
+ * stay as they are. One thread at a time. */
 mf_status mfi_container_load(mfi_container *container, uint32_t shell_count, mf_error *error);
 void mfi_container_close(mfi_container *container);
 

@@ -13,6 +13,7 @@ typedef struct decoder {
     const char *name;
     mf_error *error;
     uint64_t region_end; /* of the last region, in the file */
+    uint64_t next_rank;  /* least of the next region, see region_rank() */
     uint64_t tensor_end; /* of the last tensor, in its region */
     uint32_t tensor_region;
     bool any_tensor;
@@ -133,21 +134,15 @@ static uint64_t region_rank(uint32_t kind, uint32_t shell)
     return kind == MFI_REGION_BASE ? 0 : kind == MFI_REGION_TABLES ? 1 : 2 + (uint64_t)shell;
 }
 
-static mf_status check_region_order(const decoder *d, const mfi_file_region *file, uint32_t index)
+static mf_status check_region_order(decoder *d, const mfi_file_region *file, uint32_t index)
 {
-    const mfi_directory *directory = d->directory;
+    uint64_t rank = region_rank(file->kind, file->shell);
     if ((file->kind == MFI_REGION_SHELL) != (file->shell != 0))
         return DAMAGED(d, "region %u has shell %u", d->name, index, file->shell);
-    uint32_t before = index;
-    while (before > 0 && !directory->frames[before - 1].known)
-        before--;
-    if (before == 0) {
-        if (file->kind == MFI_REGION_BASE) return MF_OK;
-        return DAMAGED(d, "the first region is not the base", d->name);
-    }
-    const mfi_region *last = &directory->region[before - 1];
-    if (region_rank(last->kind, last->shell) < region_rank(file->kind, file->shell)) return MF_OK;
-    return DAMAGED(d, "region %u is out of order or there twice", d->name, index);
+    if (d->next_rank == 0 && rank != 0) return DAMAGED(d, "the first region is not the base", d->name);
+    if (rank < d->next_rank) return DAMAGED(d, "region %u is out of order or there twice", d->name, index);
+    d->next_rank = rank + 1;
+    return MF_OK;
 }
 
 /* Place and size, which hold for regions of any kind. */
@@ -201,7 +196,7 @@ static mf_status read_region(decoder *d, const mfi_file_entry *entry)
         .checksum = file->checksum,
         .content_hash = file->content_hash,
     };
-    directory->frames[index] = (mfi_frames){ .frame = frame, .count = file->frame_count, .known = known };
+    directory->parts[index] = (mfi_parts){ .frame = frame, .n_frame = file->frame_count, .known = known };
     directory->n_region++;
     return MF_OK;
 }
@@ -244,7 +239,7 @@ static mf_status close_regions(decoder *d, uint32_t region)
 {
     while (d->tensor_region < region) {
         uint64_t end = (d->tensor_end + MFI_LINE - 1) & ~(uint64_t)(MFI_LINE - 1);
-        if (d->directory->frames[d->tensor_region].known && end != d->directory->region[d->tensor_region].raw_bytes)
+        if (d->directory->parts[d->tensor_region].known && end != d->directory->region[d->tensor_region].raw_bytes)
             return DAMAGED(d, "region %u is not as long as its tensors", d->name, d->tensor_region);
         d->tensor_region++;
         d->tensor_end = 0;
@@ -281,7 +276,7 @@ static mf_status read_tensor(decoder *d, const mfi_file_entry *entry)
 
     if (file->kind < MFI_PANEL || file->kind > MFI_PLAIN) return unknown(d, entry, "the kind of", name, file->kind);
     if (element_bytes((mfk_type)file->type) == 0) return unknown(d, entry, "tensor", name, file->type);
-    if (!directory->frames[file->region].known) return unknown(d, entry, "the region of", name, file->region);
+    if (!directory->parts[file->region].known) return unknown(d, entry, "the region of", name, file->region);
     mfi_tensor tensor = {
         .name = name,
         .kind = (mfi_tensor_kind)file->kind,
@@ -297,6 +292,8 @@ static mf_status read_tensor(decoder *d, const mfi_file_entry *entry)
     uint64_t bytes;
     if (!mfi_tensor_bytes(&tensor, &bytes) || bytes != tensor.bytes)
         return DAMAGED(d, "the size of tensor %s does not match its shape", d->name, name);
+    mfi_parts *parts = &directory->parts[file->region];
+    if (parts->n_tensor++ == 0) parts->first_tensor = directory->n_tensor;
     directory->tensor[directory->n_tensor++] = tensor;
     return MF_OK;
 }
@@ -376,7 +373,7 @@ static void lay_out(mfi_directory *directory, const entry_counts *counts, mfi_ar
 {
     directory->metadata = mfi_carve(arena, counts->metadata, sizeof *directory->metadata);
     directory->region = mfi_carve(arena, counts->region, sizeof *directory->region);
-    directory->frames = mfi_carve(arena, counts->region, sizeof *directory->frames);
+    directory->parts = mfi_carve(arena, counts->region, sizeof *directory->parts);
     directory->tensor = mfi_carve(arena, counts->tensor, sizeof *directory->tensor);
     directory->by_name = mfi_carve(arena, counts->tensor, sizeof *directory->by_name);
 }

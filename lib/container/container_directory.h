@@ -89,18 +89,19 @@ typedef struct mfi_metadata {
     const void *value; /* aligned to 8 */
 } mfi_metadata;
 
-typedef struct mfi_frames { /* of one region */
+typedef struct mfi_parts { /* of one region */
     const mfi_file_frame *frame;
-    uint32_t count;
+    uint32_t n_frame;
+    uint32_t first_tensor, n_tensor;
     bool known; /* false: an optional region of a kind or storage that we do not know */
-} mfi_frames;
+} mfi_parts;
 
 typedef struct mfi_directory {
     uint64_t file_bytes;
     uint32_t n_metadata, n_region, n_tensor;
     mfi_metadata *metadata; /* ascending keys */
     mfi_region *region;     /* file order */
-    mfi_frames *frames;     /* [n_region] */
+    mfi_parts *parts;       /* [n_region] */
     mfi_tensor *tensor;     /* file order; known ones only */
     uint32_t *by_name;      /* [n_tensor] indices, ascending name and shell */
     void *block;            /* that holds all of these */

@@ -191,26 +191,26 @@ static void lay_out_decoding(decoding *d, mfi_arena *arena)
 }
 
 /* Sizes of what a round holds: frames are at most 4 MiB, which bounds them all. */
-static void measure_decoding(decoding *d, const loading *l, const mfi_frames *frames)
+static void measure_decoding(decoding *d, const loading *l, const mfi_parts *parts)
 {
     uint32_t wanted = l->c->n_thread ? l->c->n_thread : mfi_usable_cores();
     wanted = wanted < DECODE_THREADS ? wanted : DECODE_THREADS;
-    d->frame = frames->frame;
-    d->n_thread = wanted < frames->count ? wanted : frames->count;
+    d->frame = parts->frame;
+    d->n_thread = wanted < parts->n_frame ? wanted : parts->n_frame;
     d->round = d->n_thread * FRAMES_PER_THREAD;
     size_t stored_max = 0;
-    for (uint32_t i = 0; i < frames->count; i++) {
-        stored_max = mfi_max(stored_max, frames->frame[i].stored_bytes);
-        if (frames->frame[i].split > 1) d->plane_bytes = mfi_max(d->plane_bytes, frames->frame[i].raw_bytes);
+    for (uint32_t i = 0; i < parts->n_frame; i++) {
+        stored_max = mfi_max(stored_max, parts->frame[i].stored_bytes);
+        if (parts->frame[i].split > 1) d->plane_bytes = mfi_max(d->plane_bytes, parts->frame[i].raw_bytes);
     }
     d->plane_bytes = mfi_round_up(d->plane_bytes, MFI_LINE);
     d->buffer_bytes = l->c->memory ? 0 : stored_max * d->round;
 }
 
-static mf_status begin_decoding(decoding *d, const loading *l, const mfi_frames *frames)
+static mf_status begin_decoding(decoding *d, const loading *l, const mfi_parts *parts)
 {
     const mf_allocator *allocator = &l->c->allocator;
-    measure_decoding(d, l, frames);
+    measure_decoding(d, l, parts);
     mfi_arena arena = { NULL, 0 };
     lay_out_decoding(d, &arena);
     d->block_bytes = arena.used;
@@ -260,7 +260,7 @@ static mf_status fill_round(decoding *d, const loading *l, uint64_t stored_at, u
 static mf_status decode_rounds(decoding *d, loading *l, uint32_t index, unsigned char *raw)
 {
     const mfi_region *region = &l->c->directory.region[index];
-    const uint32_t n_frame = l->c->directory.frames[index].count;
+    const uint32_t n_frame = l->c->directory.parts[index].n_frame;
     bool verify = verified(l->c, region);
     uint64_t stored_at = region->file_offset, stored_sum;
     size_t raw_sum;
@@ -295,7 +295,7 @@ static mf_status load_decoded(loading *l, uint32_t index, const unsigned char **
     unsigned char *at = reserve_memory(l, index);
     if (!at) return MF_E_NOMEM;
     decoding d = { 0 };
-    mf_status status = begin_decoding(&d, l, &l->c->directory.frames[index]);
+    mf_status status = begin_decoding(&d, l, &l->c->directory.parts[index]);
     if (status == MF_OK) status = decode_rounds(&d, l, index, at);
     end_decoding(&d, &l->c->allocator);
     *data = at;
@@ -357,7 +357,7 @@ static mf_status load_region(loading *l, uint32_t index)
 static bool to_load(const mfi_container *c, uint32_t index, uint32_t shell_count)
 {
     const mfi_region *region = &c->directory.region[index];
-    return c->directory.frames[index].known && region->file_offset + region->stored_bytes <= c->length &&
+    return c->directory.parts[index].known && region->file_offset + region->stored_bytes <= c->length &&
            (region->kind != MFI_REGION_SHELL || region->shell < shell_count) && !region->data;
 }
 

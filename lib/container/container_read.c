@@ -178,7 +178,7 @@ static mf_status check_length(const mfi_container *c, mf_error *error)
     for (uint32_t i = 0; i < directory->n_region; i++) {
         const mfi_region *region = &directory->region[i];
         uint64_t end = region->file_offset + region->stored_bytes;
-        if (directory->frames[i].known && region->kind != MFI_REGION_SHELL && end > c->length)
+        if (directory->parts[i].known && region->kind != MFI_REGION_SHELL && end > c->length)
             return mfi_fail(error, MF_E_FORMAT, "%s: %llu bytes long, but every width needs the first %llu of %llu",
                             c->name, (unsigned long long)c->length, (unsigned long long)end,
                             (unsigned long long)directory->file_bytes);

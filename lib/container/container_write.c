@@ -11,7 +11,7 @@
 #include "status.h"
 
 #define FRAME_BYTES ((size_t)1 << 20) /* small enough to decode in parallel, large enough to compress as well as any */
-#define ZSTD_LEVEL 9
+#define ZSTD_LEVEL 1 /* weights hold no repetitions to search for: of the levels up to 18 this one packs bf16 best */
 #define PLAN_ROOM 16384u /* least bytes left for a stored plan: some hundred configurations of some 40 layers */
 
 typedef struct writer_region {
