@@ -15,7 +15,8 @@ enum { N_VOCAB = 900, EOS = 899, MAX_POSITIONS = 512, MAX_EVENTS = 400 };
 
 /* ---- A model with a tokenizer ---- */
 
-static model_file make_model_of(uint32_t n_vocab, int32_t bos, int32_t eos, const void *tokenizer, size_t bytes)
+static model_file make_model_of(uint32_t n_vocab, int32_t bos, int32_t eos, const void *tokenizer,
+                                size_t tokenizer_bytes)
 {
     random_shape shape = *random_shape_find("tiny");
     shape.n_vocab = n_vocab;
@@ -26,7 +27,7 @@ static model_file make_model_of(uint32_t n_vocab, int32_t bos, int32_t eos, cons
     model.config.eos_token = eos;
     mfi_matlm_save_options options = { .type = MFK_F32, .storage = MFI_RAW };
     options.tokenizer = tokenizer;
-    options.tokenizer_bytes = bytes;
+    options.tokenizer_bytes = tokenizer_bytes;
     model_file file = make_file(&model.config, random_model_weights(&model), &options);
     random_model_free(&model);
     return file;
@@ -448,10 +449,10 @@ Test(generate, the_longest_tokens_and_stop_texts_fit_the_text_that_is_held_back)
         merges[i] = (mfi_merge){ 255 + i, 255 + i };
     mf_allocator allocator = mfi_allocator(NULL);
     void *blob;
-    size_t bytes;
-    cr_assert_eq(mfi_tokenizer_store(&blob, &bytes, &allocator, merges, N_MERGE, 0, NULL), MF_OK);
-    model_file file = make_model_of(256 + N_MERGE, 'a', -1, blob, bytes);
-    mfi_free(&allocator, blob, bytes);
+    size_t blob_bytes;
+    cr_assert_eq(mfi_tokenizer_store(&blob, &blob_bytes, &allocator, merges, N_MERGE, 0, NULL), MF_OK);
+    model_file file = make_model_of(256 + N_MERGE, 'a', -1, blob, blob_bytes);
+    mfi_free(&allocator, blob, blob_bytes);
     mf_model *model = open_file(&file, NULL);
     mf_submodel *view = take_named(model, mf_model_granularity(model, 0));
 

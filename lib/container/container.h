@@ -23,12 +23,12 @@ typedef struct mfi_tensor {
     const char *name; /* "layers.3.ffn.down" */
     mfi_tensor_kind kind;
     mfk_type type;
-    uint32_t shell;  /* 0 outside the FFN */
-    uint32_t region; /* index */
-    uint64_t n, k;   /* PANEL: outputs, inputs of this piece. TABLE: rows, columns. PLAIN: elements, 1 */
-    uint64_t panels; /* PANEL: number of panels stored; 2 * ceil(n/16) where gate and up are interleaved */
+    uint32_t shell;         /* 0 outside the FFN */
+    uint32_t region;        /* index */
+    uint64_t n, k;          /* PANEL: outputs, inputs of this piece. TABLE: rows, columns. PLAIN: elements, 1 */
+    uint64_t panels;        /* PANEL: number of panels stored; 2 * ceil(n/16) where gate and up are interleaved */
     uint64_t offset, bytes; /* in the region */
-    const void *data; /* NULL while the region is not resident; else never changes */
+    const void *data;       /* NULL while the region is not resident; else never changes */
 } mfi_tensor;
 
 typedef struct mfi_region {
