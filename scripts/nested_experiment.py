@@ -1,0 +1,161 @@
+#!/usr/bin/env python3
+"""Does nesting work? Trains, with `matformer train` alone, at about one million parameters:
+
+  nested     one file with S, M, L, XL, on the joint objective
+  apart      S, M, L and XL as models of their own, at the same number of tokens
+  truncated  the XL of `apart`, cut to the widths of S, M and L (a view of it)
+
+for each seed, and measures every one on the held-out texts with `matformer eval`. A run that was finished
+is not made again, and one that was interrupted goes on from its checkpoint, so the script may be stopped
+and started. At the end it writes FOLDER/nested.json, and to --docs a table and a picture.
+
+  python3 scripts/nested_experiment.py --program build/tools/matformer --data BOOKS --valid BOOK... --folder runs --docs docs
+
+Needs matplotlib for the picture.
+"""
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+
+D_FF = 512
+SIZES = {"S": 8, "M": 4, "L": 2, "XL": 1}  # d_ff divided by
+SHAPE = ["--layers", "5", "--d-model", "128", "--heads", "4", "--head-group", "4", "--d-head", "32", "--ffn", "gated"]
+LAYERS = 5
+RECIPE = ["--batch", "16", "--sequence", "256", "--lr", "2e-3", "--warmup", "100", "--epochs", "1"]
+# Mix'n'Match: widths per layer in units of d_ff / 8, between the granularities and not of them.
+MIXES = {"S..M": [1, 1, 1, 2, 2], "M..L": [2, 2, 3, 4, 4], "L..XL": [4, 4, 6, 8, 8], "XL first, S last": [8, 8, 4, 1, 1]}
+
+
+def run(command):
+    print("+", " ".join(command), flush=True)
+    subprocess.run(command, check=True)
+
+
+def train(args, name, seed, extra):
+    """The finished model's path; trains it if it is not there."""
+    out = os.path.join(args.folder, f"{name}-{seed}.mf")
+    done = out + ".done"
+    if not os.path.exists(done):
+        tokenizer = os.path.join(args.folder, "tokenizer.mf")
+        words = ["--tokenizer", tokenizer] if os.path.exists(tokenizer) else ["--vocab", "1024"]
+        held_out = [word for text in args.valid for word in ("--valid", text)]
+        run([args.program, "train", "--data", args.data, *held_out, "--out", out, *words, *SHAPE, *RECIPE, *extra,
+             "--seed", str(seed), "--checkpoint", out + ".ck", "--every", "200", "--evaluate-every", "100000",
+             "--evaluate-tokens", "16384", "--log", out + ".jsonl"])
+        if not os.path.exists(tokenizer):
+            os.link(out, tokenizer)
+        open(done, "w").close()
+        os.remove(out + ".ck")
+    return out
+
+
+def losses(args, path, sizes):
+    """{size: held-out loss in nats per token}, of the views `sizes`."""
+    command = [args.program, "eval", path, "--json"]
+    command += [word for text in args.valid for word in ("--text", text)]
+    command += [word for size in sizes for word in ("--size", size)]
+    result = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return [view["loss"] for view in result["views"]]
+
+
+def widths(eighths):
+    return "ffn=" + ",".join(str(D_FF * n // 8) for n in eighths)
+
+
+def measure_seed(args, seed):
+    nested = train(args, "nested", seed, ["--d-ff", str(D_FF), "--objective", "joint"])
+    result = {"nested": dict(zip(SIZES, losses(args, nested, list(SIZES)))),
+              "mixes": dict(zip(MIXES, losses(args, nested, [widths(mix) for mix in MIXES.values()]))), "apart": {}}
+    for size, divisor in SIZES.items():
+        alone = train(args, f"apart-{size}", seed, ["--d-ff", str(D_FF // divisor), "--granularities", "XL:1"])
+        result["apart"][size] = losses(args, alone, ["XL"])[0]
+    cut = [widths([8 // divisor] * LAYERS) for divisor in SIZES.values()]
+    result["truncated"] = dict(zip(SIZES, losses(args, alone, cut)))  # `alone` is the XL now
+    return result
+
+
+def spread(values):
+    """Mean, and half the distance between the least and the greatest."""
+    return statistics.mean(values), (max(values) - min(values)) / 2
+
+
+def verdict(a, b):
+    """Claimed only where the ranges of the seeds do not touch."""
+    (mean_a, half_a), (mean_b, half_b) = spread(a), spread(b)
+    if abs(mean_a - mean_b) <= half_a + half_b:
+        return "within the spread"
+    return f"nested better by {mean_b - mean_a:.3f}" if mean_a < mean_b else f"apart better by {mean_a - mean_b:.3f}"
+
+
+def write_table(args, seeds):
+    def column(kind, size):
+        return [result[kind][size] for result in seeds.values()]
+
+    def cell(values):
+        mean, half = spread(values)
+        return f"{mean:.3f} ± {half:.3f}"
+
+    lines = ["<!-- written by scripts/nested_experiment.py -->", "# Nested against apart and truncated", "",
+             f"Held-out loss, nats per token, after one epoch at about one million parameters; mean over {len(seeds)} seeds ± half",
+             "the range. *Apart*: four models, each trained on as many tokens as the nested one. *Truncated*: the XL trained",
+             "apart, cut to the narrower widths without further training.", "",
+             "| size | nested | apart | truncated | nested or apart |", "|---|---|---|---|---|"]
+    for size in SIZES:
+        lines.append(f"| {size} | {cell(column('nested', size))} | {cell(column('apart', size))} | "
+                     f"{cell(column('truncated', size))} | {verdict(column('nested', size), column('apart', size))} |")
+    lines += ["", "Mix'n'Match views of the nested file, never trained as such:", "", "| view | widths | loss |", "|---|---|---|"]
+    for name, mix in MIXES.items():
+        lines.append(f"| {name} | `{widths(mix)}` | {cell(column('mixes', name))} |")
+    lines += ["", "![losses](nested.svg)", ""]
+    with open(os.path.join(args.docs, "nested.md"), "w") as out:
+        out.write("\n".join(lines))
+
+
+def draw(args, seeds):
+    import matplotlib
+    matplotlib.use("svg")
+    import matplotlib.pyplot as plt
+    matplotlib.rcParams["svg.hashsalt"] = "nested"  # the same picture from the same numbers
+    figure, axes = plt.subplots(figsize=(7, 4.2))
+    shares = [1 / divisor for divisor in SIZES.values()]
+    for kind, label in (("nested", "nested, one file"), ("apart", "trained apart"), ("truncated", "plain XL, truncated")):
+        points = [spread([result[kind][size] for result in seeds.values()]) for size in SIZES]
+        axes.errorbar(shares, [p[0] for p in points], [p[1] for p in points], marker="o", capsize=3, label=label)
+    mixes = [spread([result["mixes"][name] for result in seeds.values()]) for name in MIXES]
+    axes.errorbar([sum(mix) / (8 * LAYERS) for mix in MIXES.values()], [p[0] for p in mixes], [p[1] for p in mixes],
+                  linestyle="none", marker="x", capsize=3, label="nested, Mix'n'Match")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(shares, [f"{size}\n1/{divisor}" if divisor > 1 else size for size, divisor in SIZES.items()])
+    axes.set_xlabel("share of the FFN width")
+    axes.set_ylabel("held-out loss, nats per token")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(os.path.join(args.docs, "nested.svg"), metadata={"Date": None})
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--program", default="build/tools/matformer")
+    parser.add_argument("--data", required=True, help="folder of *.txt to train on")
+    parser.add_argument("--valid", required=True, nargs="+", help="held-out texts, never trained on")
+    parser.add_argument("--folder", required=True, help="models, checkpoints and nested.json")
+    parser.add_argument("--docs", help="where nested.md and nested.svg go")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    args = parser.parse_args()
+    os.makedirs(args.folder, exist_ok=True)
+    seeds = {}
+    for seed in args.seeds:
+        seeds[seed] = measure_seed(args, seed)
+        with open(os.path.join(args.folder, "nested.json"), "w") as out:
+            json.dump(seeds, out, indent=1)
+    if args.docs:
+        write_table(args, seeds)
+        draw(args, seeds)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
