@@ -23,7 +23,7 @@ static mf_status learn(learned *out, const mf_allocator *allocator, const char *
 Test(learning, the_story_gives_the_merges_of_the_hugging_face_package)
 {
     golden g = open_golden();
-    bytes story = read_whole(STORY);
+    byte_string story = read_whole(STORY);
     mf_allocator allocator = mfi_allocator(NULL);
     mfi_bpe_options options = { .n_vocab = 900, .end_of_text = 1 };
     learned l;
@@ -98,7 +98,7 @@ static int cancel_after(void *user, uint64_t done, uint64_t total)
 
 Test(learning, progress_can_cancel_at_any_call_and_nothing_leaks)
 {
-    bytes story = read_whole(STORY);
+    byte_string story = read_whole(STORY);
     for (uint32_t calls = 0; calls < 40; calls += 13) {
         counting count = { .mutex = PTHREAD_MUTEX_INITIALIZER };
         mf_allocator allocator = counting_allocator(&count);
@@ -114,7 +114,7 @@ Test(learning, progress_can_cancel_at_any_call_and_nothing_leaks)
 
 Test(learning, every_failing_allocation_is_clean)
 {
-    bytes story = read_whole(STORY);
+    byte_string story = read_whole(STORY);
     mfi_bpe_options options = { .n_vocab = 320, .end_of_text = 1 };
     mf_status status = MF_E_NOMEM;
     for (size_t fail_at = 1; status != MF_OK; fail_at++) {

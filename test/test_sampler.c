@@ -19,6 +19,7 @@ static mf_model *fake_model(mf_model *model, uint32_t n_vocab)
     atomic_init(&model->references, 1);
     model->allocator = mfi_allocator(NULL);
     model->config.n_vocab = n_vocab;
+    mfk_table_init(&model->kernels, 0);
     return model;
 }
 

@@ -90,7 +90,7 @@ Test(tokenizer, megabytes_without_a_cut_do_not_take_quadratic_time, .timeout = 6
 {
     golden g;
     mfi_tokenizer *t = load_golden(&g);
-    bytes story = read_whole(STORY);
+    byte_string story = read_whole(STORY);
     const size_t count = (size_t)4 << 20;
     char *text = malloc(count);
     for (size_t i = 0, from = 0; i < count; from = (from + 1) % story.count)

@@ -8,14 +8,14 @@
 
 #include "tokenizer.h"
 
-typedef struct bytes {
+typedef struct byte_string {
     unsigned char *data;
     size_t count;
-} bytes;
+} byte_string;
 
-static inline bytes read_whole(const char *path)
+static inline byte_string read_whole(const char *path)
 {
-    bytes b = { NULL, 0 };
+    byte_string b = { NULL, 0 };
     FILE *file = fopen(path, "rb");
     cr_assert_not_null(file, "%s", path);
     cr_assert_eq(fseek(file, 0, SEEK_END), 0);
@@ -36,7 +36,7 @@ static inline uint32_t take_u32(const unsigned char **at)
 
 /* tokenizer.bin, see make_tokenizer_golden.py. */
 typedef struct golden {
-    bytes file, blob;
+    byte_string file, blob;
     const unsigned char *cases;
 } golden;
 

@@ -49,35 +49,30 @@ double mfi_sampler_uniform(uint64_t seed, uint64_t position)
 
 double mfi_sampler_exp(double x)
 {
-    /* x = n ln 2 + r with |r| <= ln 2 / 2, where the terms left out of the series are below 2^-60. The high part
-     * of ln 2 has 21 zero bits at its end, so n times it is exact. */
+    /* x = n ln 2 + r with |r| <= ln 2 / 2, where the terms left out of the series are below 2^-57. The high part
+     * of ln 2 has 21 zero bits at its end, so n times it is exact. Even and odd powers are two chains, which a
+     * processor runs side by side. */
     const double log2e = 0x1.71547652b82fep+0, ln2_high = 0x1.62e42fee00000p-1, ln2_low = 0x1.a39ef35793c76p-33;
-    static const double inverse_factorial[] = {
-        1.0 / 87178291200,
-        1.0 / 6227020800,
-        1.0 / 479001600,
-        1.0 / 39916800,
-        1.0 / 3628800,
-        1.0 / 362880,
-        1.0 / 40320,
-        1.0 / 5040,
-        1.0 / 720,
-        1.0 / 120,
-        1.0 / 24,
-        1.0 / 6,
-        1.0 / 2,
-        1.0,
-        1.0,
+    static const double inverse_factorial[][2] = {
+        { 1.0 / 479001600, 1.0 / 6227020800 },
+        { 1.0 / 3628800, 1.0 / 39916800 },
+        { 1.0 / 40320, 1.0 / 362880 },
+        { 1.0 / 720, 1.0 / 5040 },
+        { 1.0 / 24, 1.0 / 120 },
+        { 1.0 / 2, 1.0 / 6 },
+        { 1.0, 1.0 },
     };
     if (!(x > -700.0)) return 0.0;
     int n = (int)(x * log2e - 0.5);
-    double r = (x - n * ln2_high) - n * ln2_low, sum = 0;
-    for (size_t k = 0; k < MFI_COUNT(inverse_factorial); k++)
-        sum = sum * r + inverse_factorial[k];
+    double r = (x - n * ln2_high) - n * ln2_low, square = r * r, even = 0, odd = 0;
+    for (size_t k = 0; k < MFI_COUNT(inverse_factorial); k++) {
+        even = even * square + inverse_factorial[k][0];
+        odd = odd * square + inverse_factorial[k][1];
+    }
     uint64_t power_bits = (uint64_t)(1023 + n) << 52;
     double power;
     memcpy(&power, &power_bits, sizeof power);
-    return sum * power;
+    return (even + r * odd) * power;
 }
 
 /* ---- Creating ---- */
@@ -155,24 +150,15 @@ mf_model *mfi_sampler_model(const mf_sampler *sampler)
 
 /* ---- Log-probabilities ---- */
 
-/* The highest logit; false where the logits are no distribution: a NaN, an infinity, or nothing possible. */
-static bool highest_logit(const float *logits, size_t n, float *highest)
+/* Not so where there is a NaN, +infinity, or no token at all that can come. */
+static bool is_distribution(const float *logits, size_t n)
 {
-    *highest = -INFINITY;
+    bool is_possible = false;
     for (size_t i = 0; i < n; i++) {
         if (!(logits[i] < INFINITY)) return false;
-        if (logits[i] > *highest) *highest = logits[i];
+        is_possible = is_possible || logits[i] > -INFINITY;
     }
-    return *highest > -INFINITY;
-}
-
-/* log of the sum of e^logit */
-static double log_sum(const float *logits, size_t n, double highest)
-{
-    double sum = 0;
-    for (size_t i = 0; i < n; i++)
-        sum += mfi_sampler_exp(logits[i] - highest);
-    return highest + log(sum);
+    return is_possible;
 }
 
 /* The n_top highest logits, in order; of equal ones the lower token first. */
@@ -247,24 +233,28 @@ static double sum_weights(const candidate *c, size_t n)
     return sum;
 }
 
-/* Applies top-k, top-p and min-p to the heap c[0..n) and returns how many remain; they are the last ones of
- * the array, the best last. At least one remains. */
-static size_t truncate(const mf_sampler_options *o, candidate *c, size_t n)
+static void weigh(candidate *c, size_t n, float highest, float temperature)
 {
+    for (size_t i = 0; i < n; i++)
+        c[i].weight = mfi_sampler_exp(((double)c[i].logit - highest) / temperature);
+}
+
+/* Weighs the candidates that top-k, top-p and min-p leave, at least one, and returns how many they are. They are
+ * the last ones of the array, the best last. */
+static size_t truncate(const mf_sampler_options *o, candidate *c, size_t n, float highest)
+{
+    for (size_t at = n / 2; at-- > 0;)
+        sift_down(c, n, at);
     size_t limit = o->top_k > 0 ? mfi_min(o->top_k, n) : n, kept = 0;
-    double mass, wanted, least = 0;
-    if (limit < n) {
-        select_best(c, n, limit);
-        mass = sum_weights(c + (n - limit), limit);
-    } else {
-        mass = sum_weights(c, n);
-    }
-    wanted = o->top_p < 1 ? o->top_p * mass : INFINITY;
+    bool is_selected = limit < n; /* only these few need a weight */
+    if (is_selected) select_best(c, n, limit);
+    weigh(c + (n - limit), limit, highest, o->temperature);
+
+    double wanted = o->top_p < 1 ? o->top_p * sum_weights(c + (n - limit), limit) : INFINITY;
     for (double sum = 0; kept < limit && sum < wanted; kept++) {
-        if (limit == n) select_best(c, n - kept, 1);
+        if (!is_selected) select_best(c, n - kept, 1);
         const candidate *next = &c[n - 1 - kept];
-        if (kept == 0) least = o->min_p * next->weight;
-        if (kept > 0 && next->weight < least) break;
+        if (next->weight < o->min_p * c[n - 1].weight) break;
         sum += next->weight;
     }
     return kept;
@@ -281,15 +271,11 @@ static int32_t draw(const candidate *c, size_t n, double uniform)
     return c[at].token;
 }
 
-/* Drops what cannot come, weighs the rest, and returns how many there are. */
-static size_t weigh(candidate *c, size_t n, float highest, float temperature)
+static size_t drop_impossible(candidate *c, size_t n)
 {
     size_t n_possible = 0;
-    for (size_t i = 0; i < n; i++) {
-        if (c[i].logit == -INFINITY) continue;
-        double weight = mfi_sampler_exp(((double)c[i].logit - highest) / temperature);
-        c[n_possible++] = (candidate){ weight, c[i].logit, c[i].token };
-    }
+    for (size_t i = 0; i < n; i++)
+        if (c[i].logit > -INFINITY) c[n_possible++] = c[i];
     return n_possible;
 }
 
@@ -301,20 +287,20 @@ static mf_status choose(mf_sampler *s, const int32_t *tokens, size_t n_token, co
         c[i] = (candidate){ 0, logits[i], (int32_t)i };
     if (o->repetition_penalty != 1) penalise(s, tokens, n_token);
 
-    const candidate *best = &c[0];
+    candidate best = c[0];
     for (size_t i = 1; i < s->n_vocab; i++)
-        if (c[i].logit > best->logit) best = &c[i];
-    *token = best->token;
-    if (!isfinite(best->logit)) return MF_E_INVALID; /* by an extreme penalty */
+        if (c[i].logit > best.logit) best = c[i];
+    *token = best.token;
+    if (!isfinite(best.logit)) return MF_E_INVALID; /* by an extreme penalty */
     if (o->temperature == 0) return MF_OK;
 
-    size_t n = weigh(c, s->n_vocab, best->logit, o->temperature);
+    size_t n = drop_impossible(c, s->n_vocab);
     if (o->top_k > 0 || o->top_p < 1 || o->min_p > 0) {
-        for (size_t at = n / 2; at-- > 0;)
-            sift_down(c, n, at);
-        size_t n_kept = truncate(o, c, n);
+        size_t n_kept = truncate(o, c, n, best.logit);
         c += n - n_kept;
         n = n_kept;
+    } else {
+        weigh(c, n, best.logit, o->temperature);
     }
     *token = draw(c, n, mfi_sampler_uniform(o->seed, n_token));
     return MF_OK;
@@ -323,12 +309,13 @@ static mf_status choose(mf_sampler *s, const int32_t *tokens, size_t n_token, co
 static mf_status sample(mf_sampler *s, const int32_t *tokens, size_t n_token, const float *logits,
                         mf_token_logprob *chosen, mf_token_logprob *top, size_t n_top)
 {
-    float highest;
+    float highest, sum;
     int32_t token;
-    if (!highest_logit(logits, s->n_vocab, &highest)) return MF_E_INVALID;
+    if (!is_distribution(logits, s->n_vocab)) return MF_E_INVALID;
     mf_status status = choose(s, tokens, n_token, logits, &token);
     if (status != MF_OK) return status;
-    double log_of_sum = log_sum(logits, s->n_vocab, highest);
+    s->model->kernels.softmax_stats(s->n_vocab, logits, &highest, &sum);
+    double log_of_sum = highest + log((double)sum);
     if (chosen) *chosen = (mf_token_logprob){ token, (float)(logits[token] - log_of_sum) };
     if (top) find_top(logits, s->n_vocab, log_of_sum, top, n_top);
     return MF_OK;

@@ -5,7 +5,7 @@
  * lowest first, so that greedy takes the lowest.
  *
  * The choice is made in double precision with sums in a fixed order and an exponential of our own: the same
- * logits give the same token on every machine. Only the reported log-probabilities go through libm. */
+ * logits give the same token on every machine. Only the reported log-probabilities go through libm's log. */
 #ifndef MFI_SAMPLER_H
 #define MFI_SAMPLER_H
 
