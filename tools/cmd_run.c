@@ -213,6 +213,13 @@ static mf_status read_prompt(run_state *run, mf_error *error)
     return status;
 }
 
+static const char *widest_name(const mf_model *model)
+{
+    mf_model_info info = MF_MODEL_INFO_INIT;
+    mf_model_info_get(model, &info);
+    return mf_model_granularity(model, info.n_granularity - 1);
+}
+
 static mf_status open_all(run_state *run, mf_error *error)
 {
     mf_model_options model_options = MF_MODEL_OPTIONS_INIT;
@@ -221,6 +228,7 @@ static mf_status open_all(run_state *run, mf_error *error)
     executor_options.n_thread = run->n_thread;
     executor_options.max_requests = 1;
     mf_status status = cli_model_open(&run->model, run->path, &model_options, error);
+    if (status == MF_OK && !run->size) run->size = widest_name(run->model);
     if (status == MF_OK) status = mf_extract_submodel_text(&run->view, run->model, run->size, error);
     if (status == MF_OK) status = read_prompt(run, error);
     if (status == MF_OK) status = make_schedule(run, error);
@@ -314,12 +322,9 @@ static int check_options(const run_state *run)
 
 static int run(const cli_command *self, int argc, char **argv)
 {
-    run_state run = { .command = self,
-                      .size = "1",
-                      .n_token = 128,
-                      .sampling = MF_SAMPLER_OPTIONS_INIT,
-                      .temperature = 0.8,
-                      .top_p = 0.95 };
+    run_state run = {
+        .command = self, .n_token = 128, .sampling = MF_SAMPLER_OPTIONS_INIT, .temperature = 0.8, .top_p = 0.95
+    };
     run.sampling.seed = 1;
     const cli_option options[] = {
         { CLI_TEXT, "size", 's', "SIZE", &run.size,
