@@ -164,6 +164,10 @@ json 'len(o["views"]) == 5 and [s["size"] for s in o["timeline"]][0] == "S" and 
 # bench
 expect 0 bench views "$model" --rounds 5 --json --threads 1
 json 'all(0 < s < 1e-3 for s in o["view_seconds"].values())'
+for what in decode prefill; do
+    expect 0 bench $what "$model" --rounds 5 --json --threads 1
+    json "len(o['$what']['points']) == 8 and all(p['seconds'] > 0 for p in o['$what']['points'])"
+done
 
 # train: an interrupted run that goes on writes the file of one that was not interrupted.
 if [ "$train" = yes ]; then
