@@ -43,10 +43,11 @@ static int run(const cli_command *self, int argc, char **argv)
                         .log_every = 10,
                         .evaluate_tokens = 65536,
                         .type = MF_TRAIN_BF16,
+                        .warmup = UINT64_MAX,
                         .model = MF_TRAIN_MODEL_INIT,
                         .trainer = MF_TRAINER_OPTIONS_INIT };
     o.model.n_layer = 8, o.model.d_model = 256, o.model.n_head = 8, o.model.head_group = 8, o.model.d_ff = 1024;
-    o.trainer.batch = 16, o.trainer.sequence = 256, o.trainer.seed = 1, o.trainer.warmup = 100;
+    o.trainer.batch = 16, o.trainer.sequence = 256, o.trainer.seed = 1;
     int norm = MF_TRAIN_NORM_RMS, ffn = MF_TRAIN_FFN_GATED, activation = MF_TRAIN_SILU, objective = MF_OBJECTIVE_JOINT;
     bool untied = false;
     const cli_option options[] = {
@@ -94,7 +95,7 @@ static int run(const cli_command *self, int argc, char **argv)
         { CLI_U32, "sequence", 0, "N", &o.trainer.sequence, "tokens of a sequence (256)", 1, 1 << 20 },
         { CLI_U32, "micro", 0, "N", &o.trainer.n_micro, "compute a batch in N parts, to save memory (1)", 1, 65536 },
         { CLI_REAL, "lr", 0, "X", &o.trainer.learning_rate, "peak learning rate (1e-3)", 1e-9, 10 },
-        { CLI_U64, "warmup", 0, "N", &o.trainer.warmup, "steps of linear warm-up (100)", 0, 0 },
+        { CLI_U64, "warmup", 0, "N", &o.warmup, "steps of linear warm-up (100, at most a tenth of the steps)", 0, 0 },
         { CLI_REAL, "floor", 0, "X", &o.trainer.floor_ratio, "the cosine ends at this share of the peak (0.1)", 1e-9,
           1 },
         { CLI_REAL, "beta1", 0, "X", &o.trainer.beta1, "(0.9)", 1e-9, 1 },

@@ -12,6 +12,7 @@ typedef struct train_options {
     uint32_t n_vocab;
     uint32_t checkpoint_every, evaluate_every, log_every, patience;
     uint64_t evaluate_tokens;
+    uint64_t warmup; /* UINT64_MAX: not given */
     double epochs, minutes;
     bool restart, raw, json;
     int type; /* mf_train_type */

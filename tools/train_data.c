@@ -147,6 +147,8 @@ static void fill_options(train_data *data, train_options *options)
     double step_tokens = (double)(options->trainer.batch * options->trainer.sequence);
     if (options->epochs > 0)
         options->trainer.n_step = (uint64_t)ceil(options->epochs * (double)data->train.n_token / step_tokens);
+    uint64_t tenth = options->trainer.n_step / 10;
+    options->trainer.warmup = options->warmup != UINT64_MAX ? options->warmup : tenth < 100 ? tenth : 100;
 }
 
 mf_status train_data_prepare(train_data *data, train_options *options, mf_error *error)
