@@ -5,6 +5,7 @@
  *
  * SHAPE is one of those in random_model.c; the other options change it. Granularities halve the width.
  * The weights are computed as they are written, so memory holds one tensor. */
+#define _POSIX_C_SOURCE 200809L /* isatty */
 #include "arena.h"
 #include "defs.h"
 #include "random_model.h"
@@ -12,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 typedef struct request {
     const char *path;
@@ -103,7 +105,7 @@ static mf_status read_and_show(void *user, const char *name, size_t row, size_t 
     progress *p = user;
     p->done += (uint64_t)n_row * n_column;
     unsigned percent = (unsigned)(p->done * 100 / p->total);
-    if (percent > p->percent) {
+    if (percent > p->percent && isatty(2)) {
         p->percent = percent;
         fprintf(stderr, "\r%3u %%", percent < 100 ? percent : 100);
     }
@@ -130,7 +132,8 @@ static mf_status make(const request *r, mf_error *error)
     mfi_weights weights = { read_and_show, &p };
     mf_allocator c_library = mfi_allocator(NULL);
     status = mfi_matlm_save(&model.config, &weights, &r->save, &c_library, r->path, error);
-    if (status == MF_OK) fprintf(stderr, "\r%s: %.1f M parameters\n", r->path, (double)p.total / 1e6);
+    if (status == MF_OK)
+        fprintf(stderr, "%s%s: %.1f M parameters\n", isatty(2) ? "\r" : "", r->path, (double)p.total / 1e6);
     random_model_free(&model);
     return status;
 }

@@ -427,7 +427,7 @@ static size_t guard_outside(const model_file *file, const mfi_matlm_config *c, c
 /* The file lies in this process's memory and is used in place, so a read outside the view is a fault. */
 Test(laws, weights_outside_the_view_are_never_touched)
 {
-    enum { TOKENS = 17, VIEWS = 6 };
+    enum { TOKENS = 9, VIEWS = 6 };
     random_shape shape = { "guarded",     2,        128,   64, 4, 2, 1024, 61, 256, 4, MFI_NORM_RMS,
                            MFI_FFN_GATED, MFK_SILU, false, 2 };
     for (uint32_t round = 0; round < test_rounds(4); round++) {
