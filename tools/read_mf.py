@@ -91,7 +91,8 @@ def read_metadata(entry):
 
 
 def read_region(entry):
-    kind, storage, shell, frame_count, offset, stored, raw, checksum, content = struct.unpack_from("<IIIIQQQQQ", entry, 8)
+    (kind, storage, shell, frame_count, offset, stored, raw, checksum,
+     content) = struct.unpack_from("<IIIIQQQQQ", entry, 8)
     require(len(entry) == 64 + 16 * frame_count, "frames")
     frames = [struct.unpack_from("<IIHHI", entry, 64 + 16 * i)[:4] for i in range(frame_count)]
     if kind not in REGION_KINDS or storage not in STORAGES:
@@ -113,7 +114,8 @@ def tensor_bytes(kind, element, n, k, panels):
 
 
 def read_tensor(entry):
-    kind, type_, shell, region, n, k, panels, offset, size, name_bytes, zero = struct.unpack_from("<IIIIQQQQQII", entry, 8)
+    (kind, type_, shell, region, n, k, panels, offset, size, name_bytes,
+     zero) = struct.unpack_from("<IIIIQQQQQII", entry, 8)
     name, end = read_name(entry, 72, name_bytes)
     require(end == len(entry) and zero == 0, f"entry of {name}")
     if kind not in TENSOR_KINDS or type_ not in TYPES:
@@ -225,7 +227,8 @@ class Container:
             names = [f"{prefix}.gate", f"{prefix}.up"] if last == "gate_up" else [tensor["name"]]
             for name, matrix in zip(names, matrices, strict=True):
                 pieces.setdefault(name, []).append(matrix)
-        return {name: np.concatenate(parts, axis=1 if name.endswith(".ffn.down") else 0) for name, parts in pieces.items()}
+        return {name: np.concatenate(parts, axis=1 if name.endswith(".ffn.down") else 0)
+                for name, parts in pieces.items()}
 
     def describe(self):
         regions = [region and {**region, "frames": len(region["frames"])} for region in self.regions]
