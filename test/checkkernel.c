@@ -32,7 +32,12 @@ static float unit(check_run *run) /* [-1, 1) */
 
 void check_fill(check_run *run, check_input input, float *x, size_t n)
 {
-    static const float special[] = { INFINITY, -INFINITY, NAN, 0.0f, -0.0f, 0x1p-149f, -0x1.8p-130f, 0x1.fffffep127f };
+    static const uint32_t special[] = {
+        0x7f800000, 0xff800000,                         /* infinities */
+        0x7fc00000, 0x7fffffff, 0xffffffff, 0x7f800001, /* NaN, of which bf16 drops all bits but the upper 16 */
+        0x00000000, 0x80000000, 0x00000001, 0x80600000, /* zeros and subnormals */
+        0x7f7fffff, 0x7f7f8000, 0x3f808000, 0x3f818000  /* the largest; ties of a bf16 */
+    };
     for (size_t i = 0; i < n; i++) {
         float u = unit(run);
         switch (input) {
@@ -50,7 +55,8 @@ void check_fill(check_run *run, check_input input, float *x, size_t n)
             x[i] = (i % 2 ? -1000.0f : 1000.0f) + u;
             break;
         case SPECIAL:
-            x[i] = check_below(run, 4) ? u * 100.0f : special[check_below(run, sizeof special / sizeof *special)];
+            x[i] = u * 100.0f;
+            if (check_below(run, 4) == 0) memcpy(&x[i], &special[check_below(run, sizeof special / 4)], 4);
             break;
         }
     }
