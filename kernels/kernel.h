@@ -26,7 +26,7 @@
 #define MFK_PAGE 64                    /* positions of a cache page */
 #define MFK_SPAN 1024                  /* keys whose softmax is computed apart before spans are merged */
 #define MFK_ATTEND_ROWS 16             /* most query rows in one mfk_attend_args */
-#define MFK_SCRATCH_BYTES (256u << 10) /* 64-byte aligned, per thread, for whatever a kernel wants */
+#define MFK_SCRATCH_BYTES (320u << 10) /* 64-byte aligned, per thread, for whatever a kernel wants */
 
 /* Element types of stored weights and of the cache. The numbers are the file's. */
 typedef enum mfk_type { MFK_F32 = 1, MFK_BF16 = 2, MFK_F16 = 3, MFK_Q8 = 4, MFK_Q4 = 5, MFK_U8 = 6 } mfk_type;

@@ -13,6 +13,7 @@
 #include "math_x86.h"
 
 #include <stdbool.h>
+#include <string.h>
 
 #ifdef GEMM_BF16
 enum { K_BYTES = 32 }; /* of one k in a panel */
@@ -20,74 +21,77 @@ enum { K_BYTES = 32 }; /* of one k in a panel */
 enum { K_BYTES = 64 };
 #endif
 
+#define UNROLL _Pragma("GCC unroll 32")
+
 typedef struct tile_args {
     size_t k;
     const float *a; /* [k][rows] */
     const char *b;
+    const char *next; /* the panels after these, or these again */
     size_t b_panel_bytes;
     float *c;
     size_t c_row_floats;
-    size_t live; /* columns of C */
     bool resume;
 } tile_args;
 
-/* acc[r][p] continues over k. `rows` and `panels` are constants where this is inlined. */
-MFK_INLINE void tile_chains(const tile_args *t, size_t rows, size_t panels, f32x16 *acc)
+/* acc[r][p] continues over `lines` lines of each panel from b, with their a, while as many lines from `next`
+ * are prefetched, unless that is NULL. `rows` and `panels` are constants where this is inlined. */
+MFK_INLINE void tile_lines(const tile_args *t, size_t rows, size_t panels, const float *a, const char *b, size_t lines,
+                           const char *next, f32x16 *acc)
 {
-    const float *a = t->a;
-    const char *b = t->b, *b_end = t->b + t->k * K_BYTES;
-    for (; b < b_end; b += 64) {
+    for (size_t i = 0; i < lines; i++, b += 64) {
+        if (next) {
+            UNROLL for (size_t p = 0; p < panels; p++) _mm_prefetch(next + i * 64 + p * t->b_panel_bytes, _MM_HINT_T0);
+        }
 #ifdef GEMM_BF16
         const i32x16 high = i32x16_set((int32_t)0xffff0000u);
         i32x16 line[8];
         f32x16 w[8];
-        for (size_t p = 0; p < panels; p++) {
+        UNROLL for (size_t p = 0; p < panels; p++)
+        {
             line[p] = i32x16_load(b + p * t->b_panel_bytes);
             w[p] = f32x16_of_bits(i32x16_shift_left(line[p], 16));
         }
-        for (size_t r = 0; r < rows; r++)
-            for (size_t p = 0; p < panels; p++)
-                acc[r * panels + p] = f32x16_fma(f32x16_set(a[r]), w[p], acc[r * panels + p]);
+        UNROLL for (size_t r = 0; r < rows; r++) UNROLL for (size_t p = 0; p < panels; p++) acc[r * panels + p] =
+            f32x16_fma(f32x16_set(a[r]), w[p], acc[r * panels + p]);
         a += rows;
-        for (size_t p = 0; p < panels; p++)
-            w[p] = f32x16_of_bits(i32x16_and(line[p], high));
+        UNROLL for (size_t p = 0; p < panels; p++) w[p] = f32x16_of_bits(i32x16_and(line[p], high));
 #else
         f32x16 w[8];
-        for (size_t p = 0; p < panels; p++)
-            w[p] = f32x16_load((const float *)(const void *)(b + p * t->b_panel_bytes));
+        UNROLL for (size_t p = 0; p < panels; p++) w[p] =
+            f32x16_load((const float *)(const void *)(b + p * t->b_panel_bytes));
 #endif
-        for (size_t r = 0; r < rows; r++)
-            for (size_t p = 0; p < panels; p++)
-                acc[r * panels + p] = f32x16_fma(f32x16_set(a[r]), w[p], acc[r * panels + p]);
+        UNROLL for (size_t r = 0; r < rows; r++) UNROLL for (size_t p = 0; p < panels; p++) acc[r * panels + p] =
+            f32x16_fma(f32x16_set(a[r]), w[p], acc[r * panels + p]);
         a += rows;
     }
 }
 
-MFK_INLINE f32x16 load_live(const float *c, size_t live)
+/* Inside a panel the processor prefetches by itself. Where it ends, and its prefix may be short, the heads of the
+ * panels to be read next are announced. */
+MFK_INLINE void tile_chains(const tile_args *t, size_t rows, size_t panels, f32x16 *acc)
 {
-    return live >= MFK_NR ? f32x16_load(c) : f32x16_load_first(c, live);
-}
-
-MFK_INLINE void store_live(float *c, f32x16 v, size_t live)
-{
-    if (live >= MFK_NR)
-        f32x16_store(c, v);
-    else
-        f32x16_store_first(c, v, live);
+    enum { HEAD_LINES = 16 };
+    size_t lines = t->k * K_BYTES / 64, last = lines < HEAD_LINES ? lines : HEAD_LINES;
+    const float *a_last = t->a + (lines - last) * (64 / K_BYTES) * rows;
+    tile_lines(t, rows, panels, t->a, t->b, lines - last, NULL, acc);
+    tile_lines(t, rows, panels, a_last, t->b + 64 * (lines - last), last, t->next, acc);
 }
 
 MFK_INLINE void tile(const tile_args *t, size_t rows, size_t panels)
 {
     f32x16 acc[32];
-    for (size_t i = 0; i < rows * panels; i++)
-        acc[i] = f32x16_set(0.0f);
-    for (size_t r = 0; r < rows && t->resume; r++)
-        for (size_t p = 0; p < panels; p++)
-            acc[r * panels + p] = load_live(t->c + r * t->c_row_floats + p * MFK_NR, t->live - p * MFK_NR);
+    float *c = t->c;
+    size_t c_row_floats = t->c_row_floats;
+    if (t->resume) {
+        UNROLL for (size_t r = 0; r < rows; r++) UNROLL for (size_t p = 0; p < panels; p++) acc[r * panels + p] =
+            f32x16_load(c + r * c_row_floats + p * MFK_NR);
+    } else {
+        UNROLL for (size_t i = 0; i < rows * panels; i++) acc[i] = f32x16_set(0.0f);
+    }
     tile_chains(t, rows, panels, acc);
-    for (size_t r = 0; r < rows; r++)
-        for (size_t p = 0; p < panels; p++)
-            store_live(t->c + r * t->c_row_floats + p * MFK_NR, acc[r * panels + p], t->live - p * MFK_NR);
+    UNROLL for (size_t r = 0; r < rows; r++) UNROLL for (size_t p = 0; p < panels; p++)
+        f32x16_store(c + r * c_row_floats + p * MFK_NR, acc[r * panels + p]);
 }
 
 /* A tile of r rows reads as many panels as suit it alone, as many as suit the largest tile, or one. */
@@ -123,21 +127,48 @@ static void (*const tiles[])(const tile_args *t, size_t panels) = {
 #endif
 };
 
-/* Rows [row, row + rows) and the k of this block as [k][rows]. */
-static void pack_a(const mfk_gemm_args *args, size_t row, size_t rows, size_t k_begin, size_t k, float *packed)
+/* Columns of C that end inside a panel pass through a buffer of whole panels. */
+static void tile_at_edge(const tile_args *t, size_t rows, size_t panels, size_t live)
 {
-    const char *a = (const char *)(args->a + k_begin) + row * args->a_row_bytes;
-    for (size_t r = 0; r < rows; r++, a += args->a_row_bytes) {
-        const float *from = (const float *)(const void *)a;
-        float *to = packed + r;
-        for (size_t i = 0; i < k; i++, to += rows)
-            *to = from[i];
+    float whole[TILE_ROWS * 8 * MFK_NR];
+    tile_args inner = *t;
+    inner.c = whole;
+    inner.c_row_floats = panels * MFK_NR;
+    for (size_t r = 0; r < rows && t->resume; r++)
+        memcpy(whole + r * inner.c_row_floats, t->c + r * t->c_row_floats, live * sizeof(float));
+    tiles[rows - 1](&inner, panels);
+    for (size_t r = 0; r < rows; r++)
+        memcpy(t->c + r * t->c_row_floats, whole + r * inner.c_row_floats, live * sizeof(float));
+}
+
+/* Four rows of A, four k at a time, to [k][rows]. */
+static void pack_4_rows(const float *a, size_t a_row_floats, size_t k, float *packed, size_t rows)
+{
+    for (size_t i = 0; i < k; i += 4, a += 4, packed += 4 * rows) {
+        __m128 r0 = _mm_loadu_ps(a), r1 = _mm_loadu_ps(a + a_row_floats);
+        __m128 r2 = _mm_loadu_ps(a + 2 * a_row_floats), r3 = _mm_loadu_ps(a + 3 * a_row_floats);
+        _MM_TRANSPOSE4_PS(r0, r1, r2, r3);
+        _mm_storeu_ps(packed, r0);
+        _mm_storeu_ps(packed + rows, r1);
+        _mm_storeu_ps(packed + 2 * rows, r2);
+        _mm_storeu_ps(packed + 3 * rows, r3);
     }
 }
 
-/* A block of rows and k, whose A is packed. 192 of k keep the two panels of a 12 x 32 tile (24 KiB) and its A
- * (9 KiB) in a first-level cache or close to it. */
-enum { K_BLOCK = 192, A_FLOATS = MFK_SCRATCH_BYTES / 4 };
+/* Rows of A to [k][rows]. k is a multiple of 32. */
+static void pack_a(const float *a, size_t a_row_floats, size_t k, float *packed, size_t rows)
+{
+    size_t r = 0;
+    for (; r + 4 <= rows; r += 4)
+        pack_4_rows(a + r * a_row_floats, a_row_floats, k, packed + r, rows);
+    for (; r < rows; r++)
+        for (size_t i = 0; i < k; i++)
+            packed[i * rows + r] = a[r * a_row_floats + i];
+}
+
+/* A block of rows and k, whose A is packed. Long blocks of k keep C's share of the traffic small; a tile's panels
+ * (128 KiB of f32) and the packed A then come from the second-level cache, which keeps up. */
+enum { K_BLOCK = 1024, A_FLOATS = MFK_SCRATCH_BYTES / 4 };
 
 typedef struct block {
     size_t row, rows, n_tile; /* tiles differ by at most one row */
@@ -164,21 +195,27 @@ static void block_products(const mfk_gemm_args *args, const block *b)
     for (size_t p = 0, panels; p < n_panel; p += panels) {
         panels = panels_at_once(b, n_panel - p);
         t.b = (const char *)args->b + p * args->b_panel_bytes + b->k_begin * K_BYTES;
-        t.live = args->n - p * MFK_NR;
+        t.next = t.b + (p + panels < n_panel ? panels : 0) * args->b_panel_bytes;
+        size_t live = args->n - p * MFK_NR;
         for (size_t i = 0; i < b->n_tile; i++) {
             size_t first = tile_begin(b, i), rows = tile_begin(b, i + 1) - first;
             t.a = b->a + first * b->k;
             t.c = args->c + (b->row + first) * c_row_floats + p * MFK_NR;
-            tiles[rows - 1](&t, panels);
+            if (live < panels * MFK_NR)
+                tile_at_edge(&t, rows, panels, live);
+            else
+                tiles[rows - 1](&t, panels);
         }
     }
 }
 
 static void block_pack(const mfk_gemm_args *args, block *b, float *packed)
 {
+    size_t a_row_floats = args->a_row_bytes / sizeof(float);
+    const float *a = args->a + b->row * a_row_floats + b->k_begin;
     for (size_t i = 0; i < b->n_tile; i++) {
-        size_t first = tile_begin(b, i);
-        pack_a(args, b->row + first, tile_begin(b, i + 1) - first, b->k_begin, b->k, packed + first * b->k);
+        size_t first = tile_begin(b, i), rows = tile_begin(b, i + 1) - first;
+        pack_a(a + first * a_row_floats, a_row_floats, b->k, packed + first * b->k, rows);
     }
     b->a = packed;
 }
@@ -207,14 +244,18 @@ static void gemm(const mfk_gemm_args *args, float *packed, size_t a_floats)
 
 /* Gate and up chains of a part of the units go to the scratch as one product of twice as many columns, and
  * from there through the activation to C. */
-enum { GLU_UNITS = 128, GLU_ROWS = 120, GLU_FLOATS = GLU_ROWS * 2 * GLU_UNITS };
+enum { GLU_UNITS = 128, GLU_ROWS = 60, GLU_FLOATS = GLU_ROWS * 2 * GLU_UNITS };
 
 static void glu_activate(const mfk_gemm_args *part, const float *chains, float *c, size_t c_row_floats, size_t n)
 {
     for (size_t r = 0; r < part->m; r++, chains += 2 * GLU_UNITS, c += c_row_floats) {
         for (size_t u = 0; u < n; u += MFK_NR) {
             f32x16 gate = f32x16_load(chains + 2 * u), up = f32x16_load(chains + 2 * u + MFK_NR);
-            store_live(c + u, f32x16_mul(act16(part->activation, gate), up), n - u);
+            f32x16 hidden = f32x16_mul(act16(part->activation, gate), up);
+            if (n - u >= MFK_NR)
+                f32x16_store(c + u, hidden);
+            else
+                f32x16_store_first(c + u, hidden, n - u);
         }
     }
 }
