@@ -6,9 +6,9 @@
  *     TILE_PANELS(r) how many panels a tile of r rows reads at once: accumulators for r * panels registers
  *
  * A tile keeps its chains in registers over one block of k and reads A from a packed copy, [k][rows], so
- * that rows whose stride is a power of two do not evict each other. Blocks of k resume from C.
- * With one row A is its own packed copy. With one tile of rows B is read once, in one block of k if the
- * scratch holds it; with several, the block keeps a tile's panels in the first-level cache for all of them. */
+ * that rows whose stride is a power of two do not evict each other. Blocks of k resume from C. With one row
+ * A is its own packed copy. With one tile of rows k is one block if the scratch holds it; with several, a
+ * tile's panels stay in a cache while the tiles of a block of rows take their turns. */
 #include "kernel_list.h"
 #include "math_x86.h"
 
@@ -170,37 +170,40 @@ static void pack_a(const float *a, size_t a_row_floats, size_t k, float *packed,
  * (128 KiB of f32) and the packed A then come from the second-level cache, which keeps up. */
 enum { K_BLOCK = 1024, A_FLOATS = MFK_SCRATCH_BYTES / 4 };
 
+/* The rows are cut into tiles that differ by one row at most, and those into blocks. */
 typedef struct block {
-    size_t row, rows, n_tile; /* tiles differ by at most one row */
+    size_t tile, n_tile, total_tiles;
     size_t k_begin, k;
-    const float *a;
+    const float *a; /* its tiles, one after another */
 } block;
 
-static size_t tile_begin(const block *b, size_t i)
+static size_t row_of_tile(const mfk_gemm_args *args, const block *b, size_t tile)
 {
-    return b->rows * i / b->n_tile;
+    return args->m * tile / b->total_tiles;
 }
 
-static size_t panels_at_once(const block *b, size_t n_panel)
+static size_t panels_at_once(const mfk_gemm_args *args, const block *b, size_t n_panel)
 {
-    size_t largest = TILE_PANELS(TILE_ROWS), alone = b->n_tile > 1 ? largest : TILE_PANELS(b->rows);
+    size_t largest = TILE_PANELS(TILE_ROWS), alone = b->total_tiles > 1 ? largest : TILE_PANELS(args->m);
     return n_panel >= alone ? alone : n_panel >= largest ? largest : 1;
 }
 
 static void block_products(const mfk_gemm_args *args, const block *b)
 {
     size_t n_panel = (args->n + MFK_NR - 1) / MFK_NR, c_row_floats = args->c_row_bytes / sizeof(float);
+    size_t first_row = row_of_tile(args, b, b->tile);
     tile_args t = { .k = b->k, .b_panel_bytes = args->b_panel_bytes, .c_row_floats = c_row_floats };
     t.resume = b->k_begin > 0 || (args->flags & MFK_RESUME);
     for (size_t p = 0, panels; p < n_panel; p += panels) {
-        panels = panels_at_once(b, n_panel - p);
-        t.b = (const char *)args->b + p * args->b_panel_bytes + b->k_begin * K_BYTES;
-        t.next = t.b + (p + panels < n_panel ? panels : 0) * args->b_panel_bytes;
         size_t live = args->n - p * MFK_NR;
-        for (size_t i = 0; i < b->n_tile; i++) {
-            size_t first = tile_begin(b, i), rows = tile_begin(b, i + 1) - first;
-            t.a = b->a + first * b->k;
-            t.c = args->c + (b->row + first) * c_row_floats + p * MFK_NR;
+        panels = panels_at_once(args, b, n_panel - p);
+        t.b = (const char *)args->b + p * args->b_panel_bytes + b->k_begin * K_BYTES;
+        t.next = t.b;
+        if (p + 2 * panels <= n_panel) t.next += panels * args->b_panel_bytes;
+        for (size_t i = b->tile; i < b->tile + b->n_tile; i++) {
+            size_t row = row_of_tile(args, b, i), rows = row_of_tile(args, b, i + 1) - row;
+            t.a = b->a + (row - first_row) * b->k;
+            t.c = args->c + row * c_row_floats + p * MFK_NR;
             if (live < panels * MFK_NR)
                 tile_at_edge(&t, rows, panels, live);
             else
@@ -209,34 +212,28 @@ static void block_products(const mfk_gemm_args *args, const block *b)
     }
 }
 
-static void block_pack(const mfk_gemm_args *args, block *b, float *packed)
+static const float *block_pack(const mfk_gemm_args *args, const block *b, float *packed)
 {
-    size_t a_row_floats = args->a_row_bytes / sizeof(float);
-    const float *a = args->a + b->row * a_row_floats + b->k_begin;
-    for (size_t i = 0; i < b->n_tile; i++) {
-        size_t first = tile_begin(b, i), rows = tile_begin(b, i + 1) - first;
-        pack_a(a + first * a_row_floats, a_row_floats, b->k, packed + first * b->k, rows);
+    size_t a_row_floats = args->a_row_bytes / sizeof(float), first_row = row_of_tile(args, b, b->tile);
+    if (args->m == 1) return args->a + b->k_begin;
+    for (size_t i = b->tile; i < b->tile + b->n_tile; i++) {
+        size_t row = row_of_tile(args, b, i), rows = row_of_tile(args, b, i + 1) - row;
+        pack_a(args->a + row * a_row_floats + b->k_begin, a_row_floats, b->k, packed + (row - first_row) * b->k, rows);
     }
-    b->a = packed;
+    return packed;
 }
 
 /* C = A B^T with `a_floats` of scratch at `packed`. */
 static void gemm(const mfk_gemm_args *args, float *packed, size_t a_floats)
 {
-    size_t k_most = args->m == 1          ? args->k
-                    : args->m > TILE_ROWS ? K_BLOCK
-                                          : a_floats / args->m / MFK_K_ALIGN * MFK_K_ALIGN;
-    size_t rows_most = a_floats / K_BLOCK / TILE_ROWS * TILE_ROWS;
-    block b = { 0 };
+    block b = { .total_tiles = (args->m + TILE_ROWS - 1) / TILE_ROWS };
+    size_t tiles_most = a_floats / K_BLOCK / TILE_ROWS, k_most = K_BLOCK;
+    if (b.total_tiles == 1) k_most = args->m == 1 ? args->k : a_floats / args->m / MFK_K_ALIGN * MFK_K_ALIGN;
     for (b.k_begin = 0; b.k_begin < args->k; b.k_begin += b.k) {
         b.k = args->k - b.k_begin < k_most ? args->k - b.k_begin : k_most;
-        for (b.row = 0; b.row < args->m; b.row += b.rows) {
-            b.rows = args->m - b.row < rows_most ? args->m - b.row : rows_most;
-            b.n_tile = (b.rows + TILE_ROWS - 1) / TILE_ROWS;
-            if (args->m == 1)
-                b.a = args->a;
-            else
-                block_pack(args, &b, packed);
+        for (b.tile = 0; b.tile < b.total_tiles; b.tile += b.n_tile) {
+            b.n_tile = b.total_tiles - b.tile < tiles_most ? b.total_tiles - b.tile : tiles_most;
+            b.a = block_pack(args, &b, packed);
             block_products(args, &b);
         }
     }
