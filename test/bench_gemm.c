@@ -20,6 +20,7 @@
 #if BENCH_BLIS
 #include <blis.h>
 #endif
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
