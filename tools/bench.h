@@ -20,6 +20,7 @@ mf_status bench_views(const bench *b, json_t *out, mf_error *error);
 mf_status bench_decode(const bench *b, json_t *out, mf_error *error);
 mf_status bench_prefill(const bench *b, json_t *out, mf_error *error);
 mf_status bench_kernels(const bench *b, json_t *out, mf_error *error);
+mf_status bench_train(const bench *b, json_t *out, mf_error *error);
 
 /* Sorts `values`. */
 double bench_median(double *values, size_t n);
