@@ -29,22 +29,33 @@ static size_t place(mfk_type type, size_t j, size_t k)
     return type == MFK_BF16 ? (k / 2 * MFK_NR + j) * 2 + k % 2 : k * MFK_NR + j;
 }
 
+/* One k after the other, so that the panel is written as it lies; outputs beyond `live` are zeros. */
+static void pack_panel_f32(size_t live, size_t k, const float *rows, size_t row_floats, float *panel)
+{
+    for (size_t i = 0; i < k; i++)
+        for (size_t j = 0; j < MFK_NR; j++)
+            *panel++ = j < live ? rows[j * row_floats + i] : 0.0f;
+}
+
+static void pack_panel_bf16(size_t live, size_t k, const float *rows, size_t row_floats, uint16_t *panel)
+{
+    for (size_t i = 0; i < k; i += 2)
+        for (size_t j = 0; j < MFK_NR; j++)
+            for (size_t pair = i; pair < i + 2; pair++)
+                *panel++ = j < live && pair < k ? mfk_f32_to_bf16(rows[j * row_floats + pair]) : 0;
+}
+
 void mfk_pack(mfk_type type, size_t n, size_t k, const float *b, size_t b_row_floats, void *panels, size_t stride_bytes)
 {
+    size_t bytes = mfk_panel_bytes(type, k), packed = type == MFK_BF16 ? (k + 1) / 2 * 64 : k * 64;
     for (size_t first = 0; first < n; first += MFK_NR) {
-        void *panel = (char *)panels + first / MFK_NR * stride_bytes;
-        float *f32 = panel;
-        uint16_t *bf16 = panel;
-        memset(panel, 0, mfk_panel_bytes(type, k));
-        for (size_t j = 0; j < MFK_NR && first + j < n; j++) {
-            const float *row = b + (first + j) * b_row_floats;
-            for (size_t i = 0; i < k; i++) {
-                if (type == MFK_BF16)
-                    bf16[place(type, j, i)] = mfk_f32_to_bf16(row[i]);
-                else
-                    f32[place(type, j, i)] = row[i];
-            }
-        }
+        size_t live = n - first < MFK_NR ? n - first : MFK_NR;
+        char *panel = (char *)panels + first / MFK_NR * stride_bytes;
+        if (type == MFK_BF16)
+            pack_panel_bf16(live, k, b + first * b_row_floats, b_row_floats, (uint16_t *)(void *)panel);
+        else
+            pack_panel_f32(live, k, b + first * b_row_floats, b_row_floats, (float *)(void *)panel);
+        memset(panel + packed, 0, bytes - packed);
     }
 }
 

@@ -3,7 +3,7 @@
  * The including file sets
  *     GEMM_BF16      weights are bf16 pairs, widened in the tile; else f32
  *     TILE_ROWS      the most rows of a tile, at most 12
- *     TILE_PANELS(r) how many panels a tile of r rows reads at once: accumulators for r * panels registers
+ *     TILE_PANELS(r) how many panels a tile of r rows reads at once: 1 to 4, r * panels accumulators
  *
  * A tile keeps its chains in registers over one block of k and reads A from a packed copy, [k][rows], so
  * that rows whose stride is a power of two do not evict each other. Blocks of k resume from C. With one row
@@ -27,26 +27,23 @@ typedef struct tile_args {
     size_t k;
     const float *a; /* [k][rows] */
     const char *b;
-    const char *next; /* the panels after these, or these again */
+    const char *next; /* the panels after these, or NULL */
     size_t b_panel_bytes;
     float *c;
     size_t c_row_floats;
     bool resume;
 } tile_args;
 
-/* acc[r][p] continues over `lines` lines of each panel from b, with their a, while as many lines from `next`
- * are prefetched, unless that is NULL. `rows` and `panels` are constants where this is inlined. */
-MFK_INLINE void tile_lines(const tile_args *t, size_t rows, size_t panels, const float *a, const char *b, size_t lines,
-                           const char *next, f32x16 *acc)
+/* acc[r][p] continues over k. `rows` and `panels` are constants where this is inlined. */
+MFK_INLINE void tile_chains(const tile_args *t, size_t rows, size_t panels, f32x16 *acc)
 {
-    for (size_t i = 0; i < lines; i++, b += 64) {
-        if (next) {
-            UNROLL for (size_t p = 0; p < panels; p++) _mm_prefetch(next + i * 64 + p * t->b_panel_bytes, _MM_HINT_T0);
-        }
+    const float *a = t->a;
+    const char *b = t->b, *b_end = t->b + t->k * K_BYTES;
+    for (; b < b_end; b += 64) {
 #ifdef GEMM_BF16
         const i32x16 high = i32x16_set((int32_t)0xffff0000u);
-        i32x16 line[8];
-        f32x16 w[8];
+        i32x16 line[4];
+        f32x16 w[4];
         UNROLL for (size_t p = 0; p < panels; p++)
         {
             line[p] = i32x16_load(b + p * t->b_panel_bytes);
@@ -57,7 +54,7 @@ MFK_INLINE void tile_lines(const tile_args *t, size_t rows, size_t panels, const
         a += rows;
         UNROLL for (size_t p = 0; p < panels; p++) w[p] = f32x16_of_bits(i32x16_and(line[p], high));
 #else
-        f32x16 w[8];
+        f32x16 w[4];
         UNROLL for (size_t p = 0; p < panels; p++) w[p] =
             f32x16_load((const float *)(const void *)(b + p * t->b_panel_bytes));
 #endif
@@ -68,14 +65,13 @@ MFK_INLINE void tile_lines(const tile_args *t, size_t rows, size_t panels, const
 }
 
 /* Inside a panel the processor prefetches by itself. Where it ends, and its prefix may be short, the heads of the
- * panels to be read next are announced. */
-MFK_INLINE void tile_chains(const tile_args *t, size_t rows, size_t panels, f32x16 *acc)
+ * panels to be read next have to be announced. */
+static void prefetch_heads(const tile_args *t, size_t panels)
 {
-    enum { HEAD_LINES = 16 };
-    size_t lines = t->k * K_BYTES / 64, last = lines < HEAD_LINES ? lines : HEAD_LINES;
-    const float *a_last = t->a + (lines - last) * (64 / K_BYTES) * rows;
-    tile_lines(t, rows, panels, t->a, t->b, lines - last, NULL, acc);
-    tile_lines(t, rows, panels, a_last, t->b + 64 * (lines - last), last, t->next, acc);
+    size_t bytes = t->k * K_BYTES < 512 ? t->k * K_BYTES : 512;
+    for (size_t p = 0; p < panels; p++)
+        for (size_t i = 0; i < bytes; i += 64)
+            _mm_prefetch(t->next + p * t->b_panel_bytes + i, _MM_HINT_T0);
 }
 
 MFK_INLINE void tile(const tile_args *t, size_t rows, size_t panels)
@@ -130,7 +126,7 @@ static void (*const tiles[])(const tile_args *t, size_t panels) = {
 /* Columns of C that end inside a panel pass through a buffer of whole panels. */
 static void tile_at_edge(const tile_args *t, size_t rows, size_t panels, size_t live)
 {
-    float whole[TILE_ROWS * 8 * MFK_NR];
+    float whole[TILE_ROWS * 4 * MFK_NR];
     tile_args inner = *t;
     inner.c = whole;
     inner.c_row_floats = panels * MFK_NR;
@@ -198,12 +194,12 @@ static void block_products(const mfk_gemm_args *args, const block *b)
         size_t live = args->n - p * MFK_NR;
         panels = panels_at_once(args, b, n_panel - p);
         t.b = (const char *)args->b + p * args->b_panel_bytes + b->k_begin * K_BYTES;
-        t.next = t.b;
-        if (p + 2 * panels <= n_panel) t.next += panels * args->b_panel_bytes;
+        t.next = p + 2 * panels <= n_panel ? t.b + panels * args->b_panel_bytes : NULL;
         for (size_t i = b->tile; i < b->tile + b->n_tile; i++) {
             size_t row = row_of_tile(args, b, i), rows = row_of_tile(args, b, i + 1) - row;
             t.a = b->a + (row - first_row) * b->k;
             t.c = args->c + row * c_row_floats + p * MFK_NR;
+            if (t.next && i == b->tile) prefetch_heads(&t, panels);
             if (live < panels * MFK_NR)
                 tile_at_edge(&t, rows, panels, live);
             else
