@@ -36,22 +36,32 @@ enum { CHAINS = 12, STEPS = 1 << 18 };
 __attribute__((target("avx2,fma"))) static size_t multiply_adds_avx2(void)
 {
     __m256 acc[CHAINS], x = _mm256_set1_ps(0.5f);
-    _Pragma("GCC unroll 12") for (int i = 0; i < CHAINS; i++) acc[i] = _mm256_setzero_ps();
+#pragma GCC unroll 12
+    for (int i = 0; i < CHAINS; i++)
+        acc[i] = _mm256_setzero_ps();
     for (int step = 0; step < STEPS; step++)
-        _Pragma("GCC unroll 12") for (int i = 0; i < CHAINS;
-                                      i++) __asm__("vfmadd231ps %1, %1, %0" : "+x"(acc[i]) : "x"(x));
-    _Pragma("GCC unroll 12") for (int i = 0; i < CHAINS; i++) __asm__ volatile("" : : "x"(acc[i]));
+#pragma GCC unroll 12
+        for (int i = 0; i < CHAINS; i++)
+            __asm__("vfmadd231ps %1, %1, %0" : "+x"(acc[i]) : "x"(x));
+#pragma GCC unroll 12
+    for (int i = 0; i < CHAINS; i++)
+        __asm__ volatile("" : : "x"(acc[i]));
     return (size_t)CHAINS * STEPS * 8;
 }
 
 __attribute__((target("avx512f"))) static size_t multiply_adds_avx512(void)
 {
     __m512 acc[CHAINS], x = _mm512_set1_ps(0.5f);
-    _Pragma("GCC unroll 12") for (int i = 0; i < CHAINS; i++) acc[i] = _mm512_setzero_ps();
+#pragma GCC unroll 12
+    for (int i = 0; i < CHAINS; i++)
+        acc[i] = _mm512_setzero_ps();
     for (int step = 0; step < STEPS; step++)
-        _Pragma("GCC unroll 12") for (int i = 0; i < CHAINS;
-                                      i++) __asm__("vfmadd231ps %1, %1, %0" : "+v"(acc[i]) : "v"(x));
-    _Pragma("GCC unroll 12") for (int i = 0; i < CHAINS; i++) __asm__ volatile("" : : "v"(acc[i]));
+#pragma GCC unroll 12
+        for (int i = 0; i < CHAINS; i++)
+            __asm__("vfmadd231ps %1, %1, %0" : "+v"(acc[i]) : "v"(x));
+#pragma GCC unroll 12
+    for (int i = 0; i < CHAINS; i++)
+        __asm__ volatile("" : : "v"(acc[i]));
     return (size_t)CHAINS * STEPS * 16;
 }
 

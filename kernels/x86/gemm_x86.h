@@ -21,7 +21,8 @@ enum { K_BYTES = 32 }; /* of one k in a panel */
 enum { K_BYTES = 64 };
 #endif
 
-#define UNROLL _Pragma("GCC unroll 32")
+/* A loop whose bounds are constants where it is inlined, so that what it indexes can live in registers. */
+#define UNROLLED(i, n) _Pragma("GCC unroll 32") for (size_t i = 0; i < (n); i++)
 
 typedef struct tile_args {
     size_t k;
@@ -44,22 +45,24 @@ MFK_INLINE void tile_chains(const tile_args *t, size_t rows, size_t panels, f32x
         const i32x16 high = i32x16_set((int32_t)0xffff0000u);
         i32x16 line[4];
         f32x16 w[4];
-        UNROLL for (size_t p = 0; p < panels; p++)
-        {
+        UNROLLED (p, panels) {
             line[p] = i32x16_load(b + p * t->b_panel_bytes);
             w[p] = f32x16_of_bits(i32x16_shift_left(line[p], 16));
         }
-        UNROLL for (size_t r = 0; r < rows; r++) UNROLL for (size_t p = 0; p < panels; p++) acc[r * panels + p] =
-            f32x16_fma(f32x16_set(a[r]), w[p], acc[r * panels + p]);
+        UNROLLED (r, rows)
+            UNROLLED (p, panels)
+                acc[r * panels + p] = f32x16_fma(f32x16_set(a[r]), w[p], acc[r * panels + p]);
         a += rows;
-        UNROLL for (size_t p = 0; p < panels; p++) w[p] = f32x16_of_bits(i32x16_and(line[p], high));
+        UNROLLED (p, panels)
+            w[p] = f32x16_of_bits(i32x16_and(line[p], high));
 #else
         f32x16 w[4];
-        UNROLL for (size_t p = 0; p < panels; p++) w[p] =
-            f32x16_load((const float *)(const void *)(b + p * t->b_panel_bytes));
+        UNROLLED (p, panels)
+            w[p] = f32x16_load((const float *)(const void *)(b + p * t->b_panel_bytes));
 #endif
-        UNROLL for (size_t r = 0; r < rows; r++) UNROLL for (size_t p = 0; p < panels; p++) acc[r * panels + p] =
-            f32x16_fma(f32x16_set(a[r]), w[p], acc[r * panels + p]);
+        UNROLLED (r, rows)
+            UNROLLED (p, panels)
+                acc[r * panels + p] = f32x16_fma(f32x16_set(a[r]), w[p], acc[r * panels + p]);
         a += rows;
     }
 }
@@ -80,14 +83,17 @@ MFK_INLINE void tile(const tile_args *t, size_t rows, size_t panels)
     float *c = t->c;
     size_t c_row_floats = t->c_row_floats;
     if (t->resume) {
-        UNROLL for (size_t r = 0; r < rows; r++) UNROLL for (size_t p = 0; p < panels; p++) acc[r * panels + p] =
-            f32x16_load(c + r * c_row_floats + p * MFK_NR);
+        UNROLLED (r, rows)
+            UNROLLED (p, panels)
+                acc[r * panels + p] = f32x16_load(c + r * c_row_floats + p * MFK_NR);
     } else {
-        UNROLL for (size_t i = 0; i < rows * panels; i++) acc[i] = f32x16_set(0.0f);
+        UNROLLED (i, rows * panels)
+            acc[i] = f32x16_set(0.0f);
     }
     tile_chains(t, rows, panels, acc);
-    UNROLL for (size_t r = 0; r < rows; r++) UNROLL for (size_t p = 0; p < panels; p++)
-        f32x16_store(c + r * c_row_floats + p * MFK_NR, acc[r * panels + p]);
+    UNROLLED (r, rows)
+        UNROLLED (p, panels)
+            f32x16_store(c + r * c_row_floats + p * MFK_NR, acc[r * panels + p]);
 }
 
 /* A tile of r rows reads as many panels as suit it alone, as many as suit the largest tile, or one. */
