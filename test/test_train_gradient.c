@@ -31,12 +31,13 @@ static void expect_tensor(const mf_trainer *t, float *array, const golden_tensor
 }
 
 /* `kernel`: of matrix products; NULL for BLIS. */
-static void compare_with_pytorch(mfk_gemm_fn kernel)
+static void compare_with_pytorch(mfk_gemm_fn kernel, const mfi_train_vec *vec)
 {
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         golden_case *c = golden_open(cases[i]);
         mf_trainer *t = golden_trainer(c);
         t->tasks.kernel = kernel;
+        t->vec = vec;
         for (uint32_t g = 0; g < c->model.n_granularity; g++) {
             double loss = run_pass(t, g, c->input, c->target, c->n_sequence, c->length, true);
             cr_assert_float_eq(loss, c->loss[g], 2e-6 * c->loss[g], "%s: loss %.9f instead of %.9f", cases[i], loss,
@@ -51,14 +52,22 @@ static void compare_with_pytorch(mfk_gemm_fn kernel)
 
 Test(train_gradient, losses_and_gradients_of_every_granularity_equal_pytorchs)
 {
-    compare_with_pytorch(NULL);
+    compare_with_pytorch(NULL, mfi_train_vec_select());
 }
 
 Test(train_gradient, they_do_with_the_kernels_of_inference_too)
 {
     mfk_table table;
     mfk_table_init(&table, mfk_cpu_detect());
-    compare_with_pytorch(table.gemm_f32);
+    compare_with_pytorch(table.gemm_f32, mfi_train_vec_select());
+}
+
+Test(train_gradient, they_do_with_the_loops_of_lesser_processors_too)
+{
+    compare_with_pytorch(NULL, &mfi_train_vec_baseline);
+#if defined(MFI_TRAIN_HAVE_AVX2)
+    if (mfk_cpu_detect() & MFK_CPU_AVX2) compare_with_pytorch(NULL, &mfi_train_vec_avx2);
+#endif
 }
 
 /* Every layout that a pass asks for, extents that fill no slab, block or panel, and all ways to begin. */

@@ -1,5 +1,6 @@
 /* test_trainer.c - the trainer as a program uses it: determinism, resuming, stopping, files, refusals. */
 #define _POSIX_C_SOURCE 200809L
+#include "counting_allocator.h"
 #include "train_fixture.h"
 
 #include <sys/stat.h>
@@ -650,4 +651,40 @@ Test(trainer, a_tokenizer_is_learned_and_used_before_there_is_a_model)
     mf_train_blob_free(&blob);
     cr_assert_null(blob.data);
     mf_train_blob_free(&blob);
+}
+
+/* ---- Memory ---- */
+
+Test(trainer, every_allocation_may_fail)
+{
+    int32_t *tokens = make_tokens();
+    mf_train_model model = small_model();
+    mf_trainer_options options = small_options(tokens);
+    counting counter = { .mutex = PTHREAD_MUTEX_INITIALIZER };
+    mf_error error = MF_ERROR_INIT;
+    mf_trainer *t = make_trainer(&model, &options);
+    cr_assert_eq(mf_trainer_save(t, path, &error), MF_OK, "%s", error.detail);
+    cr_assert_eq(mf_trainer_export(t, other_path, NULL, &error), MF_OK, "%s", error.detail);
+    mf_trainer_close(t);
+
+    options.allocator = counting_allocator(&counter);
+    options.n_thread = 2;
+    mf_status status = MF_E_NOMEM;
+    size_t refused = 0;
+    for (size_t n = 1; status != MF_OK; n++) {
+        counter.n_alloc = 0;
+        counter.fail_at = n;
+        t = NULL;
+        status = mf_trainer_create(&t, &model, &options, &error);
+        if (status == MF_OK) status = mf_trainer_step(t, NULL, &error);
+        if (status == MF_OK) status = mf_trainer_load(t, path, &error);
+        if (status == MF_OK) status = mf_trainer_import(t, other_path, &error);
+        if (status == MF_OK) status = mf_trainer_export(t, other_path, NULL, &error);
+        cr_assert(status == MF_OK || status == MF_E_NOMEM, "allocation %zu: %s", n, error.detail);
+        refused += status != MF_OK;
+        mf_trainer_close(t);
+        cr_assert_eq(counter.live_bytes, 0, "allocation %zu: %zu bytes are left", n, counter.live_bytes);
+    }
+    cr_assert(refused > 10, "%zu allocations", refused);
+    free(tokens);
 }
