@@ -1,6 +1,6 @@
 /* bench_gemm.c - our f32 matrix product beside bli_sgemm, and decoding beside the memory's bandwidth, in one run.
  *
- *     bench_gemm [--threads 1,2] [--rounds 7] [--level NAME] [--quick] [--json]
+ *     bench_gemm [--threads 1,2] [--shape 1024,4096] [--rounds 7] [--level NAME] [--quick] [--json]
  *
  * The products are those of a feed-forward layer cut to a share of its width: `up` is a prefix of the rows
  * of W[F][d], `down` a prefix of the columns of W[d][F]. BLIS gets the plain matrix, ours the panels, as each
@@ -33,6 +33,7 @@ typedef struct bench {
     mfi_pool *pool;
     uint32_t n_thread;
     int rounds;
+    size_t d, f; /* 0: both shapes, and decoding */
     bool json, quick;
     void *scratch[MAX_THREADS];
 } bench;
@@ -274,9 +275,13 @@ static void bench_threads(bench *b, uint32_t n_thread)
         fprintf(stderr, "bench_gemm: %s\n", error.detail);
         exit(1);
     }
-    bench_decode(b);
-    bench_shape(b, 1024, 4096);
-    bench_shape(b, 2048, 16384);
+    if (b->d) {
+        bench_shape(b, b->d, b->f);
+    } else {
+        bench_decode(b);
+        bench_shape(b, 1024, 4096);
+        bench_shape(b, 2048, 16384);
+    }
     mfi_pool_destroy(b->pool);
 }
 
@@ -292,13 +297,17 @@ int main(int argc, char **argv)
             b.quick = true;
         else if (strcmp(argv[i], "--threads") == 0 && i + 1 < argc)
             threads = argv[++i];
+        else if (strcmp(argv[i], "--shape") == 0 && i + 1 < argc && sscanf(argv[i + 1], "%zu,%zu", &b.d, &b.f) == 2)
+            i++;
         else if (strcmp(argv[i], "--rounds") == 0 && i + 1 < argc)
             b.rounds = atoi(argv[++i]);
         else if (strcmp(argv[i], "--level") != 0 || i + 1 == argc || mfk_cpu_limit(&cpu, argv[++i]) != 0) {
-            fprintf(stderr, "usage: bench_gemm [--threads 1,2] [--rounds N] [--level NAME] [--quick] [--json]\n");
+            fprintf(stderr,
+                    "usage: bench_gemm [--threads 1,2] [--shape D,F] [--rounds N] [--level NAME] [--quick] [--json]\n");
             return 2;
         }
     }
+    if (b.d % 32 || b.f % 256) return 2; /* every k is a multiple of 32 */
     if (b.rounds < 1 || b.rounds > MAX_ROUNDS) b.rounds = 7;
     mfk_table_init(&b.table, cpu);
     for (size_t i = 0; i < MAX_THREADS; i++)

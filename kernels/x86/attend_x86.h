@@ -1,6 +1,6 @@
 /* attend_x86.h - the body of attention, over the sixteen lanes of f32x16_*.h.
  *
- * Rows are taken four at a time, so that they share what is read of the cache, where their ranges of keys
+ * Rows are taken four or two at a time, so that they share what is read of the cache, where their ranges of keys
  * meet; what is left at the ragged ends is done row by row. The including file sets
  *     ATTEND_GROUPS  registers of 16 positions, or of 16 values, that four rows work on at once
  *
@@ -162,6 +162,10 @@ MFK_INLINE void span_rows(span *s, mfk_type type)
     for (; at + ROWS_AT_ONCE <= s->n; at += ROWS_AT_ONCE) {
         rows_scores(s, type, at, ROWS_AT_ONCE);
         rows_values(s, type, at, ROWS_AT_ONCE);
+    }
+    for (; at + 2 <= s->n; at += 2) {
+        rows_scores(s, type, at, 2);
+        rows_values(s, type, at, 2);
     }
     for (; at < s->n; at++) {
         rows_scores(s, type, at, 1);
