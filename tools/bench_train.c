@@ -97,8 +97,8 @@ static void report(const bench *b, const subject *s, mf_trainer *trainer, times 
     cli_table_cell(table, "%.1f", 1e-9 * rate);
     cli_table_cell(table, "%.1f", 1e-9 * peak);
     cli_table_cell(table, "%.0f %%", 100 * rate / peak);
-    cli_table_cell(table, s->joint ? "%.2f" : "", measured);
-    cli_table_cell(table, s->joint ? "%.2f" : "", predicted);
+    cli_table_cell(table, s->joint ? "%.2f" : "-", measured);
+    cli_table_cell(table, s->joint ? "%.2f" : "-", predicted);
     json_t *entry =
         json_pack("{s:s, s:I, s:s, s:i, s:f, s:f, s:f, s:f}", "what", s->what, "params", (json_int_t)info.n_param,
                   "gemm", info.gemm, "tokens_per_step", (int)tokens, "tokens_per_second", tokens / alone,
