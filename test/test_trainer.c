@@ -1,9 +1,11 @@
 /* test_trainer.c - the trainer as a program uses it: determinism, resuming, stopping, files, refusals. */
-#define _POSIX_C_SOURCE 200809L
+#define _DEFAULT_SOURCE
 #include "counting_allocator.h"
 #include "train_fixture.h"
 
+#include <signal.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define N_TOKEN 3000u
@@ -429,6 +431,54 @@ Test(trainer, a_save_that_fails_leaves_the_old_checkpoint)
     cr_assert(same_state(t, again), "the second save replaced the first");
     mf_trainer_close(t);
     mf_trainer_close(again);
+    free(tokens);
+}
+
+/* The temporary file of a process that was killed. */
+static void remove_leftovers(pid_t child)
+{
+    char name[96];
+    for (int i = 0; i < 4; i++) {
+        snprintf(name, sizeof(name), "%s.%ld-%d.tmp", path, (long)child, i);
+        remove(name);
+    }
+}
+
+/* Steps and saves until it is killed. */
+static void save_for_ever(const mf_train_model *model, const mf_trainer_options *options)
+{
+    mf_trainer *t = NULL;
+    if (mf_trainer_create(&t, model, options, NULL) != MF_OK) _exit(1);
+    for (;;)
+        if (mf_trainer_step(t, NULL, NULL) != MF_OK || mf_trainer_save(t, path, NULL) != MF_OK) _exit(1);
+}
+
+Test(trainer, a_killed_process_leaves_a_whole_checkpoint)
+{
+    int32_t *tokens = make_tokens();
+    mf_train_model model = small_model();
+    mf_trainer_options options = small_options(tokens);
+    options.batch = 1;
+    mf_error error = MF_ERROR_INIT;
+    uint64_t latest = 0;
+    for (uint64_t i = 0; i < 8; i++) {
+        pid_t child = fork();
+        if (child == 0) save_for_ever(&model, &options);
+        while (access(path, F_OK) != 0)
+            usleep(1000);
+        usleep(20000 + (useconds_t)(mfi_random(i, (uint64_t)child, 0) % 20000));
+        kill(child, SIGKILL);
+        int status;
+        cr_assert(waitpid(child, &status, 0) == child && WIFSIGNALED(status), "the child lives until it is killed");
+        mf_trainer *t = make_trainer(&model, &options);
+        cr_assert_eq(mf_trainer_load(t, path, &error), MF_OK, "%s", error.detail);
+        cr_assert(mf_trainer_step_count(t) > 0);
+        latest += mf_trainer_step_count(t);
+        mf_trainer_close(t);
+        remove(path);
+        remove_leftovers(child);
+    }
+    cr_assert(latest > 8, "some were killed later than at the first save");
     free(tokens);
 }
 
