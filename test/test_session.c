@@ -302,7 +302,8 @@ Test(session, a_save_altered_by_its_maker_is_refused_or_runs_to_an_end)
         mf_error error = MF_ERROR_INIT;
         mf_session *session = new_session(s.model);
         size_t head = 400, at = rng_below(&s.r, (uint32_t)(i % 4 ? head : bytes - 12)) & ~(size_t)(i % 3 ? 3 : 0);
-        size_t kept = i % 5 ? bytes : bytes - 4 * rng_below(&s.r, 200);
+        size_t step = i % 2 ? 4 : 2 * 2 * 32 * 64 * sizeof(float); /* a word; a page of one layer */
+        size_t kept = i % 5 ? bytes : bytes - step * rng_below(&s.r, 6);
         memcpy(altered, original, bytes);
         memcpy(altered + at, &words[rng_below(&s.r, 8)], i % 2 ? 4 : 2);
         uint64_t hash = XXH64(altered, kept - 8, 0);
