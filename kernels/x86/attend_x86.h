@@ -9,6 +9,7 @@
 #include "math_x86.h"
 
 #include <math.h> /* INFINITY */
+#include <stdbool.h>
 
 enum { ROWS_AT_ONCE = 4 };
 
@@ -45,12 +46,6 @@ MFK_INLINE f32x16 load_cache(mfk_type type, const void *array, size_t i)
     return type == MFK_BF16 ? f32x16_load_bf16((const uint16_t *)array + i) : f32x16_load((const float *)array + i);
 }
 
-/* How many of a group's 16 positions from j lie before `bound`. */
-MFK_INLINE size_t lanes_before(size_t bound, size_t j)
-{
-    return bound <= j ? 0 : bound - j >= 16 ? 16 : bound - j;
-}
-
 MFK_INLINE f32x16 scaled(const mfk_attend_args *args, f32x16 s)
 {
     s = f32x16_mul(s, f32x16_set(args->scale));
@@ -59,9 +54,8 @@ MFK_INLINE f32x16 scaled(const mfk_attend_args *args, f32x16 s)
     return f32x16_mul(cap, tanh16(f32x16_div(s, cap)));
 }
 
-/* Scores of `rows` rows from `at` at the positions j .. j + 16 groups, all in one page: to e, with -inf where
- * a row does not see the key. */
-MFK_INLINE void scores(const span *s, mfk_type type, size_t at, size_t rows, size_t j, size_t groups, f32x16 *max)
+/* Products of `rows` rows from `at` with the keys at positions j .. j + 16 groups, all in one page: to e. */
+MFK_INLINE void products(const span *s, mfk_type type, size_t at, size_t rows, size_t j, size_t groups)
 {
     const mfk_attend_args *args = s->args;
     const char *keys = (const char *)args->pages[j / MFK_PAGE] + args->k_offset_bytes; /* [d_head][MFK_PAGE] */
@@ -75,41 +69,36 @@ MFK_INLINE void scores(const span *s, mfk_type type, size_t at, size_t rows, siz
             for (size_t g = 0; g < groups; g++)
                 acc[r * groups + g] = f32x16_fma(f32x16_set(args->q[s->row[at + r]][d]), k[g], acc[r * groups + g]);
     }
-    for (size_t r = 0; r < rows; r++) {
-        for (size_t g = 0; g < groups; g++) {
-            size_t first = j + g * 16, from = lanes_before(s->begin[at + r], first),
-                   to = lanes_before(s->end[at + r], first);
-            f32x16 x = f32x16_keep(scaled(args, acc[r * groups + g]), from, to, f32x16_set(-INFINITY));
-            f32x16_store(s->e[at + r] + (first - s->first), x);
-            max[r] = f32x16_max(x, max[r]);
-        }
-    }
+    for (size_t i = 0; i < rows * groups; i++)
+        f32x16_store(s->e[at + i / groups] + (j - s->first) + i % groups * 16, acc[i]);
 }
 
-/* e = exp(score - maximum), for every group of 16 positions that scores() wrote for these rows. */
-static void exponents(span *s, size_t at, size_t begin, size_t end, f32x16 max)
+/* Products to scores, -inf where the row does not see the key, and on to e = exp(score - maximum). */
+static void exponents(span *s, size_t at)
 {
-    float m = f32x16_tree_max(max), *e = s->e[at];
-    f32x16 sum = f32x16_set(0.0f);
-    for (size_t j = begin / 16 * 16; j < end; j += 16) {
-        f32x16 x = exp16(f32x16_sub(f32x16_load(e + (j - s->first)), f32x16_set(m)));
-        f32x16_store(e + (j - s->first), x);
+    float *e = s->e[at];
+    size_t first = s->begin[at] - s->first, begin = first / 16 * 16, end = s->end[at] - s->first;
+    f32x16 max = f32x16_set(-INFINITY), sum = f32x16_set(0.0f);
+    for (size_t j = begin; j < end; j += 16) {
+        size_t from = first > j ? first - j : 0, to = end - j < 16 ? end - j : 16;
+        f32x16 x = f32x16_keep(scaled(s->args, f32x16_load(e + j)), from, to, f32x16_set(-INFINITY));
+        f32x16_store(e + j, x);
+        max = f32x16_max(x, max);
+    }
+    s->max[at] = f32x16_tree_max(max);
+    for (size_t j = begin; j < end; j += 16) {
+        f32x16 x = exp16(f32x16_sub(f32x16_load(e + j), f32x16_set(s->max[at])));
+        f32x16_store(e + j, x);
         sum = f32x16_add(sum, x);
     }
-    s->max[at] = m;
     s->sum[at] = f32x16_tree_sum(sum);
 }
 
-MFK_INLINE void rows_scores(span *s, mfk_type type, size_t at, size_t rows)
+MFK_INLINE void rows_products(span *s, mfk_type type, size_t at, size_t rows)
 {
     size_t begin = least(s->begin + at, rows), end = greatest(s->end + at, rows), groups = rows > 1 ? ATTEND_GROUPS : 4;
-    f32x16 max[ROWS_AT_ONCE];
-    for (size_t r = 0; r < rows; r++)
-        max[r] = f32x16_set(-INFINITY);
     for (size_t j = begin / (16 * groups) * (16 * groups); j < end; j += 16 * groups)
-        scores(s, type, at, rows, j, groups, max);
-    for (size_t r = 0; r < rows; r++)
-        exponents(s, at + r, begin, end, max[r]);
+        products(s, type, at, rows, j, groups);
 }
 
 /* values += e * value over the positions [begin, end), which all `rows` rows see, in 16 groups dimensions. */
@@ -132,44 +121,64 @@ MFK_INLINE void weigh(const span *s, mfk_type type, size_t at, size_t rows, size
         f32x16_store(s->values[at + i / groups] + d + i % groups * 16, acc[i]);
 }
 
-MFK_INLINE void weigh_all(const span *s, mfk_type type, size_t at, size_t rows, size_t begin, size_t end)
+MFK_INLINE void rows_weigh(const span *s, mfk_type type, size_t at, size_t rows, size_t begin, size_t end)
 {
     size_t d = 0, wide = rows > 1 ? ATTEND_GROUPS : 4;
-    if (begin >= end) return;
     for (; d + 16 * wide <= s->args->d_head; d += 16 * wide)
         weigh(s, type, at, rows, begin, end, d, wide);
     for (; d < s->args->d_head; d += 16)
         weigh(s, type, at, rows, begin, end, d, 1);
 }
 
-MFK_INLINE void rows_values(const span *s, mfk_type type, size_t at, size_t rows)
+/* Each compiled once for a type and a number of rows: 4, 2 or 1. */
+static void any_products(span *s, size_t at, size_t rows)
 {
-    size_t begin = greatest(s->begin + at, rows), end = least(s->end + at, rows);
+    bool bf16 = s->args->type == MFK_BF16;
+    if (rows == 4)
+        bf16 ? rows_products(s, MFK_BF16, at, 4) : rows_products(s, MFK_F32, at, 4);
+    else if (rows == 2)
+        bf16 ? rows_products(s, MFK_BF16, at, 2) : rows_products(s, MFK_F32, at, 2);
+    else
+        bf16 ? rows_products(s, MFK_BF16, at, 1) : rows_products(s, MFK_F32, at, 1);
+}
+
+static void any_weigh(const span *s, size_t at, size_t rows, size_t begin, size_t end)
+{
+    bool bf16 = s->args->type == MFK_BF16;
+    if (rows == 4)
+        bf16 ? rows_weigh(s, MFK_BF16, at, 4, begin, end) : rows_weigh(s, MFK_F32, at, 4, begin, end);
+    else if (rows == 2)
+        bf16 ? rows_weigh(s, MFK_BF16, at, 2, begin, end) : rows_weigh(s, MFK_F32, at, 2, begin, end);
+    else
+        bf16 ? rows_weigh(s, MFK_BF16, at, 1, begin, end) : rows_weigh(s, MFK_F32, at, 1, begin, end);
+}
+
+static void rows_values(const span *s, size_t at, size_t rows)
+{
+    size_t begin = greatest(s->begin + at, rows), end = least(s->end + at, rows); /* what all of them see */
     for (size_t r = at; r < at + rows; r++) {
         for (size_t d = 0; d < s->args->d_head; d += 16)
             f32x16_store(s->values[r] + d, f32x16_set(0.0f));
-        weigh_all(s, type, r, 1, s->begin[r], begin < end ? begin : s->end[r]);
+        if (begin < end && rows > 1)
+            any_weigh(s, r, 1, s->begin[r], begin);
+        else
+            any_weigh(s, r, 1, s->begin[r], s->end[r]);
     }
-    if (begin >= end) return;
-    weigh_all(s, type, at, rows, begin, end);
+    if (begin >= end || rows == 1) return;
+    any_weigh(s, at, rows, begin, end);
     for (size_t r = at; r < at + rows; r++)
-        weigh_all(s, type, r, 1, end, s->end[r]);
+        any_weigh(s, r, 1, end, s->end[r]);
 }
 
-MFK_INLINE void span_rows(span *s, mfk_type type)
+static void span_rows(span *s)
 {
-    size_t at = 0;
-    for (; at + ROWS_AT_ONCE <= s->n; at += ROWS_AT_ONCE) {
-        rows_scores(s, type, at, ROWS_AT_ONCE);
-        rows_values(s, type, at, ROWS_AT_ONCE);
-    }
-    for (; at + 2 <= s->n; at += 2) {
-        rows_scores(s, type, at, 2);
-        rows_values(s, type, at, 2);
-    }
-    for (; at < s->n; at++) {
-        rows_scores(s, type, at, 1);
-        rows_values(s, type, at, 1);
+    for (size_t at = 0, rows; at < s->n; at += rows) {
+        size_t left = s->n - at;
+        rows = left >= ROWS_AT_ONCE ? ROWS_AT_ONCE : left >= 2 ? 2 : 1;
+        any_products(s, at, rows);
+        for (size_t r = at; r < at + rows; r++)
+            exponents(s, r);
+        rows_values(s, at, rows);
     }
 }
 
@@ -223,10 +232,7 @@ void MFK_ISA(mfk_attend)(const mfk_attend_args *args)
     for (size_t first = begin / MFK_SPAN * MFK_SPAN; first < end; first += MFK_SPAN) {
         span s;
         span_open(&s, args, first);
-        if (args->type == MFK_BF16)
-            span_rows(&s, MFK_BF16);
-        else
-            span_rows(&s, MFK_F32);
+        span_rows(&s);
         span_merge(&s, max, sum);
     }
     for (size_t r = 0; r < args->n_row; r++)
