@@ -5,7 +5,9 @@
 #include "platform.h"
 #include "status.h"
 
-enum { DEFAULT_ROWS = 512, DEFAULT_REQUESTS = 64, DEFAULT_SPIN_US = 50, MAX_ROWS = 1 << 20 };
+/* Spinning is longer than the products between two barriers of a decoded token: a worker that sleeps there costs a
+ * wake-up of some 0.1 ms on a virtual machine, at every barrier (`matformer bench decode` shows it). */
+enum { DEFAULT_ROWS = 512, DEFAULT_REQUESTS = 64, DEFAULT_SPIN_US = 2000, MAX_ROWS = 1 << 20 };
 
 static void lay_out_space(mfi_space *space, mfi_arena *arena, uint32_t max_rows, uint32_t max_steps)
 {
