@@ -6,7 +6,7 @@
 #include "status.h"
 
 /* Spinning is longer than the products between two barriers of a decoded token: a worker that sleeps there costs a
- * wake-up of some 0.1 ms on a virtual machine, at every barrier (`matformer bench decode` shows it). */
+ * wake-up at every barrier, which on a virtual machine is long (compare the constant of `matformer bench decode`). */
 enum { DEFAULT_ROWS = 512, DEFAULT_REQUESTS = 64, DEFAULT_SPIN_US = 2000, MAX_ROWS = 1 << 20 };
 
 static void lay_out_space(mfi_space *space, mfi_arena *arena, uint32_t max_rows, uint32_t max_steps)
