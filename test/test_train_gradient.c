@@ -70,53 +70,72 @@ Test(train_gradient, they_do_with_the_loops_of_lesser_processors_too)
 #endif
 }
 
+typedef struct shape {
+    size_t m, n, k;
+} shape;
+
+/* c = from + a b by `kind`: bits 0 and 1 say which of a and b lie by columns; 8, 16: begin with c, with `from`. */
+static mfi_train_gemm product_of(shape s, unsigned kind, const float *a, const float *b, float *c, const float *from)
+{
+    bool a_across = kind & 1, b_across = kind & 2;
+    return (mfi_train_gemm){ s.m,
+                             s.n,
+                             s.k,
+                             a,
+                             a_across ? 1 : s.k,
+                             a_across ? s.m : 1,
+                             b,
+                             b_across ? 1 : s.n,
+                             b_across ? s.k : 1,
+                             c,
+                             s.n,
+                             kind / 8 == 0   ? NULL
+                             : kind / 8 == 1 ? c
+                                             : from };
+}
+
+static void expect_product(const mfi_train_gemm *g, const float *from, unsigned kind)
+{
+    for (size_t i = 0; i < g->m; i += 13)
+        for (size_t j = 0; j < g->n; j++) {
+            double sum = g->from ? (double)from[i * g->n + j] : 0;
+            for (size_t k = 0; k < g->k; k++)
+                sum += (double)g->a[i * g->a_row + k * g->a_column] * (double)g->b[k * g->b_row + j * g->b_column];
+            cr_assert_float_eq((double)g->c[i * g->n + j], sum, 1e-4, "kind %u at %zu, %zu", kind, i, j);
+        }
+}
+
+static float *random_floats(size_t n, uint64_t stream)
+{
+    float *x = malloc(n * sizeof(float));
+    for (size_t i = 0; i < n; i++)
+        x[i] = (float)mfi_random_unit(1, stream, i) - 0.5f;
+    return x;
+}
+
 /* Every layout that a pass asks for, extents that fill no slab, block or panel, and all ways to begin. */
 Test(train_gradient, both_backends_give_the_matrix_product)
 {
-    enum { M = 530, N = 523, K = 300 };
-    float *a = malloc(M * K * sizeof(float)), *b = malloc(K * N * sizeof(float)), *from = malloc(M * N * sizeof(float));
-    float *c = malloc(M * N * sizeof(float));
-    for (size_t i = 0; i < M * K; i++)
-        a[i] = (float)mfi_random_unit(1, 1, i) - 0.5f;
-    for (size_t i = 0; i < K * N; i++)
-        b[i] = (float)mfi_random_unit(1, 2, i) - 0.5f;
-    for (size_t i = 0; i < M * N; i++)
-        from[i] = (float)(i % 7);
-    golden_case *g = golden_open(cases[0]);
-    mf_trainer *t = golden_trainer(g);
+    const shape shapes[] = { { 530, 523, 300 }, { 40, 33, 1077 }, { 27, 4117, 45 }, { 1, 1, 1 } };
+    golden_case *golden = golden_open(cases[0]);
+    mf_trainer *t = golden_trainer(golden);
     mfk_table table;
     mfk_table_init(&table, mfk_cpu_detect());
-    for (unsigned kind = 0; kind < 24; kind++) {
-        bool a_across = kind & 1, b_across = kind & 2;
-        t->tasks.kernel = kind & 4 ? table.gemm_f32 : NULL;
-        memcpy(c, from, M * N * sizeof(float));
-        mfi_train_gemm product = { M,
-                                   N,
-                                   K,
-                                   a,
-                                   a_across ? 1 : K,
-                                   a_across ? M : 1,
-                                   b,
-                                   b_across ? 1 : N,
-                                   b_across ? K : 1,
-                                   c,
-                                   N,
-                                   kind / 8 == 0   ? NULL
-                                   : kind / 8 == 1 ? c
-                                                   : from };
-        mfi_train_gemm_run(&t->tasks, &product);
-        for (size_t i = 0; i < M; i += 13)
-            for (size_t j = 0; j < N; j++) {
-                double sum = kind / 8 == 0 ? 0 : (double)from[i * N + j];
-                for (size_t k = 0; k < K; k++)
-                    sum += (double)a[i * product.a_row + k * product.a_column] *
-                           (double)b[k * product.b_row + j * product.b_column];
-                cr_assert_float_eq((double)c[i * N + j], sum, 1e-4, "kind %u at %zu, %zu", kind, i, j);
-            }
+    for (size_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++) {
+        shape s = shapes[i];
+        float *a = random_floats(s.m * s.k, 1), *b = random_floats(s.k * s.n, 2), *from = random_floats(s.m * s.n, 3);
+        float *c = malloc(s.m * s.n * sizeof(float));
+        for (unsigned kind = 0; kind < 24; kind++) {
+            t->tasks.kernel = kind & 4 ? table.gemm_f32 : NULL;
+            memcpy(c, from, s.m * s.n * sizeof(float));
+            mfi_train_gemm product = product_of(s, kind, a, b, c, from);
+            mfi_train_gemm_run(&t->tasks, &product);
+            expect_product(&product, from, kind);
+        }
+        free(a), free(b), free(c), free(from);
     }
     mf_trainer_close(t);
-    golden_close(g);
-    free(a), free(b), free(c), free(from);
+    golden_close(golden);
 }
 
 Test(train_gradient, a_joint_step_of_adamw_equals_pytorchs)

@@ -149,8 +149,12 @@ struct bench_roof {
     size_t bytes;
     uint32_t n_thread;
     pthread_t threads[MAX_THREAD];
-    /* A job is announced by a new round; who has finished it counts up `done`. */
-    atomic_uint round, done, ticket;
+    /* A job is announced by a new round, to threads that sleep: what is measured between jobs has the processor
+     * to itself. All being awake, `started` takes the round's number, and time counts from there. */
+    pthread_mutex_t mutex;
+    pthread_cond_t announced;
+    unsigned round;
+    atomic_uint awake, started, done, ticket;
     roof_job job;
     size_t job_bytes;
     int n_stream;
@@ -172,24 +176,45 @@ static void *serve(void *argument)
     bench_roof *roof = argument;
     uint32_t thread = 1 + atomic_fetch_add(&roof->ticket, 1);
     for (unsigned seen = 0;;) {
-        while (atomic_load(&roof->round) == seen)
-            sched_yield();
-        seen = atomic_load(&roof->round);
+        pthread_mutex_lock(&roof->mutex);
+        while (roof->round == seen)
+            pthread_cond_wait(&roof->announced, &roof->mutex);
+        seen = roof->round;
+        pthread_mutex_unlock(&roof->mutex);
         if (roof->job == JOB_END) return NULL;
+        atomic_fetch_add(&roof->awake, 1);
+        while (atomic_load(&roof->started) != seen)
+            sched_yield();
         work(roof, thread);
         atomic_fetch_add(&roof->done, 1);
     }
 }
 
+static void announce(bench_roof *roof, roof_job job)
+{
+    pthread_mutex_lock(&roof->mutex);
+    roof->job = job;
+    roof->round++;
+    pthread_cond_broadcast(&roof->announced);
+    pthread_mutex_unlock(&roof->mutex);
+}
+
+static void wait_for_others(const bench_roof *roof, atomic_uint *count)
+{
+    while (atomic_load(count) + 1 < roof->n_thread)
+        sched_yield();
+}
+
 static double run_job(bench_roof *roof, roof_job job)
 {
-    roof->job = job;
+    atomic_store(&roof->awake, 0);
     atomic_store(&roof->done, 0);
+    announce(roof, job);
+    wait_for_others(roof, &roof->awake);
     double began = cli_now();
-    atomic_fetch_add(&roof->round, 1);
+    atomic_store(&roof->started, roof->round);
     work(roof, 0);
-    while (atomic_load(&roof->done) + 1 < roof->n_thread)
-        sched_yield();
+    wait_for_others(roof, &roof->done);
     return cli_now() - began;
 }
 
@@ -207,6 +232,8 @@ bench_roof *bench_roof_create(uint32_t n_thread, size_t bytes)
     }
     madvise(roof->buffer, roof->bytes, MADV_HUGEPAGE);
     memset(roof->buffer, 1, roof->bytes);
+    pthread_mutex_init(&roof->mutex, NULL);
+    pthread_cond_init(&roof->announced, NULL);
     roof->n_thread = 1;
     for (uint32_t t = 1; t < n_thread && t < MAX_THREAD; t++)
         if (pthread_create(&roof->threads[t], NULL, serve, roof) == 0) roof->n_thread++;
@@ -216,10 +243,11 @@ bench_roof *bench_roof_create(uint32_t n_thread, size_t bytes)
 void bench_roof_free(bench_roof *roof)
 {
     if (!roof) return;
-    roof->job = JOB_END;
-    atomic_fetch_add(&roof->round, 1);
+    announce(roof, JOB_END);
     for (uint32_t t = 1; t < roof->n_thread; t++)
         pthread_join(roof->threads[t], NULL);
+    pthread_cond_destroy(&roof->announced);
+    pthread_mutex_destroy(&roof->mutex);
     free(roof->buffer);
     free(roof);
 }

@@ -239,25 +239,45 @@ static void weigh(candidate *c, size_t n, float highest, float temperature)
         c[i].weight = mfi_sampler_exp(((double)c[i].logit - highest) / temperature);
 }
 
-/* Weighs the candidates that top-k, top-p and min-p leave, at least one, and returns how many they are. They are
- * the last ones of the array, the best last. */
-static size_t truncate(const mf_sampler_options *o, candidate *c, size_t n, float highest)
+static void make_heap(candidate *c, size_t n)
 {
     for (size_t at = n / 2; at-- > 0;)
         sift_down(c, n, at);
-    size_t limit = o->top_k > 0 ? mfi_min(o->top_k, n) : n, kept = 0;
-    bool is_selected = limit < n; /* only these few need a weight */
-    if (is_selected) select_best(c, n, limit);
-    weigh(c + (n - limit), limit, highest, o->temperature);
+}
 
-    double wanted = o->top_p < 1 ? o->top_p * sum_weights(c + (n - limit), limit) : INFINITY;
-    for (double sum = 0; kept < limit && sum < wanted; kept++) {
-        if (!is_selected) select_best(c, n - kept, 1);
-        const candidate *next = &c[n - 1 - kept];
-        if (next->weight < o->min_p * c[n - 1].weight) break;
-        sum += next->weight;
+/* Drops what min-p leaves out, and what top-p cannot reach: candidates so light that all n of them together would
+ * weigh less than half of what it may leave out. The half is more than any rounding. What remains is few, and sorted
+ * soon. The best weighs 1, and stays. */
+static size_t drop_unlikely(const mf_sampler_options *o, candidate *c, size_t n, double sum)
+{
+    const double unreachable = 0.5 * (1 - (double)o->top_p) * sum / (double)n;
+    size_t n_left = 0;
+    for (size_t i = 0; i < n; i++)
+        if (c[i].weight > unreachable && c[i].weight >= o->min_p) c[n_left++] = c[i];
+    return n_left;
+}
+
+/* Weighs the candidates that top-k, top-p and min-p leave, at least one, and returns where they begin, the best last.
+ * `n` becomes how many they are. */
+static candidate *truncate(const mf_sampler_options *o, candidate *c, size_t *n, float highest)
+{
+    if (o->top_k > 0 && o->top_k < *n) { /* only these few need a weight */
+        make_heap(c, *n);
+        select_best(c, *n, o->top_k);
+        c += *n - o->top_k;
+        *n = o->top_k;
     }
-    return kept;
+    weigh(c, *n, highest, o->temperature);
+    const double sum = sum_weights(c, *n), wanted = o->top_p < 1 ? o->top_p * sum : INFINITY;
+    const size_t n_left = drop_unlikely(o, c, *n, sum);
+    make_heap(c, n_left);
+    size_t kept = 0;
+    for (double taken = 0; kept < n_left && taken < wanted; kept++) {
+        select_best(c, n_left - kept, 1);
+        taken += c[n_left - 1 - kept].weight;
+    }
+    *n = kept;
+    return c + n_left - kept;
 }
 
 static int32_t draw(const candidate *c, size_t n, double uniform)
@@ -296,9 +316,7 @@ static mf_status choose(mf_sampler *s, const int32_t *tokens, size_t n_token, co
 
     size_t n = drop_impossible(c, s->n_vocab);
     if (o->top_k > 0 || o->top_p < 1 || o->min_p > 0) {
-        size_t n_kept = truncate(o, c, n, best.logit);
-        c += n - n_kept;
-        n = n_kept;
+        c = truncate(o, c, &n, best.logit);
     } else {
         weigh(c, n, best.logit, o->temperature);
     }

@@ -11,6 +11,11 @@
 #include "defs.h"
 #include "trainer.h"
 
+/* Slabs of at most so many rows and columns: BLIS packs an element of A once per slab, which is paid back by as
+ * many products as the slab has columns, and one of B by its rows. */
+#define SLAB_ROWS 512u
+#define SLAB_COLUMNS 512u
+
 /* Small results are cut finer, into at least so many, for the sake of balance. */
 #define MIN_SLABS 4u
 
@@ -35,7 +40,6 @@ void mfi_train_gemm_alone(const mfi_train_gemm *g)
 
 typedef struct slabs {
     const mfi_train_gemm *gemm;
-    mfk_gemm_fn kernel;
     size_t n_down, n_across;
 } slabs;
 
@@ -43,6 +47,7 @@ static void run_slab(void *user, size_t index, float *scratch)
 {
     const slabs *s = user;
     const mfi_train_gemm *g = s->gemm;
+    (void)scratch;
     size_t row, row_end, column, column_end;
     mfi_split(g->m, 8, (uint32_t)(index / s->n_across), (uint32_t)s->n_down, &row, &row_end);
     mfi_split(g->n, 16, (uint32_t)(index % s->n_across), (uint32_t)s->n_across, &column, &column_end);
@@ -54,18 +59,16 @@ static void run_slab(void *user, size_t index, float *scratch)
     slab.b += column * g->b_column;
     slab.c += row * g->c_row + column;
     if (g->from) slab.from = g->from + row * g->c_row + column;
-    if (!s->kernel) {
-        mfi_train_gemm_alone(&slab);
-    } else {
-        copy_from(&slab);
-        mfi_train_gemm_packed(&slab, s->kernel, scratch);
-    }
+    mfi_train_gemm_alone(&slab);
 }
 
 void mfi_train_gemm_run(mfi_tasks *tasks, const mfi_train_gemm *gemm)
 {
-    slabs s = { gemm, tasks->kernel, (gemm->m + MFI_SLAB_ROWS - 1) / MFI_SLAB_ROWS,
-                (gemm->n + MFI_SLAB_COLUMNS - 1) / MFI_SLAB_COLUMNS };
+    if (tasks->kernel) {
+        mfi_train_gemm_packed(tasks, gemm);
+        return;
+    }
+    slabs s = { gemm, (gemm->m + SLAB_ROWS - 1) / SLAB_ROWS, (gemm->n + SLAB_COLUMNS - 1) / SLAB_COLUMNS };
     while (s.n_down * s.n_across < MIN_SLABS) {
         if (gemm->m / s.n_down >= gemm->n / s.n_across)
             s.n_down *= 2;

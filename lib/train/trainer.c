@@ -90,6 +90,7 @@ static void lay_out(mf_trainer *t, mfi_arena *arena)
     size_t scratch = mfi_max(mfi_train_attention_scratch(c, t->options.sequence), mfi_train_gemm_packed_scratch());
     t->tasks.scratch_floats = mfi_round_up(scratch, 16);
     t->tasks.scratch = floats(arena, mfi_pool_size(t->tasks.pool), t->tasks.scratch_floats);
+    t->tasks.shared = floats(arena, mfi_train_gemm_packed_shared(), 1);
 }
 
 static mf_status allocate(mf_trainer *t, mf_error *error)

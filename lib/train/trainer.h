@@ -30,6 +30,7 @@ typedef struct mfi_tasks {
     mfi_pool *pool;
     float *scratch; /* [n_thread][scratch_floats] */
     size_t scratch_floats;
+    float *shared;      /* packed weights of the matrix product that runs */
     mfk_gemm_fn kernel; /* of matrix products; NULL: BLIS */
 } mfi_tasks;
 
@@ -57,19 +58,17 @@ typedef struct mfi_train_gemm {
     const float *from;
 } mfi_train_gemm;
 
-/* On all threads, in slabs of at most so many rows and columns: packing an element of A is paid back by as
- * many products as the slab has columns, and one of B by its rows. */
-#define MFI_SLAB_ROWS 512u
-#define MFI_SLAB_COLUMNS 512u
+/* On all threads. */
 void mfi_train_gemm_run(mfi_tasks *tasks, const mfi_train_gemm *gemm);
 void mfi_train_gemm_alone(const mfi_train_gemm *gemm); /* on this thread, by BLIS */
 /* The kernel to take instead of BLIS on this processor, or NULL; a function of the processor alone. */
 mfk_gemm_fn mfi_train_gemm_kernel(uint64_t cpu);
 const char *mfi_train_gemm_architecture(void); /* that BLIS reports */
 
-/* train_gemm_packed.c: one slab, C being set where there is a `from`. */
-void mfi_train_gemm_packed(const mfi_train_gemm *gemm, mfk_gemm_fn kernel, float *scratch);
+/* By tasks->kernel. */
+void mfi_train_gemm_packed(mfi_tasks *tasks, const mfi_train_gemm *gemm);
 size_t mfi_train_gemm_packed_scratch(void); /* floats per thread */
+size_t mfi_train_gemm_packed_shared(void);  /* floats of all threads together */
 
 /* ---- Parameters (train_params.c) ---- */
 
