@@ -302,7 +302,7 @@ typedef struct mf_executor_options {
     uint32_t n_thread;     /* the caller counts as one; 0: one per usable core */
     uint32_t max_tokens;   /* rows computed at once, over all requests; 0: 512. Longer inputs run in pieces. */
     uint32_t max_requests; /* 0: 64 */
-    uint32_t spin_us;      /* a waiting worker spins this long before it sleeps; 0: 2000 */
+    uint32_t spin_us;      /* after a call its workers spin this long for the next one, then sleep; 0: 200 */
     const int *cpus;       /* [n_cpu] processors for the workers, in turn; NULL: wherever the system puts them */
     size_t n_cpu;
 } mf_executor_options;

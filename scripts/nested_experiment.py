@@ -7,13 +7,15 @@
 
 for each seed, and measures every one on the held-out texts with `matformer eval`. A run that was finished
 is not made again, and one that was interrupted goes on from its checkpoint, so the script may be stopped
-and started. At the end it writes FOLDER/nested.json, and to --docs a table and a picture.
+and started. At the end it writes FOLDER/nested.json, and to --docs a table and a picture. Models do not depend
+on the number of threads, so on a machine of few cores as many --jobs of one thread each are quickest.
 
   python3 scripts/nested_experiment.py --program build/tools/matformer --data BOOKS --valid BOOK... --folder runs --docs docs
 
 Needs matplotlib for the picture.
 """
 import argparse
+import concurrent.futures
 import json
 import os
 import statistics
@@ -22,11 +24,11 @@ import sys
 
 D_FF = 512
 SIZES = {"S": 8, "M": 4, "L": 2, "XL": 1}  # d_ff divided by
-SHAPE = ["--layers", "5", "--d-model", "128", "--heads", "4", "--head-group", "4", "--d-head", "32", "--ffn", "gated"]
-LAYERS = 5
+SHAPE = ["--layers", "4", "--d-model", "128", "--heads", "4", "--head-group", "4", "--d-head", "32", "--ffn", "gated"]
+LAYERS = 4
 RECIPE = ["--batch", "16", "--sequence", "256", "--lr", "2e-3", "--warmup", "100", "--epochs", "1"]
 # Mix'n'Match: widths per layer in units of d_ff / 8, between the granularities and not of them.
-MIXES = {"S..M": [1, 1, 1, 2, 2], "M..L": [2, 2, 3, 4, 4], "L..XL": [4, 4, 6, 8, 8], "XL first, S last": [8, 8, 4, 1, 1]}
+MIXES = {"S..M": [1, 1, 2, 2], "M..L": [2, 2, 4, 4], "L..XL": [4, 4, 8, 8], "XL first, S last": [8, 8, 1, 1]}
 
 
 def run(command):
@@ -34,28 +36,54 @@ def run(command):
     subprocess.run(command, check=True)
 
 
-def train(args, name, seed, extra):
-    """The finished model's path; trains it if it is not there."""
-    out = os.path.join(args.folder, f"{name}-{seed}.mf")
-    done = out + ".done"
-    if not os.path.exists(done):
-        tokenizer = os.path.join(args.folder, "tokenizer.mf")
-        words = ["--tokenizer", tokenizer] if os.path.exists(tokenizer) else ["--vocab", "1024"]
-        held_out = [word for text in args.valid for word in ("--valid", text)]
-        run([args.program, "train", "--data", args.data, *held_out, "--out", out, *words, *SHAPE, *RECIPE, *extra,
-             "--seed", str(seed), "--checkpoint", out + ".ck", "--every", "200", "--evaluate-every", "100000",
-             "--evaluate-tokens", "16384", "--log", out + ".jsonl"])
-        if not os.path.exists(tokenizer):
-            os.link(out, tokenizer)
-        open(done, "w").close()
-        os.remove(out + ".ck")
+def held_out(args, option):
+    return [word for text in args.valid for word in (option, text)]
+
+
+def tokenizer(args):
+    """Of all models, learned once."""
+    out = os.path.join(args.folder, "tokenizer.mf")
+    if not os.path.exists(out):
+        run([args.program, "train", "--data", args.data, *held_out(args, "--valid"), "--out", out, "--vocab", "1024", *SHAPE,
+             "--d-ff", "256", "--steps", "1", "--evaluate-tokens", "256"])
     return out
+
+
+def model_path(args, name, seed):
+    return os.path.join(args.folder, f"{name}-{seed}.mf")
+
+
+def train(args, name, seed, extra):
+    """Trains the model if it is not there."""
+    out = model_path(args, name, seed)
+    done = out + ".done"
+    if os.path.exists(done):
+        return
+    run([args.program, "train", "--data", args.data, *held_out(args, "--valid"), "--out", out, "--tokenizer", tokenizer(args),
+         *SHAPE, *RECIPE, *extra, "--seed", str(seed), "--threads", str(args.threads), "--checkpoint", out + ".ck",
+         "--every", "200", "--evaluate-every", "100000", "--evaluate-tokens", "16384", "--log", out + ".jsonl"])
+    open(done, "w").close()
+    os.remove(out + ".ck")
+
+
+def train_all(args):
+    """Every model of a seed before the next seed's; the longest first."""
+    tokenizer(args)
+    with concurrent.futures.ThreadPoolExecutor(args.jobs) as jobs:
+        runs = []
+        for seed in args.seeds:
+            runs.append(jobs.submit(train, args, "nested", seed, ["--d-ff", str(D_FF), "--objective", "joint"]))
+            for size, divisor in reversed(SIZES.items()):
+                only = ["--d-ff", str(D_FF // divisor), "--granularities", "XL:1"]
+                runs.append(jobs.submit(train, args, f"apart-{size}", seed, only))
+        for one in runs:
+            one.result()
 
 
 def losses(args, path, sizes):
     """{size: held-out loss in nats per token}, of the views `sizes`."""
     command = [args.program, "eval", path, "--json"]
-    command += [word for text in args.valid for word in ("--text", text)]
+    command += held_out(args, "--text")
     command += [word for size in sizes for word in ("--size", size)]
     result = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     return [view["loss"] for view in result["views"]]
@@ -66,15 +94,13 @@ def widths(eighths):
 
 
 def measure_seed(args, seed):
-    nested = train(args, "nested", seed, ["--d-ff", str(D_FF), "--objective", "joint"])
-    result = {"nested": dict(zip(SIZES, losses(args, nested, list(SIZES)))),
-              "mixes": dict(zip(MIXES, losses(args, nested, [widths(mix) for mix in MIXES.values()]))), "apart": {}}
-    for size, divisor in SIZES.items():
-        alone = train(args, f"apart-{size}", seed, ["--d-ff", str(D_FF // divisor), "--granularities", "XL:1"])
-        result["apart"][size] = losses(args, alone, ["XL"])[0]
+    nested, plain = model_path(args, "nested", seed), model_path(args, "apart-XL", seed)
     cut = [widths([8 // divisor] * LAYERS) for divisor in SIZES.values()]
-    result["truncated"] = dict(zip(SIZES, losses(args, alone, cut)))  # `alone` is the XL now
-    return result
+    mixes = [widths(mix) for mix in MIXES.values()]
+    return {"nested": dict(zip(SIZES, losses(args, nested, list(SIZES)))),
+            "mixes": dict(zip(MIXES, losses(args, nested, mixes))),
+            "apart": {size: losses(args, model_path(args, f"apart-{size}", seed), ["XL"])[0] for size in SIZES},
+            "truncated": dict(zip(SIZES, losses(args, plain, cut)))}
 
 
 def spread(values):
@@ -145,13 +171,14 @@ def main():
     parser.add_argument("--folder", required=True, help="models, checkpoints and nested.json")
     parser.add_argument("--docs", help="where nested.md and nested.svg go")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--jobs", type=int, default=1, help="models trained at once (1)")
+    parser.add_argument("--threads", type=int, default=0, help="of each (0: one per core)")
     args = parser.parse_args()
     os.makedirs(args.folder, exist_ok=True)
-    seeds = {}
-    for seed in args.seeds:
-        seeds[seed] = measure_seed(args, seed)
-        with open(os.path.join(args.folder, "nested.json"), "w") as out:
-            json.dump(seeds, out, indent=1)
+    train_all(args)
+    seeds = {seed: measure_seed(args, seed) for seed in args.seeds}
+    with open(os.path.join(args.folder, "nested.json"), "w") as out:
+        json.dump(seeds, out, indent=1)
     if args.docs:
         write_table(args, seeds)
         draw(args, seeds)

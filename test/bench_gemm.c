@@ -267,7 +267,7 @@ static void bench_decode(bench *b)
 
 static void bench_threads(bench *b, uint32_t n_thread)
 {
-    mfi_pool_options options = { .n_thread = n_thread, .spin_us = 1000 };
+    mfi_pool_options options = { .n_thread = n_thread, .run_spin_us = 1000, .idle_spin_us = 1000 };
     mf_allocator allocator = mfi_allocator(NULL);
     mf_error error = MF_ERROR_INIT;
     b->n_thread = n_thread;

@@ -56,7 +56,7 @@ int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes, v
 static mfi_pool *make_pool(uint32_t n_thread, uint32_t spin_us)
 {
     mf_allocator allocator = mfi_allocator(NULL);
-    mfi_pool_options options = { n_thread, spin_us, NULL, 0 };
+    mfi_pool_options options = { n_thread, spin_us, spin_us, NULL, 0 };
     mfi_pool *pool = NULL;
     cr_assert_eq(mfi_pool_create(&pool, &allocator, &options, NULL), MF_OK);
     return pool;
@@ -161,7 +161,7 @@ Test(threads, workers_go_to_the_processors_that_are_listed)
 {
     mf_allocator allocator = mfi_allocator(NULL);
     int here = sched_getcpu(), impossible = -2;
-    mfi_pool_options options = { 3, 0, &here, 1 };
+    mfi_pool_options options = { 3, 0, 0, &here, 1 };
     mfi_pool *pool = NULL;
     cr_assert_eq(mfi_pool_create(&pool, &allocator, &options, NULL), MF_OK);
     unsigned done[3 * 64] = { 0 };
@@ -176,7 +176,7 @@ Test(threads, a_worker_that_cannot_start_fails_cleanly)
 {
     counting c = { 0 };
     mf_allocator allocator = counting_allocator(&c);
-    mfi_pool_options options = { 5, 50, NULL, 0 };
+    mfi_pool_options options = { 5, 50, 50, NULL, 0 };
     for (int failing = 1; failing <= 4; failing++) {
         mfi_pool *pool = NULL;
         mf_error error = MF_ERROR_INIT;

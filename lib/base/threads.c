@@ -38,7 +38,7 @@ typedef struct worker {
 struct mfi_pool {
     mf_allocator allocator;
     uint32_t n_thread, n_started; /* n_started counts the caller */
-    uint64_t spin_ns;
+    uint64_t run_spin_ns, idle_spin_ns;
     int64_t process;
     pthread_mutex_t mutex;
     pthread_cond_t changed;
@@ -81,9 +81,9 @@ static bool spin(atomic_uint *word, unsigned old, uint64_t spin_ns)
     return false;
 }
 
-static void wait_while(mfi_pool *pool, atomic_uint *word, unsigned old)
+static void wait_while(mfi_pool *pool, atomic_uint *word, unsigned old, uint64_t spin_ns)
 {
-    if (spin(word, old, pool->spin_ns)) return;
+    if (spin(word, old, spin_ns)) return;
     pthread_mutex_lock(&pool->mutex);
     atomic_fetch_add(&pool->n_parked, 1);
     while (atomic_load(word) == old)
@@ -121,7 +121,7 @@ static void *worker_main(void *argument)
     place(self->cpu);
     (void)mfi_fp_enter(); /* for good: the thread is ours, and would have its creator's mode */
     for (unsigned run = 0;; run++) {
-        wait_while(pool, &pool->run, run);
+        wait_while(pool, &pool->run, run, pool->idle_spin_ns);
         if (!pool->work) return NULL;
         pool->work(pool->user, self->index, pool->n_thread);
         if (atomic_fetch_sub(&pool->unfinished, 1) == 1) change(pool, &pool->finished, run + 1);
@@ -177,7 +177,10 @@ mf_status mfi_pool_create(mfi_pool **out, const mf_allocator *allocator, const m
     pool->n_thread = n_thread;
     pool->process = mfi_process_id();
     /* With fewer cores than threads, whoever spins keeps out the thread that it waits for. */
-    pool->spin_ns = n_thread > mfi_usable_cores() ? 0 : (uint64_t)options->spin_us * 1000;
+    if (n_thread <= mfi_usable_cores()) {
+        pool->run_spin_ns = (uint64_t)options->run_spin_us * 1000;
+        pool->idle_spin_ns = (uint64_t)options->idle_spin_us * 1000;
+    }
     pthread_mutex_init(&pool->mutex, NULL);
     pthread_cond_init(&pool->changed, NULL);
 
@@ -227,7 +230,7 @@ void mfi_pool_run(mfi_pool *pool, void (*work)(void *user, uint32_t thread, uint
     unsigned finished = atomic_load_explicit(&pool->finished, memory_order_relaxed);
     begin_run(pool, work, user);
     work(user, 0, pool->n_thread);
-    wait_while(pool, &pool->finished, finished);
+    wait_while(pool, &pool->finished, finished, pool->run_spin_ns);
 }
 
 void mfi_pool_barrier(mfi_pool *pool, uint32_t thread)
@@ -239,7 +242,7 @@ void mfi_pool_barrier(mfi_pool *pool, uint32_t thread)
         atomic_store_explicit(&pool->arrived, 0, memory_order_relaxed);
         change(pool, &pool->barrier, passed + 1);
     } else {
-        wait_while(pool, &pool->barrier, passed);
+        wait_while(pool, &pool->barrier, passed, pool->run_spin_ns);
     }
 }
 

@@ -1,5 +1,5 @@
 /* threads.h - worker threads of an executor: one function run by all, with barriers inside it.
- * A waiter spins for spin_us, then parks; an idle pool uses no processor time. */
+ * A waiter spins, then parks; an idle pool uses no processor time. */
 #ifndef MFI_THREADS_H
 #define MFI_THREADS_H
 
@@ -10,9 +10,10 @@ typedef struct mfi_pool mfi_pool;
 #define MFI_MAX_THREAD 1024u
 
 typedef struct mfi_pool_options {
-    uint32_t n_thread; /* the caller counts as thread 0 */
-    uint32_t spin_us;  /* not used where there are fewer cores than threads */
-    const int *cpus;   /* [n_cpu] or NULL: worker i + 1 goes to cpus[i % n_cpu], where the system allows it */
+    uint32_t n_thread;     /* the caller counts as thread 0 */
+    uint32_t run_spin_us;  /* before parking inside a run, at a barrier or its end, and */
+    uint32_t idle_spin_us; /* between runs; both 0 where there are fewer cores than threads */
+    const int *cpus;       /* [n_cpu] or NULL: worker i + 1 goes to cpus[i % n_cpu], where the system allows it */
     size_t n_cpu;
 } mfi_pool_options;
 

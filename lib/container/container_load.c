@@ -223,7 +223,7 @@ static mf_status begin_decoding(decoding *d, const loading *l, const mfi_parts *
         if (!d->context[i]) return mfi_fail(l->error, MF_E_NOMEM, "%s: no memory to decode weights", l->c->name);
     }
     if (d->n_thread == 1) return MF_OK;
-    mfi_pool_options options = { .n_thread = d->n_thread, .spin_us = 50 };
+    mfi_pool_options options = { .n_thread = d->n_thread, .run_spin_us = 50, .idle_spin_us = 50 };
     return mfi_pool_create(&d->pool, allocator, &options, l->error);
 }
 

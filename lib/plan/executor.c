@@ -5,9 +5,12 @@
 #include "platform.h"
 #include "status.h"
 
-/* Spinning is longer than the products between two barriers of a decoded token: a worker that sleeps there costs a
- * wake-up at every barrier, which on a virtual machine is long (compare the constant of `matformer bench decode`). */
-enum { DEFAULT_ROWS = 512, DEFAULT_REQUESTS = 64, DEFAULT_SPIN_US = 2000, MAX_ROWS = 1 << 20 };
+enum { DEFAULT_ROWS = 512, DEFAULT_REQUESTS = 64, MAX_ROWS = 1 << 20 };
+
+/* Inside a run spinning is longer than the products between two barriers of a decoded token: a worker that sleeps
+ * there costs a wake-up at every barrier, which on a virtual machine is long (compare the constant of `matformer bench
+ * decode`). After it, spinning covers what a host does between two tokens, and ends soon when no other comes. */
+enum { RUN_SPIN_US = 2000, DEFAULT_IDLE_SPIN_US = 200 };
 
 static void lay_out_space(mfi_space *space, mfi_arena *arena, uint32_t max_rows, uint32_t max_steps)
 {
@@ -63,8 +66,8 @@ static mf_status reserve(mf_executor *e, const mf_executor_options *options, mf_
                         arena.used, e->max_rows, e->max_requests);
     arena = (mfi_arena){ e->workspace, 0 };
     lay_out(e, &arena);
-    const mfi_pool_options pool = { e->n_thread, options->spin_us ? options->spin_us : DEFAULT_SPIN_US, options->cpus,
-                                    options->n_cpu };
+    const uint32_t idle_spin_us = options->spin_us ? options->spin_us : DEFAULT_IDLE_SPIN_US;
+    const mfi_pool_options pool = { e->n_thread, RUN_SPIN_US, idle_spin_us, options->cpus, options->n_cpu };
     return mfi_pool_create(&e->pool, &e->allocator, &pool, error);
 }
 

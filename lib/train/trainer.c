@@ -10,7 +10,8 @@
 #include "trainer.h"
 
 #define LOGIT_BYTES (128u << 20) /* most memory for logits; at least 64 rows whatever they take */
-#define SPIN_US 200              /* operations follow each other within a few microseconds */
+#define RUN_SPIN_US 2000         /* more than a task of a matrix product takes */
+#define IDLE_SPIN_US 200         /* operations follow each other within a few microseconds */
 
 uint32_t mf_train_version(void)
 {
@@ -146,7 +147,8 @@ static mf_status build(mf_trainer *t, const mf_train_model *model, mf_error *err
     if (status != MF_OK) return status;
 
     uint32_t n_thread = t->options.n_thread ? t->options.n_thread : mfi_usable_cores();
-    status = mfi_pool_create(&t->tasks.pool, &t->allocator, &(mfi_pool_options){ n_thread, SPIN_US, NULL, 0 }, error);
+    status = mfi_pool_create(&t->tasks.pool, &t->allocator,
+                             &(mfi_pool_options){ n_thread, RUN_SPIN_US, IDLE_SPIN_US, NULL, 0 }, error);
     if (status == MF_OK) status = allocate(t, error);
     if (status != MF_OK) return status;
     t->vec = mfi_train_vec_select();

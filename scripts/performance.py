@@ -1,0 +1,163 @@
+#!/usr/bin/env python3
+"""Measures this machine with `matformer bench` and writes what it prints to DOCS/performance.md, with a picture.
+
+  python3 scripts/performance.py --program build/tools/matformer --docs docs
+
+Nothing else should run meanwhile; it takes about twenty minutes. --from FILE writes the pages again from the JSON that
+an earlier run left beside them. Needs matplotlib for the picture.
+"""
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+
+
+def bench(args, *words, environment=None):
+    command = [args.program, "bench", *words, "--rounds", str(args.rounds), "--json"]
+    print("+", *(f"{k}={v}" for k, v in (environment or {}).items()), *command, flush=True)
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, **(environment or {})})
+    return json.loads(done.stdout)
+
+
+def measure(args):
+    cores = os.cpu_count()
+    result = {"machine": describe_machine(), "rounds": args.rounds, "cores": cores, "decode": {}, "prefill": {}}
+    for threads in sorted({1, cores}):
+        run = bench(args, "decode", "--threads", str(threads))
+        result["decode"][str(threads)], result["model"] = run["decode"], run["model"]
+        result["prefill"][str(threads)] = bench(args, "prefill", "--threads", str(threads))["prefill"]
+    result["view_seconds"] = bench(args, "views")["view_seconds"]
+    result["kernels"] = [bench(args, "kernels")["kernels"],
+                         bench(args, "kernels", environment={"BLIS_ARCH_TYPE": "0"})["kernels"]]
+    result["train"] = bench(args, "train")["train"]
+    return result
+
+
+def describe_machine():
+    name = platform.processor() or platform.machine()
+    if os.path.exists("/proc/cpuinfo"):
+        fields = dict(line.split(":", 1) for line in open("/proc/cpuinfo") if ":" in line)
+        fields = {key.strip(): value.strip() for key, value in fields.items()}
+        name = fields.get("model name", name)
+        if "cpu family" in fields:
+            name += f" (family {fields['cpu family']}, model {fields['model']})"
+    return name
+
+
+def table(head, rows):
+    return ["| " + " | ".join(head) + " |", "|---" * len(head) + "|", *("| " + " | ".join(row) + " |" for row in rows), ""]
+
+
+def decode_lines(result):
+    lines = ["## Decode", "",
+             "One token at a time on a random model of {layers} layers, d_model {d_model}, d_ff {d_ff}, {params:,} parameters in"
+             .format(**result["model"]),
+             "bf16. The roof is the time to read as many bytes, measured in turn with it.", ""]
+    for threads, run in result["decode"].items():
+        rows = [[f"{p['ratio']:.3f}", f"{p['bytes_per_token'] / 1e6:.0f} MB", f"{1e3 * p['seconds']:.2f} ms",
+                 f"{1e-9 * p['bytes_per_second']:.1f}", f"{1e-9 * p['roof_bytes_per_second']:.1f}",
+                 f"{100 * p['share_of_roof']:.0f} %"] for p in run["points"]]
+        line = run["line"]
+        lines += [f"Threads: {threads}", "",
+                  *table(["share of the FFN", "read per token", "time", "GB/s", "roof GB/s", "share of the roof"], rows),
+                  f"Time is {1e3 * line['constant_seconds']:.2f} ms + {1e6 * line['seconds_per_unit']:.3f} µs per hidden unit; no point is "
+                  f"farther than {100 * line['worst_deviation']:.1f} % from that line.", ""]
+    return lines + ["![time against width](performance.svg)", ""]
+
+
+def prefill_lines(result):
+    lines = ["## Prefill", ""]
+    for threads, run in result["prefill"].items():
+        rows = [[f"{p['ratio']:.3f}", f"{p['tokens_per_second']:.0f}", f"{1e-9 * p['flops_per_second']:.0f}",
+                 f"{1e-9 * p['peak_flops_per_second']:.0f}", f"{100 * p['share_of_peak']:.0f} %"] for p in run["points"]]
+        lines += [f"A prompt of {run['tokens']} tokens on the same model. Threads: {threads}", "",
+                  *table(["share of the FFN", "tokens/s", "GFLOP/s", "peak GFLOP/s", "share of the peak"], rows)]
+    return lines
+
+
+def kernel_lines(result):
+    lines = ["## f32 GEMM against BLIS", "",
+             "One thread each, in turn, ours divided by BLIS (more is better), on the two matrices of an FFN and prefixes of them:",
+             "`up` is cut in its outputs, `down` in its inputs. GFLOP/s of ours in brackets.", ""]
+    for run in result["kernels"]:
+        points = run["points"]
+        counts = sorted({p["m"] for p in points})
+        rows = []
+        for key in dict.fromkeys((p["matrix"], p["width_divisor"]) for p in points):
+            cells = {p["m"]: p for p in points if (p["matrix"], p["width_divisor"]) == key}
+            rows.append([key[0], f"1/{key[1]}", *(f"{cells[m]['ratio']:.2f} ({1e-9 * cells[m]['flops_per_second']:.0f})"
+                                                  if "ratio" in cells[m] else "-" for m in counts)])
+        lines += [f"Ours: {run['cpu']}. BLIS: its kernels for {run['blis']}.", "",
+                  *table(["matrix", "width", *(f"{m} rows" for m in counts)], rows)]
+    return lines
+
+
+def train_lines(result):
+    rows = [[t["what"], f"{t['params']:,}", t["gemm"], str(t["tokens_per_step"]), f"{t['tokens_per_second']:.0f}",
+             f"{1e-9 * t['flops_per_second']:.0f}", f"{1e-9 * t['peak_flops_per_second']:.0f}", f"{100 * t['share_of_peak']:.0f} %",
+             f"{t['joint_step']:.2f} ({t['joint_step_by_arithmetic']:.2f})" if "joint_step" in t else "-"]
+            for t in result["train"]]
+    return ["## Training", "", "A joint step over S, M, L and XL is given as a multiple of a step of XL alone, and in brackets what the",
+            "arithmetic of the widths predicts.", "",
+            *table(["model", "parameters", "products by", "tokens a step", "tokens/s", "GFLOP/s", "peak GFLOP/s", "share of the peak",
+                    "joint step"], rows)]
+
+
+def write_page(args, result):
+    views = ", ".join(f"{what}: {1e9 * seconds:.0f} ns" for what, seconds in result["view_seconds"].items())
+    lines = ["<!-- written by scripts/performance.py -->", "# Performance", "",
+             f"Machine: {result['machine']}, {result['cores']} cores. Medians of {result['rounds']}; both sides of a ratio in turn in one run.",
+             "Made by `scripts/performance.py`, which runs `matformer bench`; `performance.json` has every number.", "",
+             *decode_lines(result), *prefill_lines(result), *kernel_lines(result), *train_lines(result),
+             "## Views", "", f"Creating and closing a view. {views}.", ""]
+    with open(os.path.join(args.docs, "performance.md"), "w") as out:
+        out.write("\n".join(lines))
+
+
+def draw(args, result):
+    import matplotlib
+    matplotlib.use("svg")
+    import matplotlib.pyplot as plt
+    matplotlib.rcParams["svg.hashsalt"] = "performance"  # the same picture from the same numbers
+    figure, axes = plt.subplots(figsize=(7, 4.2))
+    for threads, run in result["decode"].items():
+        units = [p["width"] for p in run["points"]]
+        dots = axes.plot(units, [1e3 * p["seconds"] for p in run["points"]], "o", label=f"decode, threads: {threads}")
+        line = run["line"]
+        ends = [0, units[-1]]
+        axes.plot(ends, [1e3 * (line["constant_seconds"] + line["seconds_per_unit"] * x) for x in ends], "-",
+                  color=dots[0].get_color(), linewidth=1)
+        axes.plot(units, [1e3 * p["bytes_per_token"] / p["roof_bytes_per_second"] for p in run["points"]], ":",
+                  color=dots[0].get_color(), label="reading as many bytes")
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("FFN width of every layer")
+    axes.set_ylabel("ms per token")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(os.path.join(args.docs, "performance.svg"), metadata={"Date": None})
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--program", default="build/tools/matformer")
+    parser.add_argument("--docs", required=True, help="where performance.md, .json and .svg go")
+    parser.add_argument("--rounds", type=int, default=5, help="measurements of each point (5)")
+    parser.add_argument("--from", dest="source", help="write the pages from this JSON instead of measuring")
+    args = parser.parse_args()
+    if args.source:
+        result = json.load(open(args.source))
+    else:
+        result = measure(args)
+        with open(os.path.join(args.docs, "performance.json"), "w") as out:
+            json.dump(result, out, indent=1)
+            out.write("\n")
+    write_page(args, result)
+    draw(args, result)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
