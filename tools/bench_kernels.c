@@ -40,9 +40,12 @@ static blis open_blis(void)
     blis library = { .handle = dlopen("libblis.so.4", RTLD_NOW | RTLD_LOCAL) };
     if (!library.handle) library.handle = dlopen("libblis.so", RTLD_NOW | RTLD_LOCAL);
     if (!library.handle) return library;
+    void (*initialize)(void);
     int (*query)(void);
     const char *(*name)(int id);
     load_symbol(library.handle, "bli_sgemm", &library.sgemm);
+    load_symbol(library.handle, "bli_init", &initialize);
+    if (initialize) initialize(); /* or a query aborts where BLIS_ARCH_TYPE is set */
     load_symbol(library.handle, "bli_arch_query_id", &query);
     load_symbol(library.handle, "bli_arch_string", &name);
     library.architecture = query && name ? name(query()) : "unknown";

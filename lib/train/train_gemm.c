@@ -78,13 +78,20 @@ void mfi_train_gemm_run(mfi_tasks *tasks, const mfi_train_gemm *gemm)
     mfi_tasks_run(tasks, s.n_down * s.n_across, run_slab, &s);
 }
 
+/* An uninitialized BLIS aborts at this question where BLIS_ARCH_TYPE is set. */
+const char *mfi_train_gemm_architecture(void)
+{
+    bli_init();
+    return bli_arch_string(bli_arch_query_id());
+}
+
 /* Twice the arithmetic of AVX2 is there and BLIS does not use it: releases without kernels for AVX-512 take
  * those of "haswell" or "zen". AMD's processors are left to BLIS: Zen 4 computes 512 bits in two halves, so its
  * kernels for AVX2 reach the same peak. */
 static bool blis_lags_behind(uint64_t cpu)
 {
 #if defined(__x86_64__) && defined(__GNUC__)
-    const char *architecture = bli_arch_string(bli_arch_query_id());
+    const char *architecture = mfi_train_gemm_architecture();
     bool wide = !strcmp(architecture, "skx") || !strcmp(architecture, "knl");
     return (cpu & MFK_CPU_AVX512) && __builtin_cpu_is("intel") && !wide;
 #else
@@ -99,9 +106,4 @@ mfk_gemm_fn mfi_train_gemm_kernel(uint64_t cpu)
     mfk_table table;
     mfk_table_init(&table, cpu);
     return table.gemm_f32;
-}
-
-const char *mfi_train_gemm_architecture(void)
-{
-    return bli_arch_string(bli_arch_query_id());
 }
