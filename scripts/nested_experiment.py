@@ -7,8 +7,10 @@
 
 for each seed, and measures every one on the held-out texts with `matformer eval`. A run that was finished
 is not made again, and one that was interrupted goes on from its checkpoint, so the script may be stopped
-and started. At the end it writes FOLDER/nested.json, and to --docs a table and a picture. Models do not depend
-on the number of threads, so on a machine of few cores as many --jobs of one thread each are quickest.
+and started. Each seed's losses go to DOCS/nested.json, where those of an earlier time are kept, as long as
+the recipe is the same: seeds may be added one by one. At the end it writes a table and a picture of all of
+them beside it. Models do not depend on the number of threads, so on a machine of few cores as many --jobs
+of one thread each are quickest.
 
   python3 scripts/nested_experiment.py --program build/tools/matformer --data BOOKS --valid BOOK... --folder runs --docs docs
 
@@ -66,12 +68,12 @@ def train(args, name, seed, extra):
     os.remove(out + ".ck")
 
 
-def train_all(args):
+def train_all(args, seeds):
     """Every model of a seed before the next seed's; the longest first."""
     tokenizer(args)
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as jobs:
         runs = []
-        for seed in args.seeds:
+        for seed in seeds:
             runs.append(jobs.submit(train, args, "nested", seed, ["--d-ff", str(D_FF), "--objective", "joint"]))
             for size, divisor in reversed(SIZES.items()):
                 only = ["--d-ff", str(D_FF // divisor), "--granularities", "XL:1"]
@@ -91,6 +93,23 @@ def losses(args, path, sizes):
 
 def widths(eighths):
     return "ffn=" + ",".join(str(D_FF * n // 8) for n in eighths)
+
+
+def results_path(args):
+    return os.path.join(args.docs, "nested.json")
+
+
+def recipe(args):
+    """What losses have to have in common to be set side by side."""
+    return {"shape": SHAPE, "d_ff": D_FF, "sizes": SIZES, "mixes": MIXES, "training": RECIPE,
+            "held out": sorted(os.path.basename(text) for text in args.valid)}
+
+
+def known_seeds(args):
+    if not os.path.exists(results_path(args)):
+        return {}
+    known = json.load(open(results_path(args)))
+    return known["seeds"] if known["recipe"] == recipe(args) else {}
 
 
 def measure_seed(args, seed):
@@ -168,20 +187,24 @@ def main():
     parser.add_argument("--program", default="build/tools/matformer")
     parser.add_argument("--data", required=True, help="folder of *.txt to train on")
     parser.add_argument("--valid", required=True, nargs="+", help="held-out texts, never trained on")
-    parser.add_argument("--folder", required=True, help="models, checkpoints and nested.json")
-    parser.add_argument("--docs", help="where nested.md and nested.svg go")
+    parser.add_argument("--folder", required=True, help="models and checkpoints")
+    parser.add_argument("--docs", required=True, help="where nested.json, nested.md and nested.svg go")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--jobs", type=int, default=1, help="models trained at once (1)")
     parser.add_argument("--threads", type=int, default=0, help="of each (0: one per core)")
     args = parser.parse_args()
     os.makedirs(args.folder, exist_ok=True)
-    train_all(args)
-    seeds = {seed: measure_seed(args, seed) for seed in args.seeds}
-    with open(os.path.join(args.folder, "nested.json"), "w") as out:
-        json.dump(seeds, out, indent=1)
-    if args.docs:
-        write_table(args, seeds)
-        draw(args, seeds)
+    seeds = known_seeds(args)
+    missing = [seed for seed in args.seeds if str(seed) not in seeds]
+    if missing:
+        train_all(args, missing)
+    for seed in missing:
+        seeds[str(seed)] = measure_seed(args, seed)
+        with open(results_path(args), "w") as out:
+            json.dump({"recipe": recipe(args), "seeds": seeds}, out, indent=1)
+            out.write("\n")
+    write_table(args, seeds)
+    draw(args, seeds)
 
 
 if __name__ == "__main__":
