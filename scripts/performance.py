@@ -54,7 +54,7 @@ def decode_lines(result):
     lines = ["## Decode", "",
              "One token at a time on a random model of {layers} layers, d_model {d_model}, d_ff {d_ff}, {params:,} parameters in"
              .format(**result["model"]),
-             "bf16. The roof is the time to read as many bytes, measured in turn with it.", ""]
+             "bf16. The roof is reading as many bytes, in turn with it and as often: where they fit into a cache, the cache's speed.", ""]
     for threads, run in result["decode"].items():
         rows = [[f"{p['ratio']:.3f}", f"{p['bytes_per_token'] / 1e6:.0f} MB", f"{1e3 * p['seconds']:.2f} ms",
                  f"{1e-9 * p['bytes_per_second']:.1f}", f"{1e-9 * p['roof_bytes_per_second']:.1f}",
