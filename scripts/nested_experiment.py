@@ -128,7 +128,9 @@ def spread(values):
 
 
 def verdict(a, b):
-    """Claimed only where the ranges of the seeds do not touch."""
+    """Claimed only where the ranges of the seeds do not touch, and never from one seed."""
+    if len(a) < 2:
+        return "one seed: open"
     (mean_a, half_a), (mean_b, half_b) = spread(a), spread(b)
     if abs(mean_a - mean_b) <= half_a + half_b:
         return "within the spread"
@@ -144,7 +146,7 @@ def write_table(args, seeds):
         return f"{mean:.3f} ± {half:.3f}"
 
     lines = ["<!-- written by scripts/nested_experiment.py -->", "# Nested against apart and truncated", "",
-             f"Held-out loss, nats per token, after one epoch at about one million parameters; mean over {len(seeds)} seeds ± half",
+             f"Held-out loss, nats per token, after one epoch at about one million parameters; mean over {len(seeds)} seed{'s' if len(seeds) > 1 else ''} ± half",
              "the range. *Apart*: four models, each trained on as many tokens as the nested one. *Truncated*: the XL trained",
              "apart, cut to the narrower widths without further training.", "",
              "| size | nested | apart | truncated | nested or apart |", "|---|---|---|---|---|"]
