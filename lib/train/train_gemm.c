@@ -85,19 +85,15 @@ const char *mfi_train_gemm_architecture(void)
     return bli_arch_string(bli_arch_query_id());
 }
 
-/* Twice the arithmetic of AVX2 is there and BLIS does not use it: releases without kernels for AVX-512 take
- * those of "haswell" or "zen". AMD's processors are left to BLIS: Zen 4 computes 512 bits in two halves, so its
- * kernels for AVX2 reach the same peak. */
+/* BLIS takes narrower kernels than the processor has: those for AVX2 ("haswell") where there is AVX-512, or none at
+ * all ("generic") for a processor newer than itself, which Zen 5 is to release 0.9. AMD's processors that it knows are
+ * left to it: Zen 4 computes 512 bits in two halves, so kernels for AVX2 reach the same peak. */
 static bool blis_lags_behind(uint64_t cpu)
 {
-#if defined(__x86_64__) && defined(__GNUC__)
     const char *architecture = mfi_train_gemm_architecture();
-    bool wide = !strcmp(architecture, "skx") || !strcmp(architecture, "knl");
-    return (cpu & MFK_CPU_AVX512) && __builtin_cpu_is("intel") && !wide;
-#else
-    (void)cpu;
-    return false;
-#endif
+    bool wide = !strcmp(architecture, "skx") || !strcmp(architecture, "knl") || !strncmp(architecture, "zen", 3);
+    bool narrow = !wide && strcmp(architecture, "haswell") != 0;
+    return (!wide && cpu & MFK_CPU_AVX512) || (narrow && cpu & MFK_CPU_AVX2);
 }
 
 mfk_gemm_fn mfi_train_gemm_kernel(uint64_t cpu)
