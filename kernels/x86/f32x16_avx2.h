@@ -9,6 +9,8 @@
 #define MFK_ISA(name) name##_avx2
 #define MFK_INLINE static inline __attribute__((always_inline))
 
+#include "transpose_sse.h"
+
 typedef struct f32x16 {
     __m256 lo, hi;
 } f32x16;

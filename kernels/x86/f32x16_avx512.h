@@ -9,6 +9,8 @@
 #define MFK_ISA(name) name##_avx512
 #define MFK_INLINE static inline __attribute__((always_inline))
 
+#include "transpose_sse.h"
+
 typedef __m512 f32x16;
 typedef __m512i i32x16;
 

@@ -4,7 +4,7 @@
 #define GEMM_BF16
 #define TILE_ROWS 6
 #define TILE_PANELS(rows) ((rows) <= 1 ? 4 : (rows) <= 3 ? 2 : 1)
-#include "gemm_x86.h"
+#include "simd/gemm_simd.h"
 
 void mfk_gemm_bf16_6x16_avx2(const mfk_gemm_args *args)
 {

@@ -4,7 +4,7 @@
 #define GEMM_BF16
 #define TILE_ROWS 12
 #define TILE_PANELS(rows) ((rows) <= 4 ? 4 : 2)
-#include "gemm_x86.h"
+#include "simd/gemm_simd.h"
 
 void mfk_gemm_bf16_12x32_avx512(const mfk_gemm_args *args)
 {

@@ -3,7 +3,7 @@
 
 #define TILE_ROWS 12
 #define TILE_PANELS(rows) ((rows) <= 4 ? 4 : 2)
-#include "gemm_x86.h"
+#include "simd/gemm_simd.h"
 
 void mfk_gemm_f32_12x32_avx512(const mfk_gemm_args *args)
 {

@@ -1,4 +1,4 @@
-/* gemm_x86.h - the body of every x86 matrix product, over the sixteen lanes of f32x16_*.h.
+/* gemm_simd.h - the body of the f32 and bf16 matrix products, over the sixteen lanes of f32x16_*.h.
  *
  * The including file sets
  *     GEMM_BF16      weights are bf16 pairs, widened in the tile; else f32
@@ -10,7 +10,7 @@
  * A is its own packed copy. With one tile of rows k is one block if the scratch holds it; with several, a
  * tile's panels stay in a cache while the tiles of a block of rows take their turns. */
 #include "kernel_list.h"
-#include "math_x86.h"
+#include "math_simd.h"
 
 #include <stdbool.h>
 #include <string.h>
@@ -51,7 +51,7 @@ MFK_INLINE void tile_chains(const tile_args *t, size_t rows, size_t panels, f32x
         f32x16 w[4];
         UNROLLED (p, panels) {
             line[p] = i32x16_load(b + p * t->b_panel_bytes);
-            _mm_prefetch(b + p * t->b_panel_bytes + PREFETCH_BYTES, _MM_HINT_T0);
+            __builtin_prefetch(b + p * t->b_panel_bytes + PREFETCH_BYTES);
             w[p] = f32x16_of_bits(i32x16_shift_left(line[p], 16));
         }
         UNROLLED (r, rows)
@@ -64,7 +64,7 @@ MFK_INLINE void tile_chains(const tile_args *t, size_t rows, size_t panels, f32x
         f32x16 w[4];
         UNROLLED (p, panels) {
             w[p] = f32x16_load((const float *)(const void *)(b + p * t->b_panel_bytes));
-            _mm_prefetch(b + p * t->b_panel_bytes + PREFETCH_BYTES, _MM_HINT_T0);
+            __builtin_prefetch(b + p * t->b_panel_bytes + PREFETCH_BYTES);
         }
 #endif
         UNROLLED (r, rows)
@@ -80,7 +80,7 @@ static void prefetch_heads(const tile_args *t, size_t panels)
     size_t bytes = t->k * K_BYTES < PREFETCH_BYTES ? t->k * K_BYTES : PREFETCH_BYTES;
     for (size_t p = 0; p < panels; p++)
         for (size_t i = 0; i < bytes; i += 64)
-            _mm_prefetch(t->next + p * t->b_panel_bytes + i, _MM_HINT_T0);
+            __builtin_prefetch(t->next + p * t->b_panel_bytes + i);
 }
 
 MFK_INLINE void tile(const tile_args *t, size_t rows, size_t panels)
@@ -152,15 +152,8 @@ static void tile_at_edge(const tile_args *t, size_t rows, size_t panels, size_t 
 /* Four rows of A, four k at a time, to [k][rows]. */
 static void pack_4_rows(const float *a, size_t a_row_floats, size_t k, float *packed, size_t rows)
 {
-    for (size_t i = 0; i < k; i += 4, a += 4, packed += 4 * rows) {
-        __m128 r0 = _mm_loadu_ps(a), r1 = _mm_loadu_ps(a + a_row_floats);
-        __m128 r2 = _mm_loadu_ps(a + 2 * a_row_floats), r3 = _mm_loadu_ps(a + 3 * a_row_floats);
-        _MM_TRANSPOSE4_PS(r0, r1, r2, r3);
-        _mm_storeu_ps(packed, r0);
-        _mm_storeu_ps(packed + rows, r1);
-        _mm_storeu_ps(packed + 2 * rows, r2);
-        _mm_storeu_ps(packed + 3 * rows, r3);
-    }
+    for (size_t i = 0; i < k; i += 4, a += 4, packed += 4 * rows)
+        transpose_4x4(a, a_row_floats, packed, rows);
 }
 
 /* Rows of A to [k][rows]. k is a multiple of 32. */

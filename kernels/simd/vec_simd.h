@@ -1,7 +1,7 @@
-/* vec_x86.h - the body of vec_avx2.c and vec_avx512.c: scalar/vec_scalar.c, sixteen lanes at a time. Lane j of
- * a sum or maximum is partial j of docs/arithmetic.md; a tail is loaded with zeros behind it. */
+/* vec_simd.h - the body of vec_*.c: scalar/vec_scalar.c, sixteen lanes at a time. Lane j of a sum or maximum is
+ * partial j of docs/arithmetic.md; a tail is loaded with zeros behind it. */
 #include "kernel_list.h"
-#include "math_x86.h"
+#include "math_simd.h"
 #include "pack.h"
 
 #include <math.h> /* sqrtf, which with -fno-math-errno is the instruction */

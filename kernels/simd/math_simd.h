@@ -1,6 +1,6 @@
-/* math_x86.h - scalar/math_scalar.h, sixteen at a time: the same operations in the same order. */
-#ifndef MFK_MATH_X86_H
-#define MFK_MATH_X86_H
+/* math_simd.h - scalar/math_scalar.h, sixteen at a time: the same operations in the same order. */
+#ifndef MFK_MATH_SIMD_H
+#define MFK_MATH_SIMD_H
 
 #include "kernel.h"
 #include "math_coefficients.h"

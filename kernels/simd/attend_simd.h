@@ -1,4 +1,4 @@
-/* attend_x86.h - the body of attention, over the sixteen lanes of f32x16_*.h.
+/* attend_simd.h - the body of attention, over the sixteen lanes of f32x16_*.h.
  *
  * Rows are taken four or two at a time, so that they share what is read of the cache, where their ranges of keys
  * meet; what is left at the ragged ends is done row by row. The including file sets
@@ -6,7 +6,7 @@
  *
  * Scratch: exponents [MFK_ATTEND_ROWS][MFK_SPAN], then a span's values [MFK_ATTEND_ROWS][d_head]. */
 #include "kernel_list.h"
-#include "math_x86.h"
+#include "math_simd.h"
 
 #include <math.h> /* INFINITY */
 #include <stdbool.h>
