@@ -25,8 +25,13 @@ enum { K_BYTES = 64 };
  * it leaves of the way to the first would cost a decoded token a fifth of the memory's speed, a prompt as much. */
 enum { PREFETCH_BYTES = 512 };
 
-/* A loop whose bounds are constants where it is inlined, so that what it indexes can live in registers. */
+/* A loop whose bounds are constants where it is inlined, so that what it indexes can live in registers. Clang unrolls for
+ * GCC's pragma too late for that. */
+#ifdef __clang__
+#define UNROLLED(i, n) _Pragma("clang loop unroll(full)") for (size_t i = 0; i < (n); i++)
+#else
 #define UNROLLED(i, n) _Pragma("GCC unroll 32") for (size_t i = 0; i < (n); i++)
+#endif
 
 typedef struct tile_args {
     size_t k;
