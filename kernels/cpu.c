@@ -50,10 +50,16 @@ static uint64_t compiled(void)
 {
     uint64_t cpu = 0;
 #ifdef MFK_HAVE_AVX2
-    cpu |= MFK_CPU_AVX2 | MFK_CPU_AVXVNNI;
+    cpu |= MFK_CPU_AVX2;
+#endif
+#ifdef MFK_HAVE_AVXVNNI
+    cpu |= MFK_CPU_AVXVNNI;
 #endif
 #ifdef MFK_HAVE_AVX512
-    cpu |= MFK_CPU_AVX512 | MFK_CPU_AVX512VNNI | MFK_CPU_AVX512BF16;
+    cpu |= MFK_CPU_AVX512 | MFK_CPU_AVX512BF16;
+#endif
+#ifdef MFK_HAVE_AVX512VNNI
+    cpu |= MFK_CPU_AVX512VNNI;
 #endif
     return cpu;
 }
@@ -74,9 +80,12 @@ static const struct {
     const char *name;
     uint64_t cpu; /* the most it may have */
 } levels[] = {
+    /* ascending */
     { "scalar", 0 },
     { "avx2", MFK_CPU_AVX2 },
+    { "avxvnni", MFK_CPU_AVX2 | MFK_CPU_AVXVNNI },
     { "avx512", MFK_CPU_AVX2 | MFK_CPU_AVX512 },
+    { "avx512vnni", MFK_CPU_AVX2 | MFK_CPU_AVX512 | MFK_CPU_AVX512VNNI },
 };
 
 int mfk_cpu_limit(uint64_t *cpu, const char *level)
@@ -90,7 +99,11 @@ int mfk_cpu_limit(uint64_t *cpu, const char *level)
     return -1;
 }
 
+/* The last level that `cpu` has all of. */
 const char *mfk_cpu_name(uint64_t cpu)
 {
-    return cpu & MFK_CPU_AVX512 ? "avx512" : cpu & MFK_CPU_AVX2 ? "avx2" : "scalar";
+    const char *name = levels[0].name;
+    for (size_t i = 0; i < sizeof levels / sizeof *levels; i++)
+        if ((cpu & levels[i].cpu) == levels[i].cpu) name = levels[i].name;
+    return name;
 }

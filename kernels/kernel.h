@@ -5,14 +5,16 @@
  *
  * A GEMM kernel may assume:
  *   - m, n, k >= 1. m and n are otherwise free; k is a multiple of 32 (the packer pads with zeros).
- *   - A is row major f32, at least 4-byte aligned, rows a_row_bytes apart, at least k long.
+ *   - A is row major, at least 4-byte aligned, rows a_row_bytes apart, at least k long: f32, or, where the
+ *     weights are Q8 or Q4, blocks of mfk_q8_block.
  *   - B is a panel tensor, see pack.h: panels of 16 outputs, b_panel_bytes apart, 64-byte aligned.
+ *   - k_begin is a multiple of 32: inputs [k_begin, k_begin + k) of B meet a[0 .. k).
  * and promises:
- *   1. It reads no byte of B past the k-th row of a panel, nor any panel past the one of column n-1.
+ *   1. It reads no byte of B past input k_begin + k of a panel, nor any panel past the one of column n-1.
  *      Columns of that panel beyond n are live weights of a wider view: loaded perhaps, never used.
  *   2. It writes C[0..m)[0..n) and nothing else; allocates nothing, keeps no state, calls no libm.
  *   3. Each output depends on its row of A, its column of B, k, and (with MFK_RESUME) its old value alone.
- *   4. acc = fma(a[k], b[k], acc), k ascending, from +0 or, with MFK_RESUME, from the value in C.
+ *   4. It follows the chain of docs/arithmetic.md, k ascending, from +0 or, with MFK_RESUME, from the value in C.
  *   5. It prefetches nothing that it may not read.
  */
 #ifndef MFK_KERNEL_H
@@ -25,11 +27,18 @@
 #define MFK_K_ALIGN 32                 /* k is padded to it with zeros, and is the quantum of every width */
 #define MFK_PAGE 64                    /* positions of a cache page */
 #define MFK_SPAN 1024                  /* keys whose softmax is computed apart before spans are merged */
+#define MFK_BLOCK 32                   /* inputs that share a scale: of Q8 and Q4 weights, and of their activations */
 #define MFK_ATTEND_ROWS 16             /* most query rows in one mfk_attend_args */
 #define MFK_SCRATCH_BYTES (320u << 10) /* 64-byte aligned, per thread, for whatever a kernel wants */
 
 /* Element types of stored weights and of the cache. The numbers are the file's. */
 typedef enum mfk_type { MFK_F32 = 1, MFK_BF16 = 2, MFK_F16 = 3, MFK_Q8 = 4, MFK_Q4 = 5, MFK_U8 = 6 } mfk_type;
+
+/* Weights of these types are multiplied with activations that are quantized too. */
+static inline int mfk_type_quantized(mfk_type type)
+{
+    return type == MFK_Q8 || type == MFK_Q4;
+}
 
 typedef enum mfk_activation {
     MFK_SILU = 0,
@@ -39,16 +48,27 @@ typedef enum mfk_activation {
     MFK_TANH = 4
 } mfk_activation;
 
+/* 32 activations as Q8 and Q4 weights meet them: value = scale * q, q in -127 .. 127. */
+typedef struct mfk_q8_block {
+    float scale;
+    int32_t offset; /* -128 * (q[0] + ... + q[31]): takes back the 128 by which stored weights are too large */
+    int8_t q[MFK_BLOCK];
+} mfk_q8_block;
+
 enum { MFK_RESUME = 1u }; /* continue the chain from C */
 
 typedef struct mfk_gemm_args {
     size_t m, n, k; /* live extents; n or k is a width prefix */
-    const float *a;
+    size_t k_begin; /* where in B the inputs begin */
+    const void *a;  /* [m][k] f32, or [m][k / 32] mfk_q8_block */
     size_t a_row_bytes;
     const void *b;
     size_t b_panel_bytes; /* this shell's stride, never k's */
+    const int8_t *table;  /* [16] values of the codes of Q4 */
     float *c;
     size_t c_row_bytes;
+    mfk_q8_block *q; /* glu kernels: where not NULL, the hidden units go here, [m][n / 32], and not to C */
+    size_t q_row_bytes;
     uint32_t flags;
     mfk_activation activation; /* glu kernels only */
     void *scratch;             /* MFK_SCRATCH_BYTES */
@@ -58,8 +78,12 @@ typedef struct mfk_gemm_args {
 typedef void mfk_gemm_kernel(const mfk_gemm_args *args);
 
 /* C[m][n] = act(A * G^T) . (A * U^T): B holds panels in the order gate 0, up 0, gate 1, up 1, each
- * b_panel_bytes long; n counts hidden units. The two chains are those of a gemm; RESUME is not allowed. */
+ * b_panel_bytes long; n counts hidden units, a multiple of 32 where they go to q. The two chains are those of
+ * a gemm; RESUME is not allowed. */
 typedef void mfk_glu_kernel(const mfk_gemm_args *args);
+
+/* y[i] holds x[32 i .. 32 i + 31]; the last block is filled up with zeros. */
+typedef void mfk_quantize_kernel(size_t n, const float *x, mfk_q8_block *y);
 
 /* Attention of up to MFK_ATTEND_ROWS query rows over one key/value head of one session. Row r sees the
  * keys at positions key_begin[r] <= j < key_end[r], and reads no other. Keys and values lie in pages of
@@ -95,9 +119,9 @@ typedef void mfk_rope_kernel(size_t n_head, size_t d_head, const float *cos, con
 /* One row's key into slot `slot` of a page's [d_head][64], and value into its [64][d_head]. */
 typedef void mfk_store_key_kernel(mfk_type type, size_t d_head, const float *x, void *page_keys, size_t slot);
 typedef void mfk_store_row_kernel(mfk_type type, size_t n, const float *x, void *row); /* f32 to f32 or bf16 */
-/* Row `index` of a panel tensor (an embedding tied to the output), widened to f32. */
-typedef void mfk_panel_row_kernel(mfk_type type, size_t k, const void *panels, size_t b_panel_bytes, size_t index,
-                                  float *y);
+/* Row `index` of a panel tensor (an embedding tied to the output), widened to f32. `table`: of Q4, else NULL. */
+typedef void mfk_panel_row_kernel(mfk_type type, size_t k, const int8_t *table, const void *panels,
+                                  size_t b_panel_bytes, size_t index, float *y);
 /* maximum, and the sum of exp(x - maximum) */
 typedef void mfk_softmax_stats_kernel(size_t n, const float *x, float *max, float *sum);
 
@@ -106,6 +130,7 @@ void mfk_sincos(float angle, float *cos_out, float *sin_out);
 
 typedef mfk_gemm_kernel *mfk_gemm_fn;
 typedef mfk_glu_kernel *mfk_glu_fn;
+typedef mfk_quantize_kernel *mfk_quantize_fn;
 typedef mfk_attend_kernel *mfk_attend_fn;
 typedef mfk_rms_norm_kernel *mfk_rms_norm_fn;
 typedef mfk_layer_norm_kernel *mfk_layer_norm_fn;
@@ -122,8 +147,9 @@ typedef mfk_softmax_stats_kernel *mfk_softmax_stats_fn;
 /* The best kernels for a processor; filled with the reference first, then overwritten upward. */
 typedef struct mfk_table {
     uint64_t cpu;
-    mfk_gemm_fn gemm_f32, gemm_bf16;
-    mfk_glu_fn glu_f32, glu_bf16;
+    mfk_gemm_fn gemm_f32, gemm_bf16, gemm_f16, gemm_q8, gemm_q4;
+    mfk_glu_fn glu_f32, glu_bf16, glu_f16, glu_q8, glu_q4;
+    mfk_quantize_fn quantize;
     mfk_attend_fn attend;
     mfk_rms_norm_fn rms_norm;
     mfk_layer_norm_fn layer_norm;

@@ -1,32 +1,60 @@
 /* pack.c - into the panel layout and back. */
 #include "pack.h"
 
+#include <stdbool.h>
 #include <string.h>
+
+#include "quantize.h"
 
 static size_t element_bytes(mfk_type type)
 {
-    return type == MFK_F32 ? 4 : type == MFK_BF16 ? 2 : 0;
+    return type == MFK_F32 ? 4 : type == MFK_BF16 || type == MFK_F16 ? 2 : 0;
+}
+
+static size_t block_bytes(mfk_type type)
+{
+    return type == MFK_Q8 ? MFK_Q8_BLOCK_BYTES : MFK_Q4_BLOCK_BYTES;
+}
+
+size_t mfk_head_bytes(mfk_type type)
+{
+    return type == MFK_Q4 ? MFK_LINE : 0;
 }
 
 size_t mfk_panel_bytes(mfk_type type, size_t k)
 {
-    if (k > SIZE_MAX - MFK_K_ALIGN) return 0;
-    size_t padded = (k + MFK_K_ALIGN - 1) / MFK_K_ALIGN * MFK_K_ALIGN;
-    size_t row = MFK_NR * element_bytes(type);
-    return row == 0 || padded > SIZE_MAX / row ? 0 : padded * row;
+    size_t blocks = k / MFK_BLOCK + (k % MFK_BLOCK != 0);
+    size_t most = MFK_BLOCK * MFK_NR * sizeof(float); /* of a block */
+    if (blocks > SIZE_MAX / most) return 0;
+    if (mfk_type_quantized(type)) return (blocks + 1) / 2 * MFK_LINE + blocks * block_bytes(type);
+    return blocks * MFK_BLOCK * MFK_NR * element_bytes(type);
 }
 
 size_t mfk_panels_bytes(mfk_type type, size_t n, size_t k)
 {
-    size_t panel = mfk_panel_bytes(type, k);
+    size_t panel = mfk_panel_bytes(type, k), head = mfk_head_bytes(type);
     size_t n_panel = n / MFK_NR + (n % MFK_NR != 0);
-    return panel == 0 || n_panel > SIZE_MAX / panel ? 0 : n_panel * panel;
+    return panel == 0 || n_panel > (SIZE_MAX - head) / panel ? 0 : n_panel * panel + head;
 }
 
-/* Where output `j` of a panel keeps its element `k`. */
+uint64_t mfk_weights_bytes(mfk_type type, uint64_t n, uint64_t k)
+{
+    uint64_t blocks = k / MFK_BLOCK + (k % MFK_BLOCK != 0);
+    if (mfk_type_quantized(type)) return n * blocks * (block_bytes(type) / MFK_NR + sizeof(uint16_t));
+    return n * k * element_bytes(type);
+}
+
+/* ---- F32, BF16, F16 ---- */
+
+/* Where output `j` of a panel keeps its element `k`, in elements. */
 static size_t place(mfk_type type, size_t j, size_t k)
 {
-    return type == MFK_BF16 ? (k / 2 * MFK_NR + j) * 2 + k % 2 : k * MFK_NR + j;
+    switch (type) {
+    case MFK_BF16:
+        return (k / 2 * MFK_NR + j) * 2 + k % 2;
+    default:
+        return k * MFK_NR + j;
+    }
 }
 
 /* One k after the other, so that the panel is written as it lies; outputs beyond `live` are zeros. */
@@ -45,30 +73,190 @@ static void pack_panel_bf16(size_t live, size_t k, const float *rows, size_t row
                 *panel++ = j < live && pair < k ? mfk_f32_to_bf16(rows[j * row_floats + pair]) : 0;
 }
 
-void mfk_pack(mfk_type type, size_t n, size_t k, const float *b, size_t b_row_floats, void *panels, size_t stride_bytes)
+static void pack_panel_f16(size_t live, size_t k, const float *rows, size_t row_floats, uint16_t *panel)
 {
-    size_t bytes = mfk_panel_bytes(type, k), packed = type == MFK_BF16 ? (k + 1) / 2 * 64 : k * 64;
-    for (size_t first = 0; first < n; first += MFK_NR) {
-        size_t live = n - first < MFK_NR ? n - first : MFK_NR;
-        char *panel = (char *)panels + first / MFK_NR * stride_bytes;
-        if (type == MFK_BF16)
-            pack_panel_bf16(live, k, b + first * b_row_floats, b_row_floats, (uint16_t *)(void *)panel);
+    for (size_t i = 0; i < k; i++)
+        for (size_t j = 0; j < MFK_NR; j++)
+            *panel++ = j < live ? mfk_f32_to_f16(rows[j * row_floats + i]) : 0;
+}
+
+/* ---- Q8, Q4 ---- */
+
+/* The codes of output `j`, block at `codes`. */
+static void place_codes(mfk_type type, const uint8_t code[MFK_BLOCK], unsigned char *codes, size_t j)
+{
+    for (size_t i = 0; i < MFK_BLOCK; i++) {
+        if (type == MFK_Q8)
+            codes[(i / 4 * MFK_NR + j) * 4 + i % 4] = code[i];
         else
-            pack_panel_f32(live, k, b + first * b_row_floats, b_row_floats, (float *)(void *)panel);
-        memset(panel + packed, 0, bytes - packed);
+            codes[(i / 8 * MFK_NR + j) * 4 + i % 4] |= (unsigned char)(code[i] << (i % 8 / 4 * 4));
     }
 }
 
-void mfk_unpack(mfk_type type, size_t n, size_t k, const void *panels, size_t stride_bytes, float *b,
-                size_t b_row_floats)
+static void take_codes(mfk_type type, const unsigned char *codes, size_t j, uint8_t code[MFK_BLOCK])
 {
-    for (size_t j = 0; j < n; j++) {
-        const void *panel = (const char *)panels + j / MFK_NR * stride_bytes;
-        const float *f32 = panel;
-        const uint16_t *bf16 = panel;
-        for (size_t i = 0; i < k; i++) {
-            size_t at = place(type, j % MFK_NR, i);
-            b[j * b_row_floats + i] = type == MFK_BF16 ? mfk_bf16_to_f32(bf16[at]) : f32[at];
+    for (size_t i = 0; i < MFK_BLOCK; i++) {
+        if (type == MFK_Q8)
+            code[i] = codes[(i / 4 * MFK_NR + j) * 4 + i % 4];
+        else
+            code[i] = codes[(i / 8 * MFK_NR + j) * 4 + i % 4] >> (i % 8 / 4 * 4) & 15u;
+    }
+}
+
+static void pack_panel_quantized(mfk_type type, const int8_t *table, size_t live, size_t k, const float *rows,
+                                 size_t row_floats, unsigned char *panel)
+{
+    memset(panel, 0, mfk_panel_bytes(type, k));
+    for (size_t block = 0; block * MFK_BLOCK < k; block++) {
+        size_t inputs = k - block * MFK_BLOCK < MFK_BLOCK ? k - block * MFK_BLOCK : MFK_BLOCK;
+        uint16_t *scales = (uint16_t *)(void *)(panel + mfk_scales_at(block_bytes(type), block));
+        for (size_t j = 0; j < MFK_NR; j++) {
+            float x[MFK_BLOCK] = { 0 };
+            uint8_t code[MFK_BLOCK];
+            if (j < live) memcpy(x, rows + j * row_floats + block * MFK_BLOCK, inputs * sizeof *x);
+            if (type == MFK_Q8)
+                mfk_quantize_q8(x, code, &scales[j]);
+            else
+                mfk_quantize_q4(table, x, code, &scales[j]);
+            place_codes(type, code, panel + mfk_block_at(block_bytes(type), block), j);
         }
     }
+}
+
+static void unpack_quantized(mfk_type type, const int8_t *table, size_t j, size_t k, const unsigned char *panel,
+                             float *row)
+{
+    for (size_t i = 0; i < k; i++) {
+        size_t block = i / MFK_BLOCK;
+        const uint16_t *scales = (const uint16_t *)(const void *)(panel + mfk_scales_at(block_bytes(type), block));
+        uint8_t code[MFK_BLOCK];
+        take_codes(type, panel + mfk_block_at(block_bytes(type), block), j, code);
+        for (float scale = mfk_f16_to_f32(scales[j]); i < k && i / MFK_BLOCK == block; i++)
+            row[i] = scale * (float)(type == MFK_Q8 ? code[i % MFK_BLOCK] - 128 : table[code[i % MFK_BLOCK]]);
+        i--;
+    }
+}
+
+/* ---- All ---- */
+
+void mfk_pack(mfk_type type, const int8_t *table, size_t n, size_t k, const float *b, size_t b_row_floats, void *panels,
+              size_t stride_bytes)
+{
+    size_t bytes = mfk_panel_bytes(type, k), packed = type == MFK_F32 ? k * 64 : (k + 1) / 2 * 64;
+    for (size_t first = 0; first < n; first += MFK_NR) {
+        size_t live = n - first < MFK_NR ? n - first : MFK_NR;
+        unsigned char *panel = (unsigned char *)panels + first / MFK_NR * stride_bytes;
+        const float *rows = b + first * b_row_floats;
+        if (mfk_type_quantized(type)) {
+            pack_panel_quantized(type, table, live, k, rows, b_row_floats, panel);
+            continue;
+        }
+        memset(panel + packed - MFK_LINE, 0, bytes - packed + MFK_LINE); /* an odd k leaves half a line */
+        if (type == MFK_F32)
+            pack_panel_f32(live, k, rows, b_row_floats, (float *)(void *)panel);
+        else if (type == MFK_BF16)
+            pack_panel_bf16(live, k, rows, b_row_floats, (uint16_t *)(void *)panel);
+        else
+            pack_panel_f16(live, k, rows, b_row_floats, (uint16_t *)(void *)panel);
+    }
+}
+
+static float element(mfk_type type, const void *panel, size_t at)
+{
+    switch (type) {
+    case MFK_BF16:
+        return mfk_bf16_to_f32(((const uint16_t *)panel)[at]);
+    case MFK_F16:
+        return mfk_f16_to_f32(((const uint16_t *)panel)[at]);
+    default:
+        return ((const float *)panel)[at];
+    }
+}
+
+void mfk_unpack_row(mfk_type type, const int8_t *table, size_t k, const void *panels, size_t stride_bytes, size_t index,
+                    float *row)
+{
+    const void *panel = (const char *)panels + index / MFK_NR * stride_bytes;
+    size_t j = index % MFK_NR;
+    if (mfk_type_quantized(type)) {
+        unpack_quantized(type, table, j, k, panel, row);
+        return;
+    }
+    for (size_t i = 0; i < k; i++)
+        row[i] = element(type, panel, place(type, j, i));
+}
+
+void mfk_unpack(mfk_type type, const int8_t *table, size_t n, size_t k, const void *panels, size_t stride_bytes,
+                float *b, size_t b_row_floats)
+{
+    for (size_t j = 0; j < n; j++)
+        mfk_unpack_row(type, table, k, panels, stride_bytes, j, b + j * b_row_floats);
+}
+
+/* ---- Rows ---- */
+
+size_t mfk_row_bytes(mfk_type type, size_t k)
+{
+    size_t blocks = k / MFK_BLOCK + (k % MFK_BLOCK != 0), bytes;
+    if (blocks > SIZE_MAX / (MFK_BLOCK * sizeof(float)) - 1) return 0;
+    if (mfk_type_quantized(type))
+        bytes = blocks * ((type == MFK_Q8 ? MFK_BLOCK : MFK_BLOCK / 2u) + sizeof(uint16_t));
+    else
+        bytes = k * element_bytes(type);
+    return (bytes + MFK_LINE - 1) / MFK_LINE * MFK_LINE;
+}
+
+static void pack_row_quantized(mfk_type type, const int8_t *table, size_t k, const float *x, unsigned char *row)
+{
+    size_t blocks = (k + MFK_BLOCK - 1) / MFK_BLOCK, code_bytes = type == MFK_Q8 ? MFK_BLOCK : MFK_BLOCK / 2;
+    for (size_t block = 0; block < blocks; block++) {
+        size_t inputs = k - block * MFK_BLOCK < MFK_BLOCK ? k - block * MFK_BLOCK : MFK_BLOCK;
+        unsigned char *codes = row + block * code_bytes, *scale = row + blocks * code_bytes + block * sizeof(uint16_t);
+        float part[MFK_BLOCK] = { 0 };
+        uint8_t code[MFK_BLOCK];
+        memcpy(part, x + block * MFK_BLOCK, inputs * sizeof *part);
+        if (type == MFK_Q8)
+            mfk_quantize_q8(part, code, (uint16_t *)(void *)scale);
+        else
+            mfk_quantize_q4(table, part, code, (uint16_t *)(void *)scale);
+        for (size_t i = 0; i < code_bytes; i++)
+            codes[i] = type == MFK_Q8 ? code[i] : (unsigned char)(code[i] | code[i + code_bytes] << 4);
+    }
+}
+
+static void unpack_row_quantized(mfk_type type, const int8_t *table, size_t k, const unsigned char *row, float *x)
+{
+    size_t blocks = (k + MFK_BLOCK - 1) / MFK_BLOCK, code_bytes = type == MFK_Q8 ? MFK_BLOCK : MFK_BLOCK / 2;
+    const uint16_t *scales = (const uint16_t *)(const void *)(row + blocks * code_bytes);
+    for (size_t i = 0; i < k; i++) {
+        size_t block = i / MFK_BLOCK, at = i % MFK_BLOCK;
+        unsigned code = row[block * code_bytes + at % code_bytes];
+        int value = type == MFK_Q8 ? (int)code - 128 : table[at < code_bytes ? code & 15u : code >> 4];
+        x[i] = mfk_f16_to_f32(scales[block]) * (float)value;
+    }
+}
+
+void mfk_pack_table_row(mfk_type type, const int8_t *table, size_t k, const float *x, void *row)
+{
+    memset(row, 0, mfk_row_bytes(type, k));
+    if (mfk_type_quantized(type)) {
+        pack_row_quantized(type, table, k, x, row);
+        return;
+    }
+    for (size_t i = 0; i < k; i++) {
+        if (type == MFK_F32)
+            ((float *)row)[i] = x[i];
+        else
+            ((uint16_t *)row)[i] = type == MFK_BF16 ? mfk_f32_to_bf16(x[i]) : mfk_f32_to_f16(x[i]);
+    }
+}
+
+void mfk_unpack_table_row(mfk_type type, const int8_t *table, size_t k, const void *row, float *x)
+{
+    if (mfk_type_quantized(type)) {
+        unpack_row_quantized(type, table, k, row, x);
+        return;
+    }
+    for (size_t i = 0; i < k; i++)
+        x[i] = element(type, row, i);
 }

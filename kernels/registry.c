@@ -11,10 +11,20 @@
 #else
 #define IF_AVX2(...)
 #endif
+#ifdef MFK_HAVE_AVXVNNI
+#define IF_AVXVNNI(...) __VA_ARGS__
+#else
+#define IF_AVXVNNI(...)
+#endif
 #ifdef MFK_HAVE_AVX512
 #define IF_AVX512(...) __VA_ARGS__
 #else
 #define IF_AVX512(...)
+#endif
+#ifdef MFK_HAVE_AVX512VNNI
+#define IF_AVX512VNNI(...) __VA_ARGS__
+#else
+#define IF_AVX512VNNI(...)
 #endif
 
 void mfk_table_init(mfk_table *table, uint64_t cpu)
@@ -40,10 +50,36 @@ const mfk_kernel_info *mfk_kernel_list(size_t *n)
 
 mfk_gemm_fn mfk_table_gemm(const mfk_table *table, mfk_type type)
 {
-    return type == MFK_F32 ? table->gemm_f32 : type == MFK_BF16 ? table->gemm_bf16 : NULL;
+    switch (type) {
+    case MFK_F32:
+        return table->gemm_f32;
+    case MFK_BF16:
+        return table->gemm_bf16;
+    case MFK_F16:
+        return table->gemm_f16;
+    case MFK_Q8:
+        return table->gemm_q8;
+    case MFK_Q4:
+        return table->gemm_q4;
+    default:
+        return NULL;
+    }
 }
 
 mfk_glu_fn mfk_table_glu(const mfk_table *table, mfk_type type)
 {
-    return type == MFK_F32 ? table->glu_f32 : type == MFK_BF16 ? table->glu_bf16 : NULL;
+    switch (type) {
+    case MFK_F32:
+        return table->glu_f32;
+    case MFK_BF16:
+        return table->glu_bf16;
+    case MFK_F16:
+        return table->glu_f16;
+    case MFK_Q8:
+        return table->glu_q8;
+    case MFK_Q4:
+        return table->glu_q4;
+    default:
+        return NULL;
+    }
 }

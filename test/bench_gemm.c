@@ -167,7 +167,7 @@ static void bench_shape(bench *b, size_t d, size_t f)
     for (int down = 0; down < 2; down++) {
         p.w_row_floats = down ? f : d;
         p.panel_bytes = mfk_panel_bytes(MFK_F32, p.w_row_floats);
-        mfk_pack(MFK_F32, down ? d : f, p.w_row_floats, p.w, p.w_row_floats, p.panels, p.panel_bytes);
+        mfk_pack(MFK_F32, NULL, down ? d : f, p.w_row_floats, p.w, p.w_row_floats, p.panels, p.panel_bytes);
         for (size_t share = 8; share >= 1; share /= 2) {
             p.n = down ? d : f / share;
             p.k = down ? f / share : d;

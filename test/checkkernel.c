@@ -126,16 +126,25 @@ bool check_near(check_run *run, const float *got, const double *want, size_t n, 
     return check_true(run, true, shape);
 }
 
+mfk_type check_slot_type(const char *slot)
+{
+    static const struct {
+        const char *suffix;
+        mfk_type type;
+    } types[] = { { "_bf16", MFK_BF16 }, { "_f16", MFK_F16 }, { "_q8", MFK_Q8 }, { "_q4", MFK_Q4 } };
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++)
+        if (strstr(slot, types[i].suffix)) return types[i].type;
+    return MFK_F32;
+}
+
 static void check_slot(check_run *run, const char *slot)
 {
-    if (strcmp(slot, "gemm_f32") == 0)
-        check_gemm(run, MFK_F32);
-    else if (strcmp(slot, "gemm_bf16") == 0)
-        check_gemm(run, MFK_BF16);
-    else if (strcmp(slot, "glu_f32") == 0)
-        check_glu(run, MFK_F32);
-    else if (strcmp(slot, "glu_bf16") == 0)
-        check_glu(run, MFK_BF16);
+    if (strncmp(slot, "gemm", 4) == 0)
+        check_gemm(run, check_slot_type(slot));
+    else if (strncmp(slot, "glu", 3) == 0)
+        check_glu(run, check_slot_type(slot));
+    else if (strcmp(slot, "quantize") == 0)
+        check_quantize(run);
     else if (strcmp(slot, "attend") == 0)
         check_attend(run);
     else if (strstr(slot, "norm"))
@@ -171,7 +180,7 @@ static void run_kernel(check_run *run, const options *o, const char *slot, const
     }
     unsigned passed = run->passed, failed = run->failed;
     check_slot(run, slot);
-    printf("%-8s %-34s %6u passed, %u failed\n", level, run->kernel, run->passed - passed, run->failed - failed);
+    printf("%-10s %-34s %6u passed, %u failed\n", level, run->kernel, run->passed - passed, run->failed - failed);
     fflush(stdout);
 }
 
@@ -196,7 +205,7 @@ static void run_level(check_run *run, const options *o, const char *level, uint6
 
 static void run_levels(check_run *run, const options *o)
 {
-    static const char *const levels[] = { "scalar", "avx2", "avx512" };
+    static const char *const levels[] = { "scalar", "avx2", "avxvnni", "avx512", "avx512vnni" };
     uint64_t below = UINT64_MAX; /* no level yet */
     for (size_t i = 0; i < sizeof levels / sizeof *levels; i++) {
         uint64_t cpu = mfk_cpu_detect();
@@ -234,6 +243,7 @@ int main(int argc, char **argv)
         check_math(&run);
         run.kernel = "pack";
         check_pack(&run);
+        check_f16(&run);
         printf("%u passed, %u failed\n", run.passed, run.failed);
     }
     return run.failed != 0;

@@ -49,6 +49,10 @@ void check_gemm(check_run *run, mfk_type type);
 void check_glu(check_run *run, mfk_type type);
 void check_attend(check_run *run);
 void check_pack(check_run *run);
+void check_f16(check_run *run);
+void check_quantize(check_run *run);
+/* Of "gemm_bf16". */
+mfk_type check_slot_type(const char *slot);
 void check_math(check_run *run);
 void check_norms(check_run *run, const char *slot);
 void check_elementwise(check_run *run, const char *slot);

@@ -144,15 +144,19 @@ static void report_widths(product *p, size_t m)
 static void bench_product(check_run *run, const char *slot)
 {
     bool glu = strncmp(slot, "glu", 3) == 0;
-    mfk_type type = strstr(slot, "bf16") ? MFK_BF16 : MFK_F32;
+    mfk_type type = check_slot_type(slot);
     size_t kinds = glu ? 2 : 1;
     product p = { .kernel = glu ? mfk_table_glu(&run->table, type) : mfk_table_gemm(&run->table, type) };
     float *a = allocate(512 * D * sizeof *a), *c = allocate(512 * F * sizeof *c);
     void *b = allocate(mfk_panels_bytes(type, kinds * F, D)), *scratch = allocate(MFK_SCRATCH_BYTES);
     check_fill(run, ORDINARY, a, 512 * D);
+    for (size_t i = 0; i < 512; i++)
+        if (mfk_type_quantized(type)) run->table.quantize(D, a + i * D, (mfk_q8_block *)(void *)(a + i * D));
+    memset(b, 0, mfk_panels_bytes(type, kinds * F, D));
     p.args = (mfk_gemm_args){ .k = D,
                               .a = a,
                               .a_row_bytes = D * 4,
+                              .table = b,
                               .b = b,
                               .b_panel_bytes = mfk_panel_bytes(type, D),
                               .c = c,
@@ -239,8 +243,9 @@ static void element(const mfk_table *t, const char *slot, float *x, float *y)
     if (strcmp(slot, "rope") == 0) t->rope(N / D_HEAD, D_HEAD, x, x, y);
     if (strcmp(slot, "softmax_stats") == 0) t->softmax_stats(N, x, &two[0], &two[1]);
     if (strcmp(slot, "store_key") == 0) t->store_key(MFK_BF16, N / MFK_PAGE, x, y, 3);
+    if (strcmp(slot, "quantize") == 0) t->quantize(N / 2, x, (mfk_q8_block *)(void *)y);
     if (strcmp(slot, "store_row") == 0) t->store_row(MFK_BF16, N, x, y);
-    if (strcmp(slot, "panel_row") == 0) t->panel_row(MFK_BF16, N / MFK_NR, x, N * 2, 3, y);
+    if (strcmp(slot, "panel_row") == 0) t->panel_row(MFK_BF16, N / MFK_NR, NULL, x, N * 2, 3, y);
 }
 
 static void bench_element(check_run *run, const char *slot)

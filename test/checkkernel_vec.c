@@ -251,18 +251,62 @@ static void check_panel_row(check_run *run, mfk_type type)
     void *at = guard_end(&panels, mfk_panels_bytes(type, N, K));
     if (!b) exit(2);
     check_fill(run, ORDINARY, b, N * K);
-    mfk_pack(type, N, K, b, K, at, mfk_panel_bytes(type, K));
-    mfk_unpack(type, N, K, at, mfk_panel_bytes(type, K), b, K);
+    mfk_pack(type, NULL, N, K, b, K, at, mfk_panel_bytes(type, K));
+    mfk_unpack(type, NULL, N, K, at, mfk_panel_bytes(type, K), b, K);
     for (size_t i = 0; i < N; i++) {
         for (size_t k = 32; k <= K; k += 32) {
             float *y = guard_poisoned(&out, k * sizeof(float));
-            run->table.panel_row(type, k, at, mfk_panel_bytes(type, K), i, y);
+            run->table.panel_row(type, k, NULL, at, mfk_panel_bytes(type, K), i, y);
             check_equal(run, y, b + i * K, k, "row of a panel tensor");
             check_true(run, k == K || untouched_before(y), "wrote before the row");
         }
     }
     free(b);
     guard_close(&panels);
+    guard_close(&out);
+}
+
+/* By the definition of docs/arithmetic.md, from numbers in f64 where they do not matter. */
+static void quantized(size_t n, const float *x, mfk_q8_block *y)
+{
+    float most = 0;
+    bool finite = true;
+    int sum = 0;
+    for (size_t i = 0; i < n; i++) {
+        finite = finite && isfinite(x[i]);
+        most = fabsf(x[i]) > most ? fabsf(x[i]) : most;
+    }
+    float r = 127.0f / most;
+    for (size_t i = 0; i < MFK_BLOCK; i++) {
+        float product = i < n ? x[i] * r : 0;
+        y->q[i] = (int8_t)(finite && most >= 0x1p-100f ? nearbyint((double)product) : 0);
+        sum += y->q[i];
+    }
+    y->scale = !finite ? NAN : most >= 0x1p-100f ? most / 127.0f : 0.0f;
+    y->offset = -128 * sum;
+}
+
+void check_quantize(check_run *run)
+{
+    enum { MOST = 160 };
+    guard in = guard_open(MOST * sizeof(float)), out = guard_open(MOST / MFK_BLOCK * sizeof(mfk_q8_block));
+    char shape[64];
+    for (check_input input = 0; input <= SPECIAL; input++) {
+        for (size_t n = 1; n <= MOST && input != INPUTS; n++) {
+            const size_t blocks = (n + MFK_BLOCK - 1) / MFK_BLOCK;
+            float *x = guard_poisoned(&in, n * sizeof *x);
+            mfk_q8_block *y = guard_poisoned(&out, blocks * sizeof *y), want;
+            check_fill(run, input, x, n);
+            run->table.quantize(n, x, y);
+            for (size_t b = 0; b < blocks; b++) {
+                quantized(n - b * MFK_BLOCK < MFK_BLOCK ? n - b * MFK_BLOCK : MFK_BLOCK, x + b * MFK_BLOCK, &want);
+                snprintf(shape, sizeof shape, "n %zu input %d block %zu", n, (int)input, b);
+                check_equal(run, &y[b].scale, &want.scale, 1, shape);
+                check_true(run, y[b].offset == want.offset && memcmp(y[b].q, want.q, sizeof want.q) == 0, shape);
+            }
+        }
+    }
+    guard_close(&in);
     guard_close(&out);
 }
 

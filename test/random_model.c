@@ -327,5 +327,6 @@ mf_status random_model_save(const random_model *model, mfk_type type, mfi_storag
     mf_allocator c_library = mfi_allocator(NULL);
     mfi_weights weights = random_model_weights(model);
     mfi_matlm_save_options options = { .type = type, .storage = storage, .one_shell = one_shell };
+    memcpy(options.role_type, model->role_type, sizeof options.role_type);
     return mfi_matlm_save(&model->config, &weights, &options, &c_library, path, error);
 }

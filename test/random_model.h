@@ -42,6 +42,7 @@ typedef struct random_model {
     uint64_t seed;
     uint32_t layer_of[RANDOM_MAX_LAYER];   /* of a slice: which layer of the whole model this one was */
     uint32_t attention_inputs, ffn_inputs; /* of the whole model; they scale the weights of .o and .down */
+    mfk_type role_type[MFI_N_ROLE];        /* of the file, where not 0 */
     const widths *poison;                  /* every element that this view does not use reads as NaN; NULL: none does */
 } random_model;
 

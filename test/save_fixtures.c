@@ -55,6 +55,12 @@ int main(int argc, char **argv)
         { .plain = false, .tied = false, .type = MFK_F32, .storage = MFI_RAW },
         { .plain = true, .tied = true, .type = MFK_F32, .storage = MFI_ZSTD },
         { .plain = true, .tied = false, .type = MFK_BF16, .storage = MFI_RAW, .one_shell = true },
+        { .plain = false, .tied = true, .type = MFK_Q8, .storage = MFI_RAW },
+        { .plain = true, .tied = false, .type = MFK_Q4, .storage = MFI_ZSTD },
+        { .plain = false, .tied = false, .type = MFK_F16, .storage = MFI_ZSTD },
+    };
+    static const char *const type_names[] = {
+        [MFK_F32] = "f32", [MFK_BF16] = "bf16", [MFK_F16] = "f16", [MFK_Q8] = "q8", [MFK_Q4] = "q4"
     };
     bool weights = argc == 3 && strcmp(argv[2], "--weights") == 0;
     if (argc != 2 && !weights) fail("usage: save_fixtures FOLDER [--weights]");
@@ -64,8 +70,8 @@ int main(int argc, char **argv)
         char path[400];
         mf_error error = MF_ERROR_INIT;
         int length = snprintf(path, sizeof path - 4, "%s/%s-%s-%s-%s%s", argv[1], v->plain ? "plain" : "gated",
-                              v->tied ? "tied" : "free", v->type == MFK_F32 ? "f32" : "bf16",
-                              v->storage == MFI_RAW ? "raw" : "zstd", v->one_shell ? "-one" : "");
+                              v->tied ? "tied" : "free", type_names[v->type], v->storage == MFI_RAW ? "raw" : "zstd",
+                              v->one_shell ? "-one" : "");
         if (weights) write_weights(path, v, &allocator);
         memcpy(path + length, ".mf", 4);
         if (fixture_save(v, &allocator, path, &error) != MF_OK) fail(error.detail);

@@ -1,10 +1,11 @@
-/* test_laws.c - what the library promises of its outputs, over random shapes and widths, for f32 and bf16, at every
+/* test_laws.c - what the library promises of its outputs, over random shapes and widths, for every element type, at every
  * processor level: a view is a slice, nothing but the row, the weights, the view and the cache matters, weights
  * outside the view are not read, a forward allocates nothing, and any bytes are met with a status.
  * MF_TEST_ROUNDS runs more shapes. A failure names the round, which reproduces it. */
 #define _DEFAULT_SOURCE /* MAP_ANONYMOUS */
 #include "run_model.h"
 #include "arena.h"
+#include "defs.h"
 #include "counting_allocator.h"
 
 #include <criterion/criterion.h>
@@ -22,15 +23,21 @@
 #include <malloc.h>
 #endif
 
+static const mfk_type types[] = { MFK_F32, MFK_Q4, MFK_BF16, MFK_Q8, MFK_F16 };
+
 static mfk_type type_of(uint32_t round)
 {
-    return round % 2 ? MFK_BF16 : MFK_F32;
+    return types[round % MFI_COUNT(types)];
 }
 
+/* Every third has a type of its own for each role. */
 static random_model model_of(uint32_t round)
 {
     random_model random;
     cr_assert(random_model_init(&random, 1000 + round) == MF_OK);
+    rng r = { round };
+    for (uint32_t role = 0; round % 3 == 2 && role < (uint32_t)MFI_N_ROLE; role++)
+        random.role_type[role] = types[rng_below(&r, MFI_COUNT(types))];
     return random;
 }
 
@@ -309,7 +316,7 @@ static unsigned host_mode(void)
 Test(laws, outputs_do_not_depend_on_the_hosts_floating_point_mode)
 {
     static const int roundings[] = { FE_UPWARD, FE_DOWNWARD, FE_TOWARDZERO };
-    for (uint32_t round = 0; round < test_rounds(4); round++) {
+    for (uint32_t round = 0; round < test_rounds(5); round++) {
         scene s = open_scene(round, NULL);
         mf_executor *executor = new_executor(s.model, 1 + round % 3, 0);
         mf_session *session = new_session(s.model);
@@ -336,7 +343,7 @@ Test(laws, outputs_do_not_depend_on_the_hosts_floating_point_mode)
 Test(laws, weights_outside_the_view_do_not_change_a_bit)
 {
     enum { TOKENS = 17, VIEWS = 7 };
-    for (uint32_t round = 0; round < test_rounds(4); round++) {
+    for (uint32_t round = 0; round < test_rounds(5); round++) {
         rng r = { round };
         random_model random = model_of(300 + round), poisoned = random;
         model_file file = make_random_file(&random, type_of(round), MFI_RAW, round % 3 == 0);
@@ -413,12 +420,12 @@ static size_t guard_outside(const model_file *file, const mfi_matlm_config *c, c
         live_part(c, w, t, &live_n, &live_k);
         if (live_n == 0 || live_k == 0) guarded += guard(file, begin, begin + t->bytes, protection);
         if (live_n == 0 || live_k == 0 || t->kind != MFI_PANEL) continue;
-        size_t panel_bytes = t->bytes / t->panels, per_group = t->panels / ((t->n + 15) / 16);
-        size_t live_panels = (live_n + 15) / 16 * per_group, element = t->type == MFK_F32 ? 4 : 2;
+        size_t panel_bytes = mfk_panel_bytes(t->type, t->k), live_bytes = mfk_panel_bytes(t->type, live_k);
+        size_t live_panels = (live_n + 15) / 16 * (t->panels / ((t->n + 15) / 16));
+        size_t body = begin + mfk_head_bytes(t->type), end = begin + t->bytes;
         for (size_t p = 0; live_k < t->k && p < live_panels; p++)
-            guarded +=
-                guard(file, begin + p * panel_bytes + live_k * 16 * element, begin + (p + 1) * panel_bytes, protection);
-        guarded += guard(file, begin + live_panels * panel_bytes, begin + t->bytes, protection);
+            guarded += guard(file, body + p * panel_bytes + live_bytes, body + (p + 1) * panel_bytes, protection);
+        guarded += guard(file, body + live_panels * panel_bytes, end, protection);
     }
     mfi_container_close(container);
     return guarded;
@@ -428,9 +435,9 @@ static size_t guard_outside(const model_file *file, const mfi_matlm_config *c, c
 Test(laws, weights_outside_the_view_are_never_touched)
 {
     enum { TOKENS = 9, VIEWS = 6 };
-    random_shape shape = { "guarded",     2,        128,   64, 4, 2, 1024, 61, 256, 4, MFI_NORM_RMS,
+    random_shape shape = { "guarded",     2,        128,   64, 4, 2, 2048, 61, 256, 4, MFI_NORM_RMS,
                            MFI_FFN_GATED, MFK_SILU, false, 2 };
-    for (uint32_t round = 0; round < test_rounds(4); round++) {
+    for (uint32_t round = 0; round < test_rounds(5); round++) {
         rng r = { round };
         random_model random;
         shape.ffn = round & 2 ? MFI_FFN_PLAIN : MFI_FFN_GATED;

@@ -43,9 +43,10 @@ static const mfi_tensor *pack(const matrix *m, const matrix *other, size_t n0, s
     const size_t panel = mfk_panel_bytes(MFK_F32, k), step = other != NULL ? 2 : 1;
     const size_t bytes = mfk_panels_bytes(MFK_F32, n, k) * step;
     unsigned char *data = mfi_alloc(&allocator, bytes);
-    mfk_pack(MFK_F32, n, k, &m->value[n0][k0], sizeof m->value[0] / sizeof(float), data, panel * step);
+    mfk_pack(MFK_F32, NULL, n, k, &m->value[n0][k0], sizeof m->value[0] / sizeof(float), data, panel * step);
     if (other != NULL)
-        mfk_pack(MFK_F32, n, k, &other->value[n0][k0], sizeof m->value[0] / sizeof(float), data + panel, panel * step);
+        mfk_pack(MFK_F32, NULL, n, k, &other->value[n0][k0], sizeof m->value[0] / sizeof(float), data + panel,
+                 panel * step);
     mfi_tensor *t = &tensors[n_tensor++];
     *t = (mfi_tensor){
         .kind = MFI_PANEL, .type = MFK_F32, .n = n, .k = k, .panels = (n + 15) / 16 * step, .bytes = bytes, .data = data

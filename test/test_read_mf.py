@@ -18,6 +18,10 @@ except ImportError as missing:
     sys.exit(SKIPPED)
 
 
+# How far a weight of the fixtures, which are below 1, may lie from what was packed.
+TOLERANCE = {"q8": 0.502 / 127, "q4": 0.16}
+
+
 def check(read_mf, file, folder):
     subprocess.run([sys.executable, read_mf, file, "--out", folder / "out"], check=True)
     expected = {path.stem: np.fromfile(path, "<f4") for path in folder.glob("*.f32")}
@@ -30,7 +34,10 @@ def check(read_mf, file, folder):
         assert np.array_equal(freqs, (10000.0 ** (-2.0 * np.arange(8) / 16)).astype("<f4")), "rope.freqs"
     assert sorted(found) == sorted(expected), sorted(set(found) ^ set(expected))
     for name, weights in expected.items():
-        assert found[name].dtype == np.float32 and np.array_equal(found[name].reshape(-1), weights), name
+        assert found[name].dtype == np.float32 and found[name].size == weights.size, name
+        is_matrix = "norm" not in name
+        tolerance = TOLERANCE.get(file.stem.split("-")[2], 0) if is_matrix else 0
+        assert np.max(np.abs(found[name].reshape(-1) - weights)) <= tolerance, name
     metadata = json.loads((folder / "out" / "directory.json").read_text())["metadata"]
     assert metadata["family"] == "matlm" and metadata["granularity.2.ffn"] == [160, 128, 96], "metadata"
     assert "bos_token" not in metadata and metadata["eos_token"] == 262, "special tokens"
@@ -52,7 +59,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([save_fixtures, folder, "--weights"], check=True)
         files = sorted(pathlib.Path(folder).glob("*.mf"))
-        assert len(files) == 4
+        assert len(files) == 7
         for file in files:
             check(read_mf, file, file.with_suffix(""))
         check_prefix(read_mf, files[0])

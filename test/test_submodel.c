@@ -310,7 +310,7 @@ Test(submodel, head_prefixes_off_the_quantum_are_refused)
 /* ---- Numbers ---- */
 
 /* The same numbers from the formulas of the model, matrix by matrix. */
-static mf_submodel_info count(const mfi_matlm_config *c, const widths *w, uint64_t element)
+static mf_submodel_info count(const mfi_matlm_config *c, const widths *w, uint64_t block_bytes)
 {
     mf_submodel_info info = MF_SUBMODEL_INFO_INIT;
     uint64_t d = c->d_model, vocabulary = c->n_vocab * d, norm = d * (c->norm == MFI_NORM_LAYER ? 2 : 1);
@@ -326,7 +326,7 @@ static mf_submodel_info count(const mfi_matlm_config *c, const widths *w, uint64
     }
     info.n_param_body = matrices + vectors;
     info.n_param = info.n_param_body + vocabulary * (c->tied ? 1 : 2);
-    info.bytes_per_token = (matrices + vocabulary + d) * element + vectors * 4; /* one row of the embedding */
+    info.bytes_per_token = (matrices + vocabulary + d) / 32 * block_bytes + vectors * 4; /* one row of the embedding */
     info.flops_per_token = 2 * (matrices + vocabulary);
     info.cache_bytes_per_position = kv_floats * 4;
     return info;
@@ -338,14 +338,16 @@ Test(submodel, the_numbers_of_a_view_are_what_counting_gives)
         rng r = { round };
         random_model random;
         cr_assert(random_model_init(&random, 600 + round) == MF_OK);
-        mfk_type type = round % 2 ? MFK_BF16 : MFK_F32;
+        static const mfk_type types[] = { MFK_F32, MFK_BF16, MFK_F16, MFK_Q8, MFK_Q4 };
+        static const uint64_t block_bytes[] = { 128, 64, 64, 34, 18 }; /* of 32 weights */
+        mfk_type type = types[round % 5];
         model_file file = make_random_file(&random, type, MFI_RAW, round % 3 == 0);
         mf_model *model = open_file(&file, NULL);
         for (uint32_t i = 0; i < 10; i++) {
             const mfi_matlm_config *c = &random.config;
             widths w = i < c->n_granularity ? granularity_widths(c, i) : random_widths(c, &r);
             mf_submodel *view = take_view(model, &w);
-            mf_submodel_info counted = count(c, &w, type == MFK_F32 ? 4 : 2), info = MF_SUBMODEL_INFO_INIT;
+            mf_submodel_info counted = count(c, &w, block_bytes[round % 5]), info = MF_SUBMODEL_INFO_INIT;
             cr_assert(mf_submodel_info_get(view, &info) == MF_OK);
             cr_expect(info.n_param == counted.n_param, "round %u: n_param", round);
             cr_expect(info.n_param_body == counted.n_param_body, "round %u: n_param_body", round);

@@ -86,7 +86,7 @@ static bool make_matrix(matrix *w, size_t n_full, size_t k_full)
     w->rows = random_floats(n_full * k_full);
     w->panels = aligned_alloc(64, mfk_panels_bytes(MFK_F32, n_full, k_full));
     if (!w->rows || !w->panels) return false;
-    mfk_pack(MFK_F32, n_full, k_full, w->rows, k_full, w->panels, w->panel_bytes);
+    mfk_pack(MFK_F32, NULL, n_full, k_full, w->rows, k_full, w->panels, w->panel_bytes);
     return true;
 }
 

@@ -4,7 +4,7 @@ library, so that each proves the other and the page. For small files: it reads w
 
     read_mf.py FILE                prints the directory as JSON
     read_mf.py FILE --out FOLDER   writes directory.json and every tensor as NAME.npy, row major: panels
-                                   unpacked, gate and up apart, shells joined, bf16 widened to f32
+                                   unpacked, gate and up apart, shells joined, all widened to f32
 """
 import argparse
 import json
@@ -21,8 +21,9 @@ ENTRY_KINDS = {1: "metadata", 2: "region", 3: "tensor"}
 REGION_KINDS = {1: "base", 2: "shell", 3: "tables"}
 STORAGES = {0: "raw", 1: "zstd"}
 TENSOR_KINDS = {1: "panel", 2: "table", 3: "plain"}
-TYPES = {1: "f32", 2: "bf16", 6: "u8"}
-ELEMENT_BYTES = {"f32": 4, "bf16": 2, "u8": 1}
+TYPES = {1: "f32", 2: "bf16", 3: "f16", 4: "q8", 5: "q4", 6: "u8"}
+ELEMENT_BYTES = {"f32": 4, "bf16": 2, "f16": 2, "u8": 1}
+CODE_BYTES = {"q8": 32, "q4": 16}  # of a block of 32
 
 
 class FormatError(Exception):
@@ -102,15 +103,34 @@ def read_region(entry):
             "frames": frames}
 
 
-def tensor_bytes(kind, element, n, k, panels):
+def table_row_bytes(type_, k):
+    if type_ in CODE_BYTES:
+        return align_up((k + 31) // 32 * (CODE_BYTES[type_] + 2), 64)
+    return align_up(k * ELEMENT_BYTES[type_], 64)
+
+
+def panel_bytes(type_, k):
+    blocks = (k + 31) // 32
+    if type_ in CODE_BYTES:
+        return (blocks + 1) // 2 * 64 + blocks * 16 * CODE_BYTES[type_]
+    return blocks * 32 * 16 * ELEMENT_BYTES[type_]
+
+
+def head_bytes_of(type_):
+    """The table before the first row or panel."""
+    return 64 if type_ == "q4" else 0
+
+
+def tensor_bytes(kind, type_, n, k, panels):
     if kind == "plain":
-        require(k == 1, "k of a plain tensor")
-        return n * element
+        require(k == 1 and type_ in ELEMENT_BYTES, "k or type of a plain tensor")
+        return n * ELEMENT_BYTES[type_]
+    require(type_ != "u8", "type of a matrix")
     if kind == "table":
-        return n * align_up(k * element, 64)
+        return n * table_row_bytes(type_, k) + head_bytes_of(type_)
     groups = (n + 15) // 16
     require(panels in (groups, 2 * groups), "panels")
-    return panels * align_up(k, 32) * 16 * element
+    return panels * panel_bytes(type_, k) + head_bytes_of(type_)
 
 
 def read_tensor(entry):
@@ -121,7 +141,7 @@ def read_tensor(entry):
     if kind not in TENSOR_KINDS or type_ not in TYPES:
         raise NotImplementedError(f"tensor {name}: kind {kind}, type {type_}")
     kind, type_ = TENSOR_KINDS[kind], TYPES[type_]
-    require(size == tensor_bytes(kind, ELEMENT_BYTES[type_], n, k, panels), f"size of {name}")
+    require(size == tensor_bytes(kind, type_, n, k, panels), f"size of {name}")
     return {"name": name, "kind": kind, "type": type_, "shell": shell, "region": region, "n": n, "k": k,
             "panels": panels, "offset": offset, "bytes": size}
 
@@ -204,15 +224,15 @@ class Container:
         raw = self.region(tensor["region"])
         if raw is None:
             return None
-        elements = widen(raw[tensor["offset"]:][:tensor["bytes"]], tensor["type"])
-        n, k = tensor["n"], tensor["k"]
+        data = raw[tensor["offset"]:][:tensor["bytes"]]
+        n, k, type_ = tensor["n"], tensor["k"], tensor["type"]
         if tensor["kind"] == "plain":
-            return [elements]
+            return [widen(data, type_)]
+        table, data = np.frombuffer(data[:16], np.int8), data[head_bytes_of(type_):]
         if tensor["kind"] == "table":
-            return [elements.reshape(n, -1)[:, :k]]
-        group = 1 if tensor["type"] == "f32" else 2
-        panels = elements.reshape(tensor["panels"], -1, 16, group)  # panel, line, output, input of the line
-        rows = panels.transpose(0, 2, 1, 3).reshape(tensor["panels"], 16, -1)
+            return [table_rows(np.frombuffer(data, np.uint8).reshape(n, -1), type_, k, table)]
+        panels = np.frombuffer(data, np.uint8).reshape(tensor["panels"], -1)
+        rows = panel_rows(panels, type_, k, table).reshape(tensor["panels"], 16, -1)
         count = tensor["panels"] // ((n + 15) // 16)
         return [rows[i::count].reshape(-1, rows.shape[2])[:n, :k] for i in range(count)]
 
@@ -254,7 +274,48 @@ def decode_frames(stored, frames):
 def widen(data, type_):
     if type_ == "bf16":
         return (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4")
+    if type_ == "f16":
+        return np.frombuffer(data, "<f2").astype("<f4")
     return np.frombuffer(data, "<f4" if type_ == "f32" else np.uint8)
+
+
+def values(codes, type_, table):
+    """The integers that codes stand for."""
+    return (codes.astype(np.int16) - 128 if type_ == "q8" else table[codes]).astype("<f4")
+
+
+def table_rows(rows, type_, k, table):
+    if type_ not in CODE_BYTES:
+        return widen(rows.tobytes(), type_).reshape(len(rows), -1)[:, :k]
+    blocks = (k + 31) // 32
+    codes = rows[:, :blocks * CODE_BYTES[type_]].reshape(len(rows), blocks, -1)
+    if type_ == "q4":
+        codes = np.concatenate([codes & 15, codes >> 4], axis=2)
+    scales = rows[:, blocks * CODE_BYTES[type_]:][:, :2 * blocks].tobytes()
+    scales = widen(scales, "f16").reshape(len(rows), blocks, 1)
+    return (values(codes, type_, table) * scales).reshape(len(rows), -1)[:, :k]
+
+
+def panel_rows(panels, type_, k, table):
+    """[panel][output][input]"""
+    if type_ not in CODE_BYTES:
+        elements = widen(panels.tobytes(), type_)
+        if type_ == "bf16":  # panel, line, output, input of the line
+            return elements.reshape(len(panels), -1, 16, 2).transpose(0, 2, 1, 3)
+        return elements.reshape(len(panels), -1, 16).transpose(0, 2, 1)
+    blocks, code_bytes = (k + 31) // 32, 16 * CODE_BYTES[type_]
+    rows = np.zeros((len(panels), 16, blocks * 32), "<f4")
+    for block in range(blocks):
+        pair = block // 2 * (64 + 2 * code_bytes)
+        at = pair + 64 + block % 2 * code_bytes
+        codes = panels[:, at:at + code_bytes].reshape(len(panels), -1, 16, 4)  # panel, line, output, byte
+        if type_ == "q4":
+            codes = np.stack([codes & 15, codes >> 4], axis=2).reshape(len(panels), -1, 16, 4)
+        scales = panels[:, pair + block % 2 * 32:][:, :32].tobytes()
+        scales = widen(scales, "f16").reshape(len(panels), 16, 1)
+        whole = values(codes, type_, table).transpose(0, 2, 1, 3).reshape(len(panels), 16, 32)
+        rows[:, :, block * 32:block * 32 + 32] = whole * scales
+    return rows
 
 
 def main():

@@ -4,7 +4,8 @@
 #include "math_scalar.h"
 #include "pack.h"
 
-#include <math.h> /* sqrtf, which with -fno-math-errno is the instruction */
+#include <math.h> /* NAN; sqrtf, which with -fno-math-errno is the instruction */
+#include <stdbool.h>
 #include <string.h>
 
 static float tree_sum(float p[16])
@@ -122,14 +123,40 @@ void mfk_store_row_scalar(mfk_type type, size_t n, const float *x, void *row)
         memcpy(row, x, n * sizeof *x);
 }
 
-void mfk_panel_row_scalar(mfk_type type, size_t k, const void *panels, size_t b_panel_bytes, size_t index, float *y)
+void mfk_panel_row_scalar(mfk_type type, size_t k, const int8_t *table, const void *panels, size_t b_panel_bytes,
+                          size_t index, float *y)
 {
-    const void *panel = (const char *)panels + index / MFK_NR * b_panel_bytes;
-    const float *f32 = panel;     /* [k][16] */
-    const uint16_t *bf16 = panel; /* [k / 2][16][2] */
-    size_t j = index % MFK_NR;
-    for (size_t i = 0; i < k; i++)
-        y[i] = type == MFK_BF16 ? mfk_bf16_to_f32(bf16[(i / 2 * MFK_NR + j) * 2 + i % 2]) : f32[i * MFK_NR + j];
+    mfk_unpack_row(type, table, k, panels, b_panel_bytes, index, y);
+}
+
+/* Bits of non-negative numbers ascend with them, infinity and NaN last. */
+static uint32_t greatest_bits(size_t n, const float *x)
+{
+    uint32_t most = 0;
+    for (size_t i = 0; i < n; i++)
+        most = mfk_f32_bits(mfk_abs(x[i])) > most ? mfk_f32_bits(mfk_abs(x[i])) : most;
+    return most;
+}
+
+static void quantize_block(size_t n, const float *x, mfk_q8_block *y)
+{
+    const float magic = 0x1.8p23f; /* adding it rounds to an integer */
+    uint32_t bits = greatest_bits(n, x);
+    float most = mfk_f32_of_bits(bits), r = 127.0f / most;
+    int32_t sum = 0;
+    bool finite = bits < 0x7f800000u, any = most >= 0x1p-100f;
+    for (size_t i = 0; i < MFK_BLOCK; i++) {
+        y->q[i] = (int8_t)(i < n && finite && any ? (x[i] * r + magic) - magic : 0.0f);
+        sum += y->q[i];
+    }
+    y->scale = !finite ? NAN : any ? most / 127.0f : 0.0f;
+    y->offset = -128 * sum;
+}
+
+void mfk_quantize_scalar(size_t n, const float *x, mfk_q8_block *y)
+{
+    for (size_t i = 0; i < n; i += MFK_BLOCK)
+        quantize_block(n - i < MFK_BLOCK ? n - i : MFK_BLOCK, x + i, y++);
 }
 
 /* Element `i` of an f32 or bf16 array. */

@@ -1,7 +1,8 @@
-/* gemm_simd.h - the body of the f32 and bf16 matrix products, over the sixteen lanes of f32x16_*.h.
+/* gemm_simd.h - the body of the f32, bf16 and f16 matrix products, over the sixteen lanes of f32x16_*.h.
  *
  * The including file sets
- *     GEMM_BF16      weights are bf16 pairs, widened in the tile; else f32
+ *     GEMM_BF16      weights are bf16 pairs, widened in the tile; or
+ *     GEMM_F16       f16, likewise; else f32
  *     TILE_ROWS      the most rows of a tile, at most 12
  *     TILE_PANELS(r) how many panels a tile of r rows reads at once: 1 to 4, r * panels accumulators
  *
@@ -10,12 +11,12 @@
  * A is its own packed copy. With one tile of rows k is one block if the scratch holds it; with several, a
  * tile's panels stay in a cache while the tiles of a block of rows take their turns. */
 #include "kernel_list.h"
-#include "math_simd.h"
+#include "unrolled.h"
 
 #include <stdbool.h>
 #include <string.h>
 
-#ifdef GEMM_BF16
+#if defined(GEMM_BF16) || defined(GEMM_F16)
 enum { K_BYTES = 32 }; /* of one k in a panel */
 #else
 enum { K_BYTES = 64 };
@@ -24,14 +25,6 @@ enum { K_BYTES = 64 };
 /* How far ahead of the chains a panel is announced. The processor's own prefetching fills the second-level cache; what
  * it leaves of the way to the first would cost a decoded token a fifth of the memory's speed, a prompt as much. */
 enum { PREFETCH_BYTES = 512 };
-
-/* A loop whose bounds are constants where it is inlined, so that what it indexes can live in registers. Clang unrolls for
- * GCC's pragma too late for that. */
-#ifdef __clang__
-#define UNROLLED(i, n) _Pragma("clang loop unroll(full)") for (size_t i = 0; i < (n); i++)
-#else
-#define UNROLLED(i, n) _Pragma("GCC unroll 32") for (size_t i = 0; i < (n); i++)
-#endif
 
 typedef struct tile_args {
     size_t k;
@@ -43,6 +36,14 @@ typedef struct tile_args {
     size_t c_row_floats;
     bool resume;
 } tile_args;
+
+/* Every chain takes a step. */
+MFK_INLINE void one_input(const float *a, size_t rows, size_t panels, const f32x16 *w, f32x16 *acc)
+{
+    UNROLLED (r, rows)
+        UNROLLED (p, panels)
+            acc[r * panels + p] = f32x16_fma(f32x16_set(a[r]), w[p], acc[r * panels + p]);
+}
 
 /* acc[r][p] continues over k. `rows` and `panels` are constants where this is inlined. */
 MFK_INLINE void tile_chains(const tile_args *t, size_t rows, size_t panels, f32x16 *acc)
@@ -59,12 +60,20 @@ MFK_INLINE void tile_chains(const tile_args *t, size_t rows, size_t panels, f32x
             __builtin_prefetch(b + p * t->b_panel_bytes + PREFETCH_BYTES);
             w[p] = f32x16_of_bits(i32x16_shift_left(line[p], 16));
         }
-        UNROLLED (r, rows)
-            UNROLLED (p, panels)
-                acc[r * panels + p] = f32x16_fma(f32x16_set(a[r]), w[p], acc[r * panels + p]);
+        one_input(a, rows, panels, w, acc);
         a += rows;
         UNROLLED (p, panels)
             w[p] = f32x16_of_bits(i32x16_and(line[p], high));
+#elif defined(GEMM_F16)
+        f32x16 w[4];
+        UNROLLED (p, panels) {
+            w[p] = f32x16_load_f16((const uint16_t *)(const void *)(b + p * t->b_panel_bytes));
+            __builtin_prefetch(b + p * t->b_panel_bytes + PREFETCH_BYTES);
+        }
+        one_input(a, rows, panels, w, acc);
+        a += rows;
+        UNROLLED (p, panels)
+            w[p] = f32x16_load_f16((const uint16_t *)(const void *)(b + p * t->b_panel_bytes) + MFK_NR);
 #else
         f32x16 w[4];
         UNROLLED (p, panels) {
@@ -72,9 +81,7 @@ MFK_INLINE void tile_chains(const tile_args *t, size_t rows, size_t panels, f32x
             __builtin_prefetch(b + p * t->b_panel_bytes + PREFETCH_BYTES);
         }
 #endif
-        UNROLLED (r, rows)
-            UNROLLED (p, panels)
-                acc[r * panels + p] = f32x16_fma(f32x16_set(a[r]), w[p], acc[r * panels + p]);
+        one_input(a, rows, panels, w, acc);
         a += rows;
     }
 }
@@ -174,7 +181,7 @@ static void pack_a(const float *a, size_t a_row_floats, size_t k, float *packed,
 
 /* A block of rows and k, whose A is packed. Long blocks of k keep C's share of the traffic small; a tile's panels
  * (128 KiB of f32) and the packed A then come from the second-level cache, which keeps up. */
-enum { K_BLOCK = 1024, A_FLOATS = MFK_SCRATCH_BYTES / 4 };
+enum { K_BLOCK = 1024 };
 
 /* The rows are cut into tiles that differ by one row at most, and those into blocks. */
 typedef struct block {
@@ -203,7 +210,7 @@ static void block_products(const mfk_gemm_args *args, const block *b)
     for (size_t p = 0, panels; p < n_panel; p += panels) {
         size_t live = args->n - p * MFK_NR;
         panels = panels_at_once(args, b, n_panel - p);
-        t.b = (const char *)args->b + p * args->b_panel_bytes + b->k_begin * K_BYTES;
+        t.b = (const char *)args->b + p * args->b_panel_bytes + (args->k_begin + b->k_begin) * K_BYTES;
         t.next = p + 2 * panels <= n_panel ? t.b + panels * args->b_panel_bytes : NULL;
         for (size_t i = b->tile; i < b->tile + b->n_tile; i++) {
             size_t row = row_of_tile(args, b, i), rows = row_of_tile(args, b, i + 1) - row;
@@ -221,17 +228,19 @@ static void block_products(const mfk_gemm_args *args, const block *b)
 static const float *block_pack(const mfk_gemm_args *args, const block *b, float *packed)
 {
     size_t a_row_floats = args->a_row_bytes / sizeof(float), first_row = row_of_tile(args, b, b->tile);
-    if (args->m == 1) return args->a + b->k_begin;
+    const float *a = (const float *)args->a + b->k_begin;
+    if (args->m == 1) return a;
     for (size_t i = b->tile; i < b->tile + b->n_tile; i++) {
         size_t row = row_of_tile(args, b, i), rows = row_of_tile(args, b, i + 1) - row;
-        pack_a(args->a + row * a_row_floats + b->k_begin, a_row_floats, b->k, packed + (row - first_row) * b->k, rows);
+        pack_a(a + row * a_row_floats, a_row_floats, b->k, packed + (row - first_row) * b->k, rows);
     }
     return packed;
 }
 
-/* C = A B^T with `a_floats` of scratch at `packed`. */
-static void gemm(const mfk_gemm_args *args, float *packed, size_t a_floats)
+/* C = A B^T; the packed A goes to the scratch. */
+static void gemm(const mfk_gemm_args *args, void *scratch, size_t scratch_bytes)
 {
+    size_t a_floats = scratch_bytes / sizeof(float);
     block b = { .total_tiles = (args->m + TILE_ROWS - 1) / TILE_ROWS };
     size_t tiles_most = a_floats / K_BLOCK / TILE_ROWS, k_most = K_BLOCK;
     if (b.total_tiles == 1) k_most = args->m == 1 ? args->k : a_floats / args->m / MFK_K_ALIGN * MFK_K_ALIGN;
@@ -239,46 +248,11 @@ static void gemm(const mfk_gemm_args *args, float *packed, size_t a_floats)
         b.k = args->k - b.k_begin < k_most ? args->k - b.k_begin : k_most;
         for (b.tile = 0; b.tile < b.total_tiles; b.tile += b.n_tile) {
             b.n_tile = b.total_tiles - b.tile < tiles_most ? b.total_tiles - b.tile : tiles_most;
-            b.a = block_pack(args, &b, packed);
+            b.a = block_pack(args, &b, scratch);
             block_products(args, &b);
         }
     }
 }
 
-/* Gate and up chains of a part of the units go to the scratch as one product of twice as many columns, and
- * from there through the activation to C. */
-enum { GLU_UNITS = 128, GLU_ROWS = 60, GLU_FLOATS = GLU_ROWS * 2 * GLU_UNITS };
-
-static void glu_activate(const mfk_gemm_args *part, const float *chains, float *c, size_t c_row_floats, size_t n)
-{
-    for (size_t r = 0; r < part->m; r++, chains += 2 * GLU_UNITS, c += c_row_floats) {
-        for (size_t u = 0; u < n; u += MFK_NR) {
-            f32x16 gate = f32x16_load(chains + 2 * u), up = f32x16_load(chains + 2 * u + MFK_NR);
-            f32x16 hidden = f32x16_mul(act16(part->activation, gate), up);
-            if (n - u >= MFK_NR)
-                f32x16_store(c + u, hidden);
-            else
-                f32x16_store_first(c + u, hidden, n - u);
-        }
-    }
-}
-
-static void glu(const mfk_gemm_args *args)
-{
-    float *chains = args->scratch; /* [GLU_ROWS][2 * GLU_UNITS] */
-    size_t c_row_floats = args->c_row_bytes / sizeof(float);
-    mfk_gemm_args part = *args;
-    part.c = chains;
-    part.c_row_bytes = 2 * GLU_UNITS * sizeof(float);
-    for (size_t row = 0; row < args->m; row += part.m) {
-        part.m = args->m - row < GLU_ROWS ? args->m - row : GLU_ROWS;
-        part.a = (const float *)(const void *)((const char *)args->a + row * args->a_row_bytes);
-        for (size_t u = 0, n; u < args->n; u += n) {
-            n = args->n - u < GLU_UNITS ? args->n - u : GLU_UNITS;
-            part.n = (n + MFK_NR - 1) / MFK_NR * 2 * MFK_NR;
-            part.b = (const char *)args->b + u / MFK_NR * 2 * args->b_panel_bytes;
-            gemm(&part, chains + GLU_FLOATS, A_FLOATS - GLU_FLOATS);
-            glu_activate(&part, chains, args->c + row * c_row_floats + u, c_row_floats, n);
-        }
-    }
-}
+enum { GLU_ROWS = 60 };
+#include "glu_simd.h"

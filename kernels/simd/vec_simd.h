@@ -3,6 +3,7 @@
 #include "kernel_list.h"
 #include "math_simd.h"
 #include "pack.h"
+#include "quantize_simd.h"
 
 #include <math.h> /* sqrtf, which with -fno-math-errno is the instruction */
 
@@ -136,4 +137,9 @@ void MFK_ISA(mfk_store_row)(mfk_type type, size_t n, const float *x, void *row)
         i32x16_store_low_halves(bf16 + i, bf16_of(f32x16_load(x + i)));
     for (; i < n; i++)
         bf16[i] = mfk_f32_to_bf16(x[i]);
+}
+
+void MFK_ISA(mfk_quantize)(size_t n, const float *x, mfk_q8_block *y)
+{
+    quantize(n, x, y);
 }

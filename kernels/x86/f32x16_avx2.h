@@ -131,6 +131,7 @@ I32X16_BINARY(add, _mm256_add_epi32)
 I32X16_BINARY(sub, _mm256_sub_epi32)
 I32X16_BINARY(and, _mm256_and_si256)
 I32X16_BINARY(or, _mm256_or_si256)
+I32X16_BINARY(max, _mm256_max_epi32)
 
 #define i32x16_shift_left(v, n) i32x16_of(_mm256_slli_epi32((v).lo, n), _mm256_slli_epi32((v).hi, n))
 #define i32x16_shift_right(v, n) i32x16_of(_mm256_srai_epi32((v).lo, n), _mm256_srai_epi32((v).hi, n))
@@ -161,6 +162,69 @@ MFK_INLINE i32x16 i32x16_select_nan(f32x16 x, i32x16 a, i32x16 b)
 {
     return i32x16_of(_mm256_blendv_epi8(b.lo, a.lo, _mm256_castps_si256(_mm256_cmp_ps(x.lo, x.lo, _CMP_UNORD_Q))),
                      _mm256_blendv_epi8(b.hi, a.hi, _mm256_castps_si256(_mm256_cmp_ps(x.hi, x.hi, _CMP_UNORD_Q))));
+}
+
+/* Sixteen consecutive f16, widened. */
+MFK_INLINE f32x16 f32x16_load_f16(const uint16_t *p)
+{
+    return f32x16_of(_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p)),
+                     _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p + 1)));
+}
+
+MFK_INLINE f32x16 f32x16_of_i32(i32x16 v)
+{
+    return f32x16_of(_mm256_cvtepi32_ps(v.lo), _mm256_cvtepi32_ps(v.hi));
+}
+
+/* To nearest even. */
+MFK_INLINE i32x16 i32x16_of_f32(f32x16 v)
+{
+    return i32x16_of(_mm256_cvtps_epi32(v.lo), _mm256_cvtps_epi32(v.hi));
+}
+
+MFK_INLINE void i32x16_store(void *p, i32x16 v)
+{
+    _mm256_storeu_si256((__m256i *)p, v.lo);
+    _mm256_storeu_si256((__m256i *)p + 1, v.hi);
+}
+
+MFK_INLINE int32_t i32x16_tree_sum(i32x16 v)
+{
+    __m256i y = _mm256_add_epi32(v.lo, v.hi);
+    __m128i x = _mm_add_epi32(_mm256_castsi256_si128(y), _mm256_extracti128_si256(y, 1));
+    x = _mm_add_epi32(x, _mm_shuffle_epi32(x, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(x, _mm_shuffle_epi32(x, 0xb1)));
+}
+
+MFK_INLINE int32_t i32x16_tree_max(i32x16 v)
+{
+    __m256i y = _mm256_max_epi32(v.lo, v.hi);
+    __m128i x = _mm_max_epi32(_mm256_castsi256_si128(y), _mm256_extracti128_si256(y, 1));
+    x = _mm_max_epi32(x, _mm_shuffle_epi32(x, 0x4e));
+    return _mm_cvtsi128_si32(_mm_max_epi32(x, _mm_shuffle_epi32(x, 0xb1)));
+}
+
+/* Sixteen lanes that fit a byte. */
+MFK_INLINE void i32x16_store_bytes(int8_t *p, i32x16 v)
+{
+    __m256i halves = _mm256_permute4x64_epi64(_mm256_packs_epi32(v.lo, v.hi), 0xd8);
+    __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1));
+    _mm_storeu_si128((__m128i *)(void *)p, bytes);
+}
+
+typedef __m256i lookup16; /* a table of sixteen bytes */
+
+/* Each byte of the second, below 16, to its place in the first. */
+MFK_INLINE i32x16 i32x16_lookup(lookup16 table, i32x16 v)
+{
+    return i32x16_of(_mm256_shuffle_epi8(table, v.lo), _mm256_shuffle_epi8(table, v.hi));
+}
+
+/* Of signed bytes, each 128 too large. */
+MFK_INLINE lookup16 lookup16_of(const int8_t table[16])
+{
+    __m128i values = _mm_xor_si128(_mm_loadu_si128((const __m128i *)(const void *)table), _mm_set1_epi8(-128));
+    return _mm256_broadcastsi128_si256(values);
 }
 
 MFK_INLINE float f32x16_first(f32x16 v)

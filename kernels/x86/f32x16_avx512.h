@@ -86,6 +86,31 @@ MFK_INLINE i32x16 i32x16_select_nan(f32x16 x, i32x16 a, i32x16 b)
     return _mm512_mask_blend_epi32(_mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), b, a);
 }
 
+/* Sixteen consecutive f16, widened. */
+#define f32x16_load_f16(p) _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)(p)))
+#define f32x16_of_i32 _mm512_cvtepi32_ps
+#define i32x16_of_f32 _mm512_cvtps_epi32 /* to nearest even */
+#define i32x16_max _mm512_max_epi32
+#define i32x16_store(p, v) _mm512_storeu_si512(p, v)
+#define i32x16_tree_sum _mm512_reduce_add_epi32
+#define i32x16_tree_max _mm512_reduce_max_epi32
+
+/* Sixteen lanes that fit a byte. */
+MFK_INLINE void i32x16_store_bytes(int8_t *p, i32x16 v)
+{
+    _mm_storeu_si128((__m128i *)(void *)p, _mm512_cvtepi32_epi8(v));
+}
+
+typedef __m512i lookup16;                 /* a table of sixteen bytes */
+#define i32x16_lookup _mm512_shuffle_epi8 /* each byte of the second, below 16, to its place in the first */
+
+/* Of signed bytes, each 128 too large. */
+MFK_INLINE lookup16 lookup16_of(const int8_t table[16])
+{
+    __m128i values = _mm_xor_si128(_mm_loadu_si128((const __m128i *)(const void *)table), _mm_set1_epi8(-128));
+    return _mm512_broadcast_i32x4(values);
+}
+
 MFK_INLINE float f32x16_tree_sum(f32x16 v)
 {
     __m256 y = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));

@@ -8,7 +8,7 @@
 
 void mfk_gemm_bf16_12x32_avx512(const mfk_gemm_args *args)
 {
-    gemm(args, args->scratch, A_FLOATS);
+    gemm(args, args->scratch, MFK_SCRATCH_BYTES);
 }
 
 void mfk_glu_bf16_12x32_avx512(const mfk_gemm_args *args)

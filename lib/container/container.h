@@ -6,7 +6,7 @@
 
 #include <stdbool.h>
 
-#include "kernel.h" /* mfk_type, the panel layout's constants */
+#include "pack.h" /* mfk_type, the layouts */
 #include "matformer.h"
 
 typedef enum mfi_tensor_kind { MFI_PANEL = 1, MFI_TABLE = 2, MFI_PLAIN = 3 } mfi_tensor_kind;
@@ -30,6 +30,17 @@ typedef struct mfi_tensor {
     uint64_t offset, bytes; /* in the region */
     const void *data;       /* NULL while the region is not resident; else never changes */
 } mfi_tensor;
+
+/* Where its first panel or row is. What is before it is the table of a Q4 tensor. */
+static inline const unsigned char *mfi_tensor_body(const mfi_tensor *tensor)
+{
+    return (const unsigned char *)tensor->data + mfk_head_bytes(tensor->type);
+}
+
+static inline const int8_t *mfi_tensor_table(const mfi_tensor *tensor)
+{
+    return tensor->type == MFK_Q4 ? (const int8_t *)tensor->data : NULL;
+}
 
 typedef struct mfi_region {
     mfi_region_kind kind;

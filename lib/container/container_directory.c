@@ -203,35 +203,46 @@ static mf_status read_region(decoder *d, const mfi_file_entry *entry)
 
 /* ---- Tensors ---- */
 
+/* Bytes of one element; of Q8 and Q4 of a block of 32, its scale included. 0: a type that this version does not know. */
 static uint64_t element_bytes(mfk_type type)
 {
     switch (type) {
     case MFK_F32:
         return 4;
     case MFK_BF16:
+    case MFK_F16:
         return 2;
+    case MFK_Q8:
+        return 32 + 2;
+    case MFK_Q4:
+        return 16 + 2;
     case MFK_U8:
         return 1;
-    default:
-        return 0;
     }
+    return 0;
+}
+
+/* Of a row of a TABLE, or of the sixteen of a panel, whose scales come in pairs of blocks. */
+static uint64_t row_bytes(const mfi_tensor *tensor)
+{
+    const uint64_t k = tensor->k, blocks = k / MFK_BLOCK + (k % MFK_BLOCK != 0), size = element_bytes(tensor->type);
+    const bool quantized = mfk_type_quantized(tensor->type);
+    if (tensor->kind == MFI_TABLE) return ((quantized ? blocks : k) * size + MFI_LINE - 1) & ~(uint64_t)(MFI_LINE - 1);
+    return blocks * MFK_NR * size * (quantized ? 1 : MFK_BLOCK) + (quantized ? blocks % 2 * (MFI_LINE / 2) : 0);
 }
 
 bool mfi_tensor_bytes(const mfi_tensor *tensor, uint64_t *bytes)
 {
-    const uint64_t limit = (uint64_t)1 << 60; /* so that rounding up below cannot overflow */
-    uint64_t size = element_bytes(tensor->type), n = tensor->n, k = tensor->k;
+    const uint64_t limit = (uint64_t)1 << 52; /* so that a row of k elements cannot overflow */
+    const uint64_t size = element_bytes(tensor->type), n = tensor->n, k = tensor->k;
     if (size == 0 || n == 0 || k == 0 || n > limit || k > limit) return false;
-    if (tensor->kind == MFI_PLAIN) return k == 1 && tensor->panels == 0 && mfi_mul_u64(n, size, bytes);
-    if (tensor->type == MFK_U8) return false;
-    if (tensor->kind == MFI_TABLE) {
-        uint64_t row = (k * size + MFI_LINE - 1) & ~(uint64_t)(MFI_LINE - 1);
-        return tensor->panels == 0 && k <= limit / 8 && mfi_mul_u64(n, row, bytes);
-    }
-    uint64_t panels = (n + MFK_NR - 1) / MFK_NR, panel;
-    k = (k + MFK_K_ALIGN - 1) & ~(uint64_t)(MFK_K_ALIGN - 1);
-    return tensor->kind == MFI_PANEL && (tensor->panels == panels || tensor->panels == 2 * panels) &&
-           mfi_mul_u64(k, MFK_NR * size, &panel) && mfi_mul_u64(panel, tensor->panels, bytes);
+    if (tensor->kind == MFI_PLAIN)
+        return k == 1 && tensor->panels == 0 && !mfk_type_quantized(tensor->type) && mfi_mul_u64(n, size, bytes);
+    const uint64_t panels = (n + MFK_NR - 1) / MFK_NR, n_row = tensor->kind == MFI_TABLE ? n : tensor->panels;
+    const bool counted =
+        tensor->kind == MFI_TABLE ? tensor->panels == 0 : tensor->panels == panels || tensor->panels == 2 * panels;
+    return tensor->type != MFK_U8 && counted && mfi_mul_u64(row_bytes(tensor), n_row, bytes) &&
+           mfi_add_u64(*bytes, mfk_head_bytes(tensor->type), bytes);
 }
 
 /* The regions from the current one up to `region` are complete: their tensors account for their size. */

@@ -161,7 +161,7 @@ mf_status mfi_writer_region(mfi_writer *w, mfi_region_kind kind, uint32_t shell,
 /* The frames of one more tensor, which begins where the last frame ended; stored sizes come later. */
 static bool add_frames(mfi_writer *w, writer_region *region, size_t bytes, mfk_type type)
 {
-    uint16_t split = type == MFK_F32 ? 4 : type == MFK_BF16 ? 2 : 1;
+    uint16_t split = type == MFK_F32 ? 4 : type == MFK_BF16 || type == MFK_F16 ? 2 : 1;
     for (size_t done = 0; done < bytes; done += FRAME_BYTES) {
         if (!grow(w, &region->frame, region->n_frame, &region->frame_room, sizeof *region->frame)) return false;
         uint32_t raw = (uint32_t)mfi_min(bytes - done, FRAME_BYTES);

@@ -171,7 +171,7 @@ static const mfi_tensor *need(compiler *c, const char *name, uint32_t shell, mfi
                              name, shell);
         return NULL;
     }
-    if (tensor->type != MFK_F32 && (kind == MFI_PLAIN || tensor->type != MFK_BF16)) {
+    if (tensor->type != MFK_F32 && (kind == MFI_PLAIN || tensor->type > MFK_Q4)) {
         c->status = mfi_fail(c->error, MF_E_UNSUPPORTED,
                              "%s: tensor %s has element type %d, which this version cannot compute with", file, name,
                              (int)tensor->type);
@@ -216,7 +216,38 @@ static void add_part(compiler *c, mfi_op *op, uint32_t layer, const char *rest, 
 
 typedef struct buffers {
     uint16_t x, attn_in, q, k, v, attn, ffn_in, hidden, y_attn, y_ffn, out;
+    uint16_t attn_in_q8, attn_q8, ffn_in_q8, hidden_q8, out_q8; /* quantized */
 } buffers;
+
+/* How many of a product's pieces want their input quantized: none, some or all. */
+typedef enum share { SHARE_NONE, SHARE_SOME, SHARE_ALL } share;
+
+static share quantized_share(const mfi_op *op)
+{
+    uint32_t n_quantized = 0, n_piece = 0;
+    for (uint32_t p = 0; p < op->n_part; p++) {
+        for (uint32_t s = 0; s < op->part[p].n_shell; s++) {
+            const mfi_tensor *piece = op->part[p].piece[s];
+            n_piece += piece != NULL;
+            n_quantized += piece != NULL && mfk_type_quantized(piece->type);
+        }
+    }
+    return n_quantized == 0 ? SHARE_NONE : n_quantized == n_piece ? SHARE_ALL : SHARE_SOME;
+}
+
+/* The input of the product `op`, which is the last operation, quantized just before it, if some piece wants that. */
+static void quantize_input(compiler *c, mfi_op *op, uint16_t quantized, mfi_extent extent)
+{
+    if (quantized_share(op) == SHARE_NONE) return;
+    const mfi_op product = *op;
+    *op = (mfi_op){ .kind = MFI_OP_QUANTIZE, .rows = product.rows, .layer = product.layer, .scale = 1.0f };
+    op->src = product.src;
+    op->dst = quantized;
+    op->n_of = extent;
+    mfi_op *moved = mfi_program_op(c->program, product.kind, product.rows, product.layer, product.src, product.dst);
+    *moved = product;
+    moved->src2 = quantized;
+}
 
 static void add_attention(compiler *c, uint32_t layer, const buffers *b)
 {
@@ -234,6 +265,7 @@ static void add_attention(compiler *c, uint32_t layer, const buffers *b)
     add_part(c, qkv, layer, "attn.q", n_q, config->d_model, b->q, MFI_EXTENT_HEADS);
     add_part(c, qkv, layer, "attn.k", n_kv, config->d_model, b->k, MFI_EXTENT_KV_HEADS);
     add_part(c, qkv, layer, "attn.v", n_kv, config->d_model, b->v, MFI_EXTENT_KV_HEADS);
+    quantize_input(c, qkv, b->attn_in_q8, MFI_EXTENT_FULL);
 
     if (c->program->rope_freqs != NULL) {
         mfi_program_op(c->program, MFI_OP_ROPE, MFI_ROWS_ATTN, layer, b->q, b->q)->n_of = MFI_EXTENT_HEADS;
@@ -249,6 +281,7 @@ static void add_attention(compiler *c, uint32_t layer, const buffers *b)
     mfi_op *o = mfi_program_op(c->program, MFI_OP_GEMM, MFI_ROWS_ATTN, layer, b->attn, b->y_attn);
     o->k_of = MFI_EXTENT_HEADS;
     add_part(c, o, layer, "attn.o", config->d_model, n_q, b->y_attn, MFI_EXTENT_FULL);
+    quantize_input(c, o, b->attn_q8, MFI_EXTENT_HEADS);
     mfi_program_op(c->program, MFI_OP_ADD, MFI_ROWS_ATTN, layer, b->y_attn, b->x);
 }
 
@@ -277,15 +310,23 @@ static void add_ffn(compiler *c, uint32_t layer, const buffers *b)
     layer_name(name, layer, "ffn_norm");
     add_norm(c, MFI_ROWS_FFN, layer, name, b->x, b->ffn_in);
 
-    mfi_op *up =
-        mfi_program_op(c->program, gated ? MFI_OP_GLU : MFI_OP_GEMM, MFI_ROWS_FFN, layer, b->ffn_in, b->hidden);
+    const mfi_op_kind kind = gated ? MFI_OP_GLU : MFI_OP_GEMM;
+    mfi_op *up = mfi_program_op(c->program, kind, MFI_ROWS_FFN, layer, b->ffn_in, b->hidden);
     up->activation = c->config->activation;
     up->activated = true;
     add_shells(c, up, layer, gated ? "ffn.gate_up" : "ffn.up", true, b->hidden);
+    quantize_input(c, up, b->ffn_in_q8, MFI_EXTENT_FULL);
+    up = &c->program->op[c->program->n_op - 1];
 
     mfi_op *down = mfi_program_op(c->program, MFI_OP_GEMM, MFI_ROWS_FFN, layer, b->hidden, b->y_ffn);
     down->k_of = MFI_EXTENT_FFN;
     add_shells(c, down, layer, "ffn.down", false, b->y_ffn);
+    if (gated && quantized_share(down) == SHARE_ALL) { /* straight from the activation */
+        up->quantized = true;
+        up->part[0].dst = down->src2 = b->hidden_q8;
+    } else {
+        quantize_input(c, down, b->hidden_q8, MFI_EXTENT_FFN);
+    }
     mfi_program_op(c->program, MFI_OP_ADD, MFI_ROWS_FFN, layer, b->y_ffn, b->x);
 }
 
@@ -329,6 +370,11 @@ static void add_layers(compiler *c)
         .hidden = mfi_program_buffer(program, MFI_ROWS_FFN, config->d_ff),
         .y_ffn = mfi_program_buffer(program, MFI_ROWS_FFN, config->d_model),
         .out = mfi_program_buffer(program, MFI_ROWS_OUT, config->d_model),
+        .attn_in_q8 = mfi_program_quantized_buffer(program, MFI_ROWS_ATTN, config->d_model),
+        .attn_q8 = mfi_program_quantized_buffer(program, MFI_ROWS_ATTN, q),
+        .ffn_in_q8 = mfi_program_quantized_buffer(program, MFI_ROWS_FFN, config->d_model),
+        .hidden_q8 = mfi_program_quantized_buffer(program, MFI_ROWS_FFN, config->d_ff),
+        .out_q8 = mfi_program_quantized_buffer(program, MFI_ROWS_OUT, config->d_model),
     };
     mfi_op *embed = mfi_program_op(program, MFI_OP_EMBED, MFI_ROWS_ALL, 0, b.x, b.x);
     embed->scale = config->embed_scale;
@@ -341,7 +387,9 @@ static void add_layers(compiler *c)
     mfi_op *output = mfi_program_op(program, MFI_OP_OUTPUT, MFI_ROWS_OUT, config->n_layer, b.out, b.out);
     const mfi_tensor *matrix =
         config->tied ? embed->table : need(c, "output", 0, MFI_PANEL, config->n_vocab, config->d_model, 1);
-    if (matrix != NULL) mfi_program_part(program, output, &matrix, 1, b.out, MFI_EXTENT_FULL);
+    if (matrix == NULL) return;
+    mfi_program_part(program, output, &matrix, 1, b.out, MFI_EXTENT_FULL);
+    quantize_input(c, output, b.out_q8, MFI_EXTENT_FULL);
 }
 
 static uint32_t last_shell(const mfi_container *container)
@@ -363,8 +411,8 @@ mf_status mfi_matlm_compile(mfi_program **out, const mfi_matlm_config *config, c
         return mfi_fail(error, MF_E_FORMAT, "%s: it has shell %u, but shells end at %u", mfi_container_name(container),
                         last, MFI_MAX_GRANULARITY - 1);
     const uint32_t n_shell = last + 1;
-    /* A layer has 12 operations and 4 + 2 * n_shell pieces; the ends have three and one. */
-    const mfi_program_sizes sizes = { config->n_layer, n_shell, config->n_layer * 12 + 3, 11,
+    /* A layer has at most 16 operations and 4 + 2 * n_shell pieces; the ends have four and one. */
+    const mfi_program_sizes sizes = { config->n_layer, n_shell, config->n_layer * 16 + 4, 16,
                                       config->n_layer * (4 + 2 * n_shell) + 1 };
     compiler c = { config, container, NULL, error, MF_OK };
     mf_status status = mfi_program_create(&c.program, allocator, &sizes, error);

@@ -69,13 +69,17 @@ typedef struct mfi_weights {
     void *user;
 } mfi_weights;
 
+/* What a matrix is for: each may have an element type of its own. */
+typedef enum mfi_role { MFI_ROLE_FFN, MFI_ROLE_ATTENTION, MFI_ROLE_EMBEDDING, MFI_ROLE_OUTPUT, MFI_N_ROLE } mfi_role;
+
 typedef struct mfi_matlm_save_options {
-    mfk_type type; /* of the matrices: MFK_F32 or MFK_BF16; vectors are always f32 */
+    mfk_type type; /* of the matrices; vectors are always f32 */
     mfi_storage storage;
     bool one_shell;        /* all widths in the base region */
     const void *tokenizer; /* blob of tokenizer.h, or NULL */
     size_t tokenizer_bytes;
-    const char *const *metadata; /* key, value, key, value, ..., NULL; or NULL */
+    const char *const *metadata;    /* key, value, key, value, ..., NULL; or NULL */
+    mfk_type role_type[MFI_N_ROLE]; /* instead of `type`, where not 0. A tied embedding is MFI_ROLE_EMBEDDING */
 } mfi_matlm_save_options;
 
 /* Writes a .mf file: layout, shells and packing as docs/container-format.md says. */

@@ -7,7 +7,7 @@
 #include "arena.h"
 #include "defs.h"
 #include "matlm_config.h"
-#include "pack.h"
+#include "quantize.h"
 #include "status.h"
 
 #define READ_ROWS 64u /* rows read from the caller at once: a multiple of MFK_NR */
@@ -101,9 +101,14 @@ static void declare(const saver *s, mfi_tensor_kind kind, mfk_type type, const c
     mfi_writer_tensor(s->writer, &tensor);
 }
 
-static void declare_matrix(const saver *s, const char *name, uint64_t n, uint64_t k)
+static mfk_type type_of(const saver *s, mfi_role role)
 {
-    declare(s, MFI_PANEL, s->options->type, name, 0, n, k, 1);
+    return s->options->role_type[role] ? s->options->role_type[role] : s->options->type;
+}
+
+static void declare_matrix(const saver *s, mfi_role role, const char *name, uint64_t n, uint64_t k)
+{
+    declare(s, MFI_PANEL, type_of(s, role), name, 0, n, k, 1);
 }
 
 static void declare_norm(const saver *s, const char *prefix)
@@ -139,13 +144,13 @@ static void declare_attention(const saver *s, uint32_t layer)
     uint64_t kv = (uint64_t)mfi_kv_heads(heads, config->head_group) * config->d_head;
     char name[32];
     snprintf(name, sizeof name, "layers.%u.attn.q", layer);
-    declare_matrix(s, name, q, config->d_model);
+    declare_matrix(s, MFI_ROLE_ATTENTION, name, q, config->d_model);
     snprintf(name, sizeof name, "layers.%u.attn.k", layer);
-    declare_matrix(s, name, kv, config->d_model);
+    declare_matrix(s, MFI_ROLE_ATTENTION, name, kv, config->d_model);
     snprintf(name, sizeof name, "layers.%u.attn.v", layer);
-    declare_matrix(s, name, kv, config->d_model);
+    declare_matrix(s, MFI_ROLE_ATTENTION, name, kv, config->d_model);
     snprintf(name, sizeof name, "layers.%u.attn.o", layer);
-    declare_matrix(s, name, config->d_model, q);
+    declare_matrix(s, MFI_ROLE_ATTENTION, name, config->d_model, q);
 }
 
 static void declare_ffn(const saver *s, uint32_t shell, uint32_t layer)
@@ -155,9 +160,9 @@ static void declare_ffn(const saver *s, uint32_t shell, uint32_t layer)
     bool gated = s->config->ffn == MFI_FFN_GATED;
     char name[32];
     snprintf(name, sizeof name, gated ? "layers.%u.ffn.gate_up" : "layers.%u.ffn.up", layer);
-    declare(s, MFI_PANEL, s->options->type, name, shell, width, s->config->d_model, gated ? 2 : 1);
+    declare(s, MFI_PANEL, type_of(s, MFI_ROLE_FFN), name, shell, width, s->config->d_model, gated ? 2 : 1);
     snprintf(name, sizeof name, "layers.%u.ffn.down", layer);
-    declare(s, MFI_PANEL, s->options->type, name, shell, s->config->d_model, width, 1);
+    declare(s, MFI_PANEL, type_of(s, MFI_ROLE_FFN), name, shell, s->config->d_model, width, 1);
 }
 
 static void declare_base(saver *s)
@@ -165,7 +170,8 @@ static void declare_base(saver *s)
     const mfi_matlm_config *config = s->config;
     mfi_writer_region(s->writer, MFI_REGION_BASE, 0, s->options->storage, &s->region);
     declare_vectors(s);
-    declare_matrix(s, config->tied ? "embed" : "output", config->n_vocab, config->d_model);
+    declare_matrix(s, config->tied ? MFI_ROLE_EMBEDDING : MFI_ROLE_OUTPUT, config->tied ? "embed" : "output",
+                   config->n_vocab, config->d_model);
     for (uint32_t layer = 0; layer < config->n_layer; layer++) {
         declare_attention(s, layer);
         declare_ffn(s, 0, layer);
@@ -185,7 +191,7 @@ static void declare_regions(saver *s)
     declare_base(s);
     if (!config->tied) {
         mfi_writer_region(s->writer, MFI_REGION_TABLES, 0, s->options->storage, &s->region);
-        declare(s, MFI_TABLE, s->options->type, "embed", 0, config->n_vocab, config->d_model, 0);
+        declare(s, MFI_TABLE, type_of(s, MFI_ROLE_EMBEDDING), "embed", 0, config->n_vocab, config->d_model, 0);
     }
     for (uint32_t shell = 1; shell < s->n_shell; shell++) {
         if (shell_empty(s, shell)) continue;
@@ -212,7 +218,7 @@ static mf_status fill_panels(const saver *s, const mfi_tensor *tensor, const cha
         size_t rows = mfi_min(n - i, READ_ROWS);
         mf_status status = s->weights->read(s->weights->user, name, row + i, rows, column, k, s->rows, s->error);
         if (status != MF_OK) return status;
-        mfk_pack(tensor->type, rows, k, s->rows, k, panels + i / MFK_NR * stride_bytes, stride_bytes);
+        mfk_pack(tensor->type, mfk_q4_table, rows, k, s->rows, k, panels + i / MFK_NR * stride_bytes, stride_bytes);
     }
     return MF_OK;
 }
@@ -230,18 +236,21 @@ static mf_status fill_gate_up(const saver *s, const mfi_tensor *tensor, uint32_t
 
 static mf_status fill_table(const saver *s, const mfi_tensor *tensor, unsigned char *table)
 {
-    size_t k = (size_t)tensor->k, row_bytes = (size_t)(tensor->bytes / tensor->n);
+    size_t k = (size_t)tensor->k, row_bytes = mfk_row_bytes(tensor->type, k);
     for (size_t row = 0; row < tensor->n; row++, table += row_bytes) {
         mf_status status = s->weights->read(s->weights->user, tensor->name, row, 1, 0, k, s->rows, s->error);
         if (status != MF_OK) return status;
-        if (tensor->type == MFK_F32) {
-            memcpy(table, s->rows, k * sizeof(float));
-            continue;
-        }
-        for (size_t i = 0; i < k; i++)
-            ((uint16_t *)(void *)table)[i] = mfk_f32_to_bf16(s->rows[i]);
+        mfk_pack_table_row(tensor->type, mfk_q4_table, k, s->rows, table);
     }
     return MF_OK;
+}
+
+/* The table that the codes of a Q4 tensor stand for. */
+static void fill_head(const mfi_tensor *tensor, unsigned char *bytes)
+{
+    if (mfk_head_bytes(tensor->type) == 0) return;
+    memset(bytes, 0, mfk_head_bytes(tensor->type));
+    memcpy(bytes, mfk_q4_table, sizeof mfk_q4_table);
 }
 
 static mf_status fill(void *user, const mfi_tensor *tensor, void *bytes, mf_error *error)
@@ -258,7 +267,9 @@ static mf_status fill(void *user, const mfi_tensor *tensor, void *bytes, mf_erro
     }
     if (tensor->kind == MFI_PLAIN)
         return weights->read(weights->user, tensor->name, 0, 1, 0, (size_t)tensor->n, bytes, error);
-    if (tensor->kind == MFI_TABLE) return fill_table(s, tensor, bytes);
+    unsigned char *body = (unsigned char *)bytes + mfk_head_bytes(tensor->type);
+    fill_head(tensor, bytes);
+    if (tensor->kind == MFI_TABLE) return fill_table(s, tensor, body);
 
     /* Of the FFN, a shell is rows of gate and up, and columns of down. */
     unsigned layer = 0;
@@ -266,8 +277,8 @@ static mf_status fill(void *user, const mfi_tensor *tensor, void *bytes, mf_erro
     bool ffn = sscanf(tensor->name, "layers.%u.ffn.%15s", &layer, part) == 2;
     size_t first = ffn ? shell_begin(s, tensor->shell, layer) : 0;
     bool down = strcmp(part, "down") == 0;
-    if (strcmp(part, "gate_up") == 0) return fill_gate_up(s, tensor, layer, first, bytes);
-    return fill_panels(s, tensor, tensor->name, down ? 0 : first, down ? first : 0, bytes,
+    if (strcmp(part, "gate_up") == 0) return fill_gate_up(s, tensor, layer, first, body);
+    return fill_panels(s, tensor, tensor->name, down ? 0 : first, down ? first : 0, body,
                        mfk_panel_bytes(tensor->type, (size_t)tensor->k));
 }
 
@@ -277,9 +288,10 @@ mf_status mfi_matlm_save(const mfi_matlm_config *config, const mfi_weights *weig
 {
     mf_status status = mfi_matlm_config_check(config, error);
     if (status != MF_OK) return status;
-    if (options->type != MFK_F32 && options->type != MFK_BF16)
-        return mfi_fail(error, MF_E_UNSUPPORTED, "%s: matrices are stored as f32 or bf16", path);
     saver s = { .config = config, .options = options, .weights = weights, .error = error };
+    for (mfi_role role = 0; role < MFI_N_ROLE; role++)
+        if (type_of(&s, role) < MFK_F32 || type_of(&s, role) > MFK_Q4)
+            return mfi_fail(error, MF_E_UNSUPPORTED, "%s: matrices are stored as f32, bf16, f16, q8 or q4", path);
     s.n_shell = options->one_shell ? 1 : config->n_granularity;
     size_t width = mfi_max(mfi_max(config->d_model, config->d_ff), (size_t)config->n_head * config->d_head);
     s.rows = mfi_alloc_array(allocator, READ_ROWS * width, sizeof *s.rows);

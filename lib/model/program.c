@@ -60,6 +60,12 @@ uint16_t mfi_program_buffer(mfi_program *program, mfi_rows rows, uint32_t width)
     return (uint16_t)index;
 }
 
+uint16_t mfi_program_quantized_buffer(mfi_program *program, mfi_rows rows, uint32_t width)
+{
+    const uint32_t blocks = (width + MFK_BLOCK - 1) / MFK_BLOCK;
+    return mfi_program_buffer(program, rows, blocks * (uint32_t)(sizeof(mfk_q8_block) / sizeof(float)));
+}
+
 mfi_op *mfi_program_op(mfi_program *program, mfi_op_kind kind, mfi_rows rows, uint32_t layer, uint16_t src,
                        uint16_t dst)
 {
@@ -89,6 +95,7 @@ static bool is_row_wise(mfi_op_kind kind)
     case MFI_OP_EMBED:
     case MFI_OP_COPY:
     case MFI_OP_NORM:
+    case MFI_OP_QUANTIZE:
     case MFI_OP_ADD:
     case MFI_OP_COMBINE:
     case MFI_OP_ROPE:

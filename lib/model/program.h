@@ -29,17 +29,18 @@ typedef enum mfi_extent {
 } mfi_extent;
 
 typedef enum mfi_op_kind {
-    MFI_OP_EMBED,   /* dst = scale * table[token], or the caller's embedding row */
-    MFI_OP_COPY,    /* dst = scale * src, from ALL into `rows` */
-    MFI_OP_NORM,    /* dst = norm(src), likewise */
-    MFI_OP_ADD,     /* dst = fma(scale, src, dst), from `rows` back into ALL */
-    MFI_OP_COMBINE, /* dst = src + sum_i coefficient[coefficient_at + i] * stream[i], coefficients of the same row */
-    MFI_OP_GEMM,    /* dst = src * B^T, for each part; `activation` applied when `activated` */
-    MFI_OP_GLU,     /* dst = act(src * G^T) . (src * U^T), shell after shell */
-    MFI_OP_ROPE,    /* dst rotated in place, heads by `n_of` */
-    MFI_OP_STORE,   /* src is the keys, src2 the values: to the session's cache, slot `slot` */
-    MFI_OP_ATTEND,  /* dst = attention of src over the cache */
-    MFI_OP_OUTPUT   /* hidden states (src) and logits to the callers' memory */
+    MFI_OP_EMBED,    /* dst = scale * table[token], or the caller's embedding row */
+    MFI_OP_COPY,     /* dst = scale * src, from ALL into `rows` */
+    MFI_OP_NORM,     /* dst = norm(src), likewise */
+    MFI_OP_ADD,      /* dst = fma(scale, src, dst), from `rows` back into ALL */
+    MFI_OP_COMBINE,  /* dst = src + sum_i coefficient[coefficient_at + i] * stream[i], coefficients of the same row */
+    MFI_OP_QUANTIZE, /* dst = src as mfk_q8_block, up to `n_of`; in the same space */
+    MFI_OP_GEMM,     /* dst = src * B^T, for each part; `activation` applied when `activated` */
+    MFI_OP_GLU,      /* dst = act(src * G^T) . (src * U^T), shell after shell */
+    MFI_OP_ROPE,     /* dst rotated in place, heads by `n_of` */
+    MFI_OP_STORE,    /* src is the keys, src2 the values: to the session's cache, slot `slot` */
+    MFI_OP_ATTEND,   /* dst = attention of src over the cache */
+    MFI_OP_OUTPUT    /* hidden states (src) and logits to the callers' memory */
 } mfi_op_kind;
 
 /* One product of a GEMM: the same input rows, its own output buffer. `shells` pieces in order: along n for
@@ -58,7 +59,7 @@ typedef struct mfi_op {
     mfi_op_kind kind;
     mfi_rows rows;
     uint32_t layer;          /* ascends along the list; n_layer after the last */
-    uint16_t src, src2, dst; /* buffers */
+    uint16_t src, src2, dst; /* buffers. Of a product src2 is src quantized, for pieces of Q8 and Q4 */
     mfi_extent n_of, k_of;
     uint32_t n_part;
     mfi_part part[MFI_MAX_PART];
@@ -68,6 +69,7 @@ typedef struct mfi_op {
     float eps, scale;
     mfk_activation activation;
     bool activated;
+    bool quantized;                                                         /* GLU: dst holds mfk_q8_block */
     uint16_t n_stream, stream[MFI_MAX_STREAM], coefficient, coefficient_at; /* COMBINE */
     uint32_t slot;                                                          /* of the cache: STORE, ATTEND */
     uint32_t window; /* ATTEND: positions seen, itself included; 0: all */
@@ -112,6 +114,8 @@ mf_status mfi_program_create(mfi_program **out, const mf_allocator *allocator, c
                              mf_error *error);
 void mfi_program_free(mfi_program *program);
 uint16_t mfi_program_buffer(mfi_program *program, mfi_rows rows, uint32_t width);
+/* Of mfk_q8_block instead: `width` numbers quantized. */
+uint16_t mfi_program_quantized_buffer(mfi_program *program, mfi_rows rows, uint32_t width);
 mfi_op *mfi_program_op(mfi_program *program, mfi_op_kind kind, mfi_rows rows, uint32_t layer, uint16_t src,
                        uint16_t dst);
 /* Adds a product to a GEMM or GLU. `piece` [n_shell] is copied. */

@@ -30,18 +30,6 @@ static void set_rotation(const mf_executor *e, uint32_t row)
         mfk_sincos(position * frequency[j], &e->cos[row * half + j], &e->sin[row * half + j]);
 }
 
-/* A row of a table, as it lies. */
-static void load_row(const mfi_tensor *table, size_t row, size_t width, float *dst)
-{
-    const unsigned char *src = (const unsigned char *)table->data + row * (size_t)(table->bytes / table->n);
-    if (table->type == MFK_F32) {
-        memcpy(dst, src, width * sizeof *dst);
-    } else {
-        for (size_t i = 0; i < width; i++)
-            dst[i] = mfk_bf16_to_f32(((const uint16_t *)(const void *)src)[i]);
-    }
-}
-
 static void embed(const mf_executor *e, const mfi_op *op, uint32_t row, float *dst)
 {
     const mfk_table *kernels = &e->model->kernels;
@@ -55,9 +43,11 @@ static void embed(const mf_executor *e, const mfi_op *op, uint32_t row, float *d
     }
     const size_t token = (size_t)request->tokens[row - request->first_row];
     if (table->kind == MFI_PANEL)
-        kernels->panel_row(table->type, width, table->data, (size_t)(table->bytes / table->panels), token, dst);
+        kernels->panel_row(table->type, width, mfi_tensor_table(table), mfi_tensor_body(table),
+                           mfk_panel_bytes(table->type, width), token, dst);
     else
-        load_row(table, token, width, dst);
+        mfk_unpack_table_row(table->type, mfi_tensor_table(table), width,
+                             mfi_tensor_body(table) + token * mfk_row_bytes(table->type, width), dst);
     for (size_t i = 0; op->scale != 1.0f && i < width; i++)
         dst[i] *= op->scale;
 }
@@ -98,6 +88,15 @@ static void rope(const mf_executor *e, const mfi_op *op, uint32_t row, float *x)
     e->model->kernels.rope(n_head, program->d_head, e->cos + row * half, e->sin + row * half, x);
 }
 
+static void quantize(const mf_executor *e, const mfi_op *op, uint32_t row, const float *src, float *dst)
+{
+    const mf_submodel *view = request_of(e, row)->view;
+    size_t width = e->model->program->buffer[op->src].width;
+    if (op->n_of == MFI_EXTENT_FFN) width = mfi_view_ffn(view, op->layer);
+    if (op->n_of == MFI_EXTENT_HEADS) width = (size_t)mfi_view_heads(view, op->layer) * e->model->program->d_head;
+    e->model->kernels.quantize(width, src, (mfk_q8_block *)(void *)dst);
+}
+
 static void store(const mf_executor *e, const mfi_op *op, uint32_t row, uint32_t index)
 {
     const mfk_table *kernels = &e->model->kernels;
@@ -128,6 +127,9 @@ static void run_row(const mf_executor *e, const mfi_op *op, uint32_t row, uint32
         break;
     case MFI_OP_NORM:
         norm(e, op, src, mfi_row(e, op->dst, index));
+        break;
+    case MFI_OP_QUANTIZE:
+        quantize(e, op, row, src, mfi_row(e, op->dst, index));
         break;
     case MFI_OP_ADD:
         e->model->kernels.axpy(e->model->program->buffer[op->dst].width, op->scale, src, mfi_row(e, op->dst, row));

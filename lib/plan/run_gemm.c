@@ -33,39 +33,56 @@ static size_t step_extent(const product *p, mfi_extent extent, size_t step)
     }
 }
 
+/* The input of a product with weights of `type`, from input k of row `row` on. */
+static void set_input(const mf_executor *e, const mfi_op *op, mfk_type type, size_t row, size_t k, mfk_gemm_args *args)
+{
+    const uint16_t buffer = mfk_type_quantized(type) ? op->src2 : op->src;
+    const size_t at = mfk_type_quantized(type) ? k / MFK_BLOCK * sizeof(mfk_q8_block) : k * sizeof(float);
+    args->a = (const char *)mfi_row(e, buffer, row) + at;
+    args->a_row_bytes = e->model->program->buffer[buffer].stride * sizeof(float);
+}
+
+/* What every product with `piece` has, from its panel `panel` on. */
+static mfk_gemm_args product_args(const mf_executor *e, const mfi_tensor *piece, size_t panel, uint32_t thread)
+{
+    const size_t panel_bytes = mfk_panel_bytes(piece->type, (size_t)piece->k);
+    return (mfk_gemm_args){
+        .k = (size_t)piece->k,
+        .b = mfi_tensor_body(piece) + panel * panel_bytes,
+        .b_panel_bytes = panel_bytes,
+        .table = mfi_tensor_table(piece),
+        .scratch = e->scratch[thread],
+    };
+}
+
 /* Columns [begin, end) of `piece`, whose first column is column `origin` of the result, for the first m rows. */
 static void run_columns(const product *p, const mfi_tensor *piece, size_t origin, size_t begin, size_t end, size_t m)
 {
     const mf_executor *e = p->e;
-    const mfi_program *program = e->model->program;
     const bool gated = p->op->kind == MFI_OP_GLU;
-    const size_t panel_bytes = mfk_panel_bytes(piece->type, (size_t)piece->k);
     size_t first, last;
-    mfi_split(end - begin, MFK_NR, p->thread, e->n_thread, &first, &last);
+    mfi_split(end - begin, p->op->quantized ? MFK_BLOCK : MFK_NR, p->thread, e->n_thread, &first, &last);
     if (first == last || m == 0) return;
-    const size_t column = begin + first;
-    float *c = mfi_row(e, p->part->dst, 0) + origin + column;
-    const mfk_gemm_args args = {
-        .m = m,
-        .n = last - first,
-        .k = (size_t)piece->k,
-        .a = mfi_row(e, p->op->src, 0),
-        .a_row_bytes = program->buffer[p->op->src].stride * sizeof(float),
-        .b = (const unsigned char *)piece->data + column / MFK_NR * panel_bytes * (gated ? 2 : 1),
-        .b_panel_bytes = panel_bytes,
-        .c = c,
-        .c_row_bytes = program->buffer[p->part->dst].stride * sizeof(float),
-        .activation = p->op->activation,
-        .scratch = e->scratch[p->thread],
-    };
+    const size_t column = begin + first, stride = e->model->program->buffer[p->part->dst].stride;
+    float *to = mfi_row(e, p->part->dst, 0);
+    mfk_gemm_args args = product_args(e, piece, column / MFK_NR * (gated ? 2 : 1), p->thread);
+    set_input(e, p->op, piece->type, 0, 0, &args);
+    args.m = m;
+    args.n = last - first;
+    args.activation = p->op->activation;
+    if (p->op->quantized) {
+        args.q = (mfk_q8_block *)(void *)to + (origin + column) / MFK_BLOCK;
+        args.q_row_bytes = stride * sizeof(float);
+    } else {
+        args.c = to + origin + column;
+        args.c_row_bytes = stride * sizeof(float);
+    }
     if (gated)
         mfk_table_glu(&e->model->kernels, piece->type)(&args);
     else
         mfk_table_gemm(&e->model->kernels, piece->type)(&args);
-    for (size_t r = 0; p->op->activated && !gated && r < m; r++) {
-        float *row = c + r * program->buffer[p->part->dst].stride;
-        e->model->kernels.activate(p->op->activation, args.n, row, row);
-    }
+    for (size_t r = 0; p->op->activated && !gated && r < m; r++)
+        e->model->kernels.activate(p->op->activation, args.n, args.c + r * stride, args.c + r * stride);
 }
 
 /* Intervals along n: every piece, cut where a view ends. */
@@ -93,24 +110,18 @@ static void run_along_n(const product *p)
 static void run_inputs(const product *p, const mfi_tensor *piece, size_t origin, size_t begin, size_t end, size_t m)
 {
     const mf_executor *e = p->e;
-    const mfi_program *program = e->model->program;
-    const size_t panel_bytes = mfk_panel_bytes(piece->type, (size_t)piece->k);
     size_t first, last;
     mfi_split((size_t)piece->n, MFK_NR, p->thread, e->n_thread, &first, &last);
     if (first == last || m == 0) return;
-    const mfk_gemm_args args = {
-        .m = m,
-        .n = last - first,
-        .k = end - begin,
-        .a = mfi_row(e, p->op->src, 0) + origin + begin,
-        .a_row_bytes = program->buffer[p->op->src].stride * sizeof(float),
-        .b = (const unsigned char *)piece->data + first / MFK_NR * panel_bytes + mfk_panel_bytes(piece->type, begin),
-        .b_panel_bytes = panel_bytes,
-        .c = mfi_row(e, p->part->dst, 0) + first,
-        .c_row_bytes = program->buffer[p->part->dst].stride * sizeof(float),
-        .flags = origin + begin > 0 ? MFK_RESUME : 0,
-        .scratch = e->scratch[p->thread],
-    };
+    mfk_gemm_args args = product_args(e, piece, first / MFK_NR, p->thread);
+    set_input(e, p->op, piece->type, 0, origin + begin, &args);
+    args.m = m;
+    args.n = last - first;
+    args.k = end - begin;
+    args.k_begin = begin;
+    args.c = mfi_row(e, p->part->dst, 0) + first;
+    args.c_row_bytes = e->model->program->buffer[p->part->dst].stride * sizeof(float);
+    args.flags = origin + begin > 0 ? MFK_RESUME : 0;
     mfk_table_gemm(&e->model->kernels, piece->type)(&args);
 }
 
@@ -153,19 +164,12 @@ static void run_logits(const mf_executor *e, const mfi_op *op, uint32_t thread, 
                        size_t end, float *c, size_t c_stride)
 {
     const mfi_tensor *piece = op->part[0].piece[0];
-    const size_t panel_bytes = mfk_panel_bytes(piece->type, (size_t)piece->k);
-    const mfk_gemm_args args = {
-        .m = n_row,
-        .n = end - begin,
-        .k = (size_t)piece->k,
-        .a = mfi_row(e, op->src, row),
-        .a_row_bytes = e->model->program->buffer[op->src].stride * sizeof(float),
-        .b = (const unsigned char *)piece->data + begin / MFK_NR * panel_bytes,
-        .b_panel_bytes = panel_bytes,
-        .c = c,
-        .c_row_bytes = c_stride * sizeof(float),
-        .scratch = e->scratch[thread],
-    };
+    mfk_gemm_args args = product_args(e, piece, begin / MFK_NR, thread);
+    set_input(e, op, piece->type, row, 0, &args);
+    args.m = n_row;
+    args.n = end - begin;
+    args.c = c;
+    args.c_row_bytes = c_stride * sizeof(float);
     mfk_table_gemm(&e->model->kernels, piece->type)(&args);
 }
 

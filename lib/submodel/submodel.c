@@ -185,7 +185,7 @@ void mfi_submodel_free(mf_submodel *view)
 static void count_matrix(mf_submodel_info *info, mfk_type type, uint64_t n, uint64_t k)
 {
     info->n_param_body += n * k;
-    info->bytes_per_token += n * k * (type == MFK_F32 ? 4 : 2);
+    info->bytes_per_token += mfk_weights_bytes(type, n, k);
     info->flops_per_token += 2 * n * k;
 }
 
@@ -240,7 +240,7 @@ mf_status mfi_submodel_info(const mf_submodel *view, mf_submodel_info *info)
         }
         if (op->kind == MFI_OP_EMBED) {
             ends += op->table->n * op->table->k;
-            full.bytes_per_token += op->table->k * (op->table->type == MFK_F32 ? 4 : 2);
+            full.bytes_per_token += mfk_weights_bytes(op->table->type, 1, op->table->k);
         }
         if (op->kind == MFI_OP_OUTPUT) {
             const mfi_tensor *output = op->part[0].piece[0];

@@ -79,8 +79,8 @@ static void put_rows(const import *in, const mfi_train_place *place, size_t row,
 }
 
 /* n rows of k in panels that lie `stride` bytes apart, to (row, column) of `name`. */
-static mf_status unpack(const import *in, const char *name, mfk_type type, size_t row, size_t n, size_t column,
-                        size_t k, const unsigned char *panels, size_t stride)
+static mf_status unpack(const import *in, const char *name, const mfi_tensor *tensor, size_t row, size_t n,
+                        size_t column, size_t k, const unsigned char *panels, size_t stride)
 {
     mfi_train_place place;
     if (!mfi_train_find(&in->trainer->layout, &in->trainer->config, name, &place) || row + n > place.rows ||
@@ -88,7 +88,7 @@ static mf_status unpack(const import *in, const char *name, mfk_type type, size_
         return wrong_size(in, name);
     for (size_t i = 0; i < n; i += MFK_NR, panels += stride) {
         size_t count = mfi_min(MFK_NR, n - i);
-        mfk_unpack(type, count, k, panels, stride, in->row, k);
+        mfk_unpack(tensor->type, mfi_tensor_table(tensor), count, k, panels, stride, in->row, k);
         put_rows(in, &place, row + i, count, column, k);
     }
     return MF_OK;
@@ -100,14 +100,14 @@ static const mfi_tensor *find(const import *in, const char *name, uint32_t shell
 {
     const mfi_tensor *tensor = mfi_container_find(in->container, name, shell);
     bool found = tensor && tensor->data && tensor->kind == kind && tensor->n == n && tensor->k == k;
-    return found && (tensor->type == MFK_F32 || tensor->type == MFK_BF16) ? tensor : NULL;
+    return found && tensor->type != MFK_U8 ? tensor : NULL;
 }
 
 static mf_status import_matrix(const import *in, const char *name, const mfi_train_place *place)
 {
     const mfi_tensor *tensor = find(in, name, 0, MFI_PANEL, place->rows, place->columns);
     if (!tensor) return wrong_size(in, name);
-    return unpack(in, name, tensor->type, 0, place->rows, 0, place->columns, tensor->data,
+    return unpack(in, name, tensor, 0, place->rows, 0, place->columns, mfi_tensor_body(tensor),
                   mfk_panel_bytes(tensor->type, place->columns));
 }
 
@@ -115,11 +115,10 @@ static mf_status import_table(const import *in, const char *name, const mfi_trai
 {
     const mfi_tensor *tensor = find(in, name, 0, MFI_TABLE, place->rows, place->columns);
     if (!tensor) return wrong_size(in, name);
+    const size_t row_bytes = mfk_row_bytes(tensor->type, place->columns);
     for (size_t r = 0; r < place->rows; r++) {
-        const unsigned char *row = (const unsigned char *)tensor->data + r * (size_t)(tensor->bytes / tensor->n);
-        for (size_t c = 0; c < place->columns; c++)
-            in->row[c] = tensor->type == MFK_F32 ? ((const float *)(const void *)row)[c]
-                                                 : mfk_bf16_to_f32(((const uint16_t *)(const void *)row)[c]);
+        mfk_unpack_table_row(tensor->type, mfi_tensor_table(tensor), place->columns,
+                             mfi_tensor_body(tensor) + r * row_bytes, in->row);
         put_rows(in, place, r, 1, 0, place->columns);
     }
     return MF_OK;
@@ -152,15 +151,15 @@ static mf_status import_shell(const import *in, uint32_t layer, uint32_t shell, 
     const mfi_tensor *down = find(in, down_name, shell, MFI_PANEL, d, n);
     if (!up || !down || up->panels != (gated ? 2 : 1) * ((n + MFK_NR - 1) / MFK_NR)) return wrong_size(in, stored);
     size_t panel = mfk_panel_bytes(up->type, d);
-    const unsigned char *panels = up->data;
+    const unsigned char *panels = mfi_tensor_body(up);
     mf_status status = MF_OK;
     if (gated) {
-        status = unpack(in, gate_name, up->type, *first, n, 0, d, panels, 2 * panel);
+        status = unpack(in, gate_name, up, *first, n, 0, d, panels, 2 * panel);
         panels += panel;
     }
-    if (status == MF_OK) status = unpack(in, up_name, up->type, *first, n, 0, d, panels, (gated ? 2 : 1) * panel);
+    if (status == MF_OK) status = unpack(in, up_name, up, *first, n, 0, d, panels, (gated ? 2 : 1) * panel);
     if (status == MF_OK)
-        status = unpack(in, down_name, down->type, 0, d, *first, n, down->data, mfk_panel_bytes(down->type, n));
+        status = unpack(in, down_name, down, 0, d, *first, n, mfi_tensor_body(down), mfk_panel_bytes(down->type, n));
     *first += n;
     return status;
 }

@@ -1,0 +1,59 @@
+/* glu_simd.h - gated units, over the product of the including file, gemm(args, scratch, scratch_bytes). The including
+ * file sets GLU_ROWS.
+ *
+ * Gate and up chains of a part of the units go to the scratch as one product of twice as many columns, and
+ * from there through the activation to C, or to blocks of 8 bits. */
+#include "quantize_simd.h"
+
+enum { GLU_UNITS = 128, GLU_CHAINS = GLU_ROWS * 2 * GLU_UNITS };
+
+/* Units u .. u + 15 of a row of chains. */
+MFK_INLINE f32x16 hidden_units(mfk_activation activation, const float *chains, size_t u)
+{
+    f32x16 gate = f32x16_load(chains + 2 * u), up = f32x16_load(chains + 2 * u + MFK_NR);
+    return f32x16_mul(act16(activation, gate), up);
+}
+
+static void glu_activate(const mfk_gemm_args *part, const float *chains, float *c, size_t n)
+{
+    for (size_t u = 0; u < n; u += MFK_NR) {
+        f32x16 hidden = hidden_units(part->activation, chains, u);
+        if (n - u >= MFK_NR)
+            f32x16_store(c + u, hidden);
+        else
+            f32x16_store_first(c + u, hidden, n - u);
+    }
+}
+
+static void glu_quantize(const mfk_gemm_args *part, const float *chains, mfk_q8_block *q, size_t n)
+{
+    for (size_t u = 0; u < n; u += MFK_BLOCK)
+        quantize_block(hidden_units(part->activation, chains, u), hidden_units(part->activation, chains, u + MFK_NR),
+                       q + u / MFK_BLOCK);
+}
+
+static void glu(const mfk_gemm_args *args)
+{
+    float *chains = args->scratch; /* [GLU_ROWS][2 * GLU_UNITS] */
+    mfk_gemm_args part = *args;
+    part.c = chains;
+    part.c_row_bytes = 2 * GLU_UNITS * sizeof(float);
+    for (size_t row = 0; row < args->m; row += part.m) {
+        part.m = args->m - row < GLU_ROWS ? args->m - row : GLU_ROWS;
+        part.a = (const char *)args->a + row * args->a_row_bytes;
+        for (size_t u = 0, n; u < args->n; u += n) {
+            n = args->n - u < GLU_UNITS ? args->n - u : GLU_UNITS;
+            part.n = (n + MFK_NR - 1) / MFK_NR * 2 * MFK_NR;
+            part.b = (const char *)args->b + u / MFK_NR * 2 * args->b_panel_bytes;
+            gemm(&part, chains + GLU_CHAINS, MFK_SCRATCH_BYTES - GLU_CHAINS * sizeof(float));
+            for (size_t r = 0; r < part.m; r++) {
+                char *c = (char *)args->c + (row + r) * args->c_row_bytes;
+                char *q = (char *)args->q + (row + r) * args->q_row_bytes;
+                if (args->q)
+                    glu_quantize(args, chains + r * 2 * GLU_UNITS, (mfk_q8_block *)(void *)q + u / MFK_BLOCK, n);
+                else
+                    glu_activate(args, chains + r * 2 * GLU_UNITS, (float *)(void *)c + u, n);
+            }
+        }
+    }
+}

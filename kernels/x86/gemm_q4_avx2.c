@@ -1,0 +1,19 @@
+/* gemm_q4_avx2.c - pairs of words: there is no instruction for four bytes. */
+#include "f32x16_avx2.h"
+
+#include "dot_words.h"
+
+#define GEMM_Q4
+#define TILE_ROWS 4
+#define TILE_PANELS(rows) ((rows) <= 1 ? 4 : (rows) <= 2 ? 2 : 1)
+#include "simd/gemm_q_simd.h"
+
+void mfk_gemm_q4_4x16_avx2(const mfk_gemm_args *args)
+{
+    gemm(args, args->scratch, MFK_SCRATCH_BYTES);
+}
+
+void mfk_glu_q4_4x16_avx2(const mfk_gemm_args *args)
+{
+    glu(args);
+}

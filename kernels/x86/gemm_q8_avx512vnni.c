@@ -1,0 +1,18 @@
+/* gemm_q8_avx512vnni.c - vpdpbusd of 512 bits. */
+#include "f32x16_avx512.h"
+
+#include "dot_vnni.h"
+
+#define TILE_ROWS 6
+#define TILE_PANELS(rows) ((rows) <= 3 ? 4 : 2)
+#include "simd/gemm_q_simd.h"
+
+void mfk_gemm_q8_6x32_avx512vnni(const mfk_gemm_args *args)
+{
+    gemm(args, args->scratch, MFK_SCRATCH_BYTES);
+}
+
+void mfk_glu_q8_6x32_avx512vnni(const mfk_gemm_args *args)
+{
+    glu(args);
+}

@@ -1,0 +1,18 @@
+/* gemm_q8_avxvnni.c - vpdpbusd of 256 bits. */
+#include "f32x16_avx2.h"
+
+#include "dot_vnni.h"
+
+#define TILE_ROWS 4
+#define TILE_PANELS(rows) ((rows) <= 1 ? 4 : (rows) <= 2 ? 2 : 1)
+#include "simd/gemm_q_simd.h"
+
+void mfk_gemm_q8_4x16_avxvnni(const mfk_gemm_args *args)
+{
+    gemm(args, args->scratch, MFK_SCRATCH_BYTES);
+}
+
+void mfk_glu_q8_4x16_avxvnni(const mfk_gemm_args *args)
+{
+    glu(args);
+}
