@@ -1,7 +1,6 @@
 /* cpu.c - has: what the processor and the system offer. Should use: what the kernels gain from. */
 #include "cpu.h"
 
-#include <stddef.h>
 #include <string.h>
 
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -39,6 +38,26 @@ static uint64_t has(void)
     if (a71 & 1u << 5) cpu |= MFK_CPU_AVX512BF16;
     return cpu;
 }
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+
+/* Of AT_HWCAP and AT_HWCAP2; the C library's headers may be older than the processor. */
+enum { HAS_ASIMDDP = 1 << 20, HAS2_I8MM = 1 << 13, HAS2_BF16 = 1 << 14 };
+
+static uint64_t has(void)
+{
+    unsigned long words = getauxval(AT_HWCAP), words2 = getauxval(AT_HWCAP2);
+    uint64_t cpu = MFK_CPU_NEON;
+    if (words & HAS_ASIMDDP) cpu |= MFK_CPU_DOTPROD;
+    if (words2 & HAS2_I8MM) cpu |= MFK_CPU_I8MM;
+    if (words2 & HAS2_BF16) cpu |= MFK_CPU_ARMBF16;
+    return cpu;
+}
+#elif defined(__aarch64__)
+static uint64_t has(void)
+{
+    return MFK_CPU_NEON;
+}
 #else
 static uint64_t has(void)
 {
@@ -61,14 +80,24 @@ static uint64_t compiled(void)
 #ifdef MFK_HAVE_AVX512VNNI
     cpu |= MFK_CPU_AVX512VNNI;
 #endif
+#ifdef MFK_HAVE_NEON
+    cpu |= MFK_CPU_NEON;
+#endif
+#ifdef MFK_HAVE_DOTPROD
+    cpu |= MFK_CPU_DOTPROD;
+#endif
+#ifdef MFK_HAVE_I8MM
+    cpu |= MFK_CPU_I8MM | MFK_CPU_ARMBF16;
+#endif
     return cpu;
 }
 
 /* vdpbf16ps is left out: it rounds otherwise than the one arithmetic, and has half the rate of f32 fma on
- * Sapphire and Emerald Rapids. The AVX-512 of every processor with F, BW, DQ and VL gains over its AVX2. */
+ * Sapphire and Emerald Rapids. So does bfdot, and bfmmla, round otherwise. The AVX-512 of every processor with F, BW, DQ
+ * and VL gains over its AVX2. */
 static uint64_t should_use(uint64_t cpu)
 {
-    return cpu & ~(uint64_t)MFK_CPU_AVX512BF16;
+    return cpu & ~(uint64_t)(MFK_CPU_AVX512BF16 | MFK_CPU_ARMBF16);
 }
 
 uint64_t mfk_cpu_detect(void)
@@ -86,11 +115,21 @@ static const struct {
     { "avxvnni", MFK_CPU_AVX2 | MFK_CPU_AVXVNNI },
     { "avx512", MFK_CPU_AVX2 | MFK_CPU_AVX512 },
     { "avx512vnni", MFK_CPU_AVX2 | MFK_CPU_AVX512 | MFK_CPU_AVX512VNNI },
+    { "neon", MFK_CPU_NEON },
+    { "dotprod", MFK_CPU_NEON | MFK_CPU_DOTPROD },
+    { "i8mm", MFK_CPU_NEON | MFK_CPU_DOTPROD | MFK_CPU_I8MM },
 };
+
+enum { N_LEVEL = sizeof levels / sizeof *levels };
+
+const char *mfk_cpu_level(size_t i)
+{
+    return i < N_LEVEL ? levels[i].name : NULL;
+}
 
 int mfk_cpu_limit(uint64_t *cpu, const char *level)
 {
-    for (size_t i = 0; i < sizeof levels / sizeof *levels; i++) {
+    for (size_t i = 0; i < N_LEVEL; i++) {
         if (strcmp(level, levels[i].name) == 0) {
             *cpu &= levels[i].cpu;
             return 0;
@@ -99,11 +138,10 @@ int mfk_cpu_limit(uint64_t *cpu, const char *level)
     return -1;
 }
 
-/* The last level that `cpu` has all of. */
 const char *mfk_cpu_name(uint64_t cpu)
 {
-    const char *name = levels[0].name;
-    for (size_t i = 0; i < sizeof levels / sizeof *levels; i++)
-        if ((cpu & levels[i].cpu) == levels[i].cpu) name = levels[i].name;
-    return name;
+    size_t i = N_LEVEL - 1;
+    while ((levels[i].cpu & cpu) != levels[i].cpu)
+        i--;
+    return levels[i].name; /* the first needs nothing */
 }

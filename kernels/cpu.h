@@ -2,6 +2,7 @@
 #ifndef MFK_CPU_H
 #define MFK_CPU_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 enum {
@@ -18,7 +19,9 @@ enum {
 };
 
 uint64_t mfk_cpu_detect(void); /* the processor's and the system's, never more than was compiled in */
-/* `level`: "scalar", "avx2", "avx512", ... Lowers `cpu` to it; 0 on success, -1 for an unknown name. */
+/* The names of the levels, of every architecture, each after those that it includes; NULL behind the last. */
+const char *mfk_cpu_level(size_t i);
+/* Lowers `cpu` to what `level` allows, which is scalar for another architecture's; 0 on success, -1 for an unknown name. */
 int mfk_cpu_limit(uint64_t *cpu, const char *level);
 const char *mfk_cpu_name(uint64_t cpu); /* the highest level in `cpu` */
 

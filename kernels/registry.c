@@ -26,6 +26,21 @@
 #else
 #define IF_AVX512VNNI(...)
 #endif
+#ifdef MFK_HAVE_NEON
+#define IF_NEON(...) __VA_ARGS__
+#else
+#define IF_NEON(...)
+#endif
+#ifdef MFK_HAVE_DOTPROD
+#define IF_DOTPROD(...) __VA_ARGS__
+#else
+#define IF_DOTPROD(...)
+#endif
+#ifdef MFK_HAVE_I8MM
+#define IF_I8MM(...) __VA_ARGS__
+#else
+#define IF_I8MM(...)
+#endif
 
 void mfk_table_init(mfk_table *table, uint64_t cpu)
 {

@@ -1,7 +1,8 @@
 /* checkkernel.c - lists, checks and times every kernel of kernels.inc at every processor level.
  *
- *     checkkernel [--list] [--bench] [--kernel NAME] [--level NAME] [--seed N]
+ *     checkkernel [--levels] [--list] [--bench] [--kernel NAME] [--level NAME] [--seed N]
  *
+ * --levels prints the names of the levels that this processor has, lowest first, and --level takes one of them.
  * Without --bench each kernel is checked at the first level that offers it: its bits against
  * docs/arithmetic.md, on every edge of its tiles, with NaN and unmapped pages where it must not read and
  * canaries where it must not write. Exit status 0 when all passed. */
@@ -167,7 +168,7 @@ static const char *kernel_of(const char *slot, uint64_t cpu)
 }
 
 typedef struct options {
-    bool list, bench;
+    bool levels, list, bench;
     const char *kernel, *level;
 } options;
 
@@ -203,17 +204,24 @@ static void run_level(check_run *run, const options *o, const char *level, uint6
     }
 }
 
-static void run_levels(check_run *run, const options *o)
+/* False where no level is the one asked for. */
+static bool run_levels(check_run *run, const options *o)
 {
-    static const char *const levels[] = { "scalar", "avx2", "avxvnni", "avx512", "avx512vnni" };
+    bool found = false;
     uint64_t below = UINT64_MAX; /* no level yet */
-    for (size_t i = 0; i < sizeof levels / sizeof *levels; i++) {
+    const char *level;
+    for (size_t i = 0; (level = mfk_cpu_level(i)) != NULL; i++) {
         uint64_t cpu = mfk_cpu_detect();
-        mfk_cpu_limit(&cpu, levels[i]);
-        if (cpu == below) continue;
-        if (!o->level || strcmp(o->level, levels[i]) == 0) run_level(run, o, levels[i], cpu, below);
+        mfk_cpu_limit(&cpu, level);
+        if (strcmp(mfk_cpu_name(cpu), level) != 0) continue; /* this processor has less */
+        if (o->levels)
+            printf("%s\n", level);
+        else if (!o->level || strcmp(o->level, level) == 0)
+            run_level(run, o, level, cpu, below);
+        found = found || !o->level || strcmp(o->level, level) == 0;
         below = cpu;
     }
+    return found;
 }
 
 int main(int argc, char **argv)
@@ -221,7 +229,9 @@ int main(int argc, char **argv)
     check_run run = { .seed = 1 };
     options o = { 0 };
     for (int i = 1; i < argc; i++) {
-        if (strcmp(argv[i], "--list") == 0)
+        if (strcmp(argv[i], "--levels") == 0)
+            o.levels = true;
+        else if (strcmp(argv[i], "--list") == 0)
             o.list = true;
         else if (strcmp(argv[i], "--bench") == 0)
             o.bench = true;
@@ -232,13 +242,17 @@ int main(int argc, char **argv)
         else if (strcmp(argv[i], "--seed") == 0 && i + 1 < argc)
             run.seed = strtoull(argv[++i], NULL, 0);
         else {
-            fprintf(stderr, "usage: checkkernel [--list] [--bench] [--kernel NAME] [--level NAME] [--seed N]\n");
+            fprintf(stderr, "usage: checkkernel [--levels] [--list] [--bench] [--kernel NAME] [--level NAME] "
+                            "[--seed N]\n");
             return 2;
         }
     }
     mfk_table_init(&run.scalar, 0);
-    run_levels(&run, &o);
-    if (!o.list && !o.bench) {
+    if (!run_levels(&run, &o)) {
+        fprintf(stderr, "checkkernel: this processor has no level \"%s\"\n", o.level);
+        return 2;
+    }
+    if (!o.levels && !o.list && !o.bench) {
         run.kernel = "math";
         check_math(&run);
         run.kernel = "pack";

@@ -2,6 +2,7 @@
 #define _DEFAULT_SOURCE /* mkstemp, MAP_ANONYMOUS, P_tmpdir */
 #include "run_model.h"
 #include "arena.h"
+#include "cpu.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -10,7 +11,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-/* Not Criterion's assertion: its replacement for ThreadSanitizer is for one file of a program. */
+/* Not Criterion's assertion: its replacement in runner/ is for one file of a program. */
 static void require(bool holds, const char *format, ...)
 {
     va_list values;
@@ -146,14 +147,14 @@ mf_executor *new_executor(mf_model *model, uint32_t n_thread, uint32_t max_token
 
 const char *cpu_level(const model_file *file, uint32_t index)
 {
-    static const char *const levels[] = { "scalar", "avx2", "avx512" };
-    for (uint32_t i = 0; i < sizeof(levels) / sizeof(levels[0]); i++) {
+    const char *level;
+    for (size_t i = 0; (level = mfk_cpu_level(i)) != NULL; i++) {
         mf_model_info info = MF_MODEL_INFO_INIT;
-        mf_model *model = open_file(file, levels[i]);
+        mf_model *model = open_file(file, level);
         require(mf_model_info_get(model, &info) == MF_OK, "mf_model_info_get(model, &info) == MF_OK");
-        bool has = strcmp(info.cpu, levels[i]) == 0;
+        bool has = strcmp(info.cpu, level) == 0;
         mf_model_close(model);
-        if (has && index-- == 0) return levels[i];
+        if (has && index-- == 0) return level;
     }
     return NULL;
 }

@@ -7,6 +7,7 @@
 #include "arena.h"
 #include "defs.h"
 #include "counting_allocator.h"
+#include "fp_control.h"
 
 #include <criterion/criterion.h>
 #include <fenv.h>
@@ -16,9 +17,6 @@
 #include <sys/mman.h>
 #include <unistd.h>
 #include <xxhash.h>
-#if defined(__x86_64__)
-#include <xmmintrin.h>
-#endif
 #if defined(__GLIBC__)
 #include <malloc.h>
 #endif
@@ -292,27 +290,6 @@ Test(laws, outputs_do_not_depend_on_cuts_across_attention_spans)
     random_model_free(&random);
 }
 
-/* The control register with everything a host may have set: rounding, flushing of small numbers. */
-static unsigned set_host_mode(int rounding)
-{
-    fesetround(rounding);
-#if defined(__x86_64__)
-    _mm_setcsr(_mm_getcsr() | 0x8040u); /* flush to zero, denormals are zero */
-    return _mm_getcsr() & ~0x3fu;       /* without the sticky flags */
-#else
-    return 0;
-#endif
-}
-
-static unsigned host_mode(void)
-{
-#if defined(__x86_64__)
-    return _mm_getcsr() & ~0x3fu;
-#else
-    return 0;
-#endif
-}
-
 Test(laws, outputs_do_not_depend_on_the_hosts_floating_point_mode)
 {
     static const int roundings[] = { FE_UPWARD, FE_DOWNWARD, FE_TOWARDZERO };
@@ -323,10 +300,12 @@ Test(laws, outputs_do_not_depend_on_the_hosts_floating_point_mode)
         outputs out = new_outputs(s.model, LONG);
         fenv_t usual;
         fegetenv(&usual);
-        unsigned mode = set_host_mode(roundings[round % 3]);
+        fesetround(roundings[round % 3]); /* everything that a host may have set */
+        fp_set_control(fp_control() | FP_FLUSH);
+        unsigned long mode = fp_control();
         mf_request request = request_all(session, s.view, s.tokens, LONG, &out, 0);
         mf_status status = mf_forward(executor, &request, 1, sizeof(request), NULL);
-        bool kept = host_mode() == mode && fegetround() == roundings[round % 3];
+        bool kept = fp_control() == mode && fegetround() == roundings[round % 3];
         fesetenv(&usual);
         cr_assert(status == MF_OK);
         cr_assert(kept, "the host's mode was not restored");

@@ -5,6 +5,7 @@
  *     GEMM_F16       f16, likewise; else f32
  *     TILE_ROWS      the most rows of a tile, at most 12
  *     TILE_PANELS(r) how many panels a tile of r rows reads at once: 1 to 4, r * panels accumulators
+ *     TILE_CHAINS    a header with a tile_chains() that suits its registers better than the one here, if there is one
  *
  * A tile keeps its chains in registers over one block of k and reads A from a packed copy, [k][rows], so
  * that rows whose stride is a power of two do not evict each other. Blocks of k resume from C. With one row
@@ -46,6 +47,9 @@ MFK_INLINE void one_input(const float *a, size_t rows, size_t panels, const f32x
 }
 
 /* acc[r][p] continues over k. `rows` and `panels` are constants where this is inlined. */
+#ifdef TILE_CHAINS
+#include TILE_CHAINS
+#else
 MFK_INLINE void tile_chains(const tile_args *t, size_t rows, size_t panels, f32x16 *acc)
 {
     const float *a = t->a;
@@ -85,6 +89,7 @@ MFK_INLINE void tile_chains(const tile_args *t, size_t rows, size_t panels, f32x
         a += rows;
     }
 }
+#endif
 
 /* Where a panel ends, and its prefix may be short, the heads of the panels to be read next have to be announced. */
 static void prefetch_heads(const tile_args *t, size_t panels)

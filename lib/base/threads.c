@@ -94,7 +94,8 @@ static void wait_while(mfi_pool *pool, atomic_uint *word, unsigned old, uint64_t
 
 static void change(mfi_pool *pool, atomic_uint *word, unsigned value)
 {
-    atomic_store(word, value);
+    /* A store would do, and is the same instruction on x86; but QEMU 7 on x86 lets the load pass an ARM's store. */
+    (void)atomic_exchange(word, value);
     if (atomic_load(&pool->n_parked) == 0) return;
     pthread_mutex_lock(&pool->mutex);
     pthread_cond_broadcast(&pool->changed);

@@ -1,9 +1,10 @@
-/* criterion.h - the part of Criterion's interface that the tests use, for builds with ThreadSanitizer, where
- * Criterion itself cannot start. One process per test, TAP on standard output. One test file per program. */
-#ifndef TSAN_CRITERION_H
-#define TSAN_CRITERION_H
+/* criterion.h - the part of Criterion's interface that the tests use, where Criterion itself cannot start: with
+ * ThreadSanitizer, and in an emulator. One process per test, TAP on standard output. One test file per program. */
+#ifndef RUNNER_CRITERION_H
+#define RUNNER_CRITERION_H
 
 #include <signal.h>
+#include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -11,6 +12,8 @@
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+#pragma GCC diagnostic ignored "-Waddress" /* a condition may be one that the compiler knows to hold */
 
 typedef struct test_extra {
     int signal, exit_code;
@@ -43,27 +46,43 @@ static test_entry *test_entries, *suite_entries;
     static void Suite##_##Name(void)
 #define TestSuite(Suite, ...) TEST_REGISTER(suite_entries, #Suite, "", NULL, suite_##Suite, __VA_ARGS__)
 
-#define cr_assert(condition, ...)                                    \
-    do {                                                             \
-        if (!(condition)) {                                          \
-            printf("# %s:%d: %s\n", __FILE__, __LINE__, #condition); \
-            fflush(stdout);                                          \
-            _exit(1);                                                \
-        }                                                            \
-    } while (0)
-#define cr_assert_not(condition, ...) cr_assert(!(condition))
-#define cr_assert_eq(a, b, ...) cr_assert((a) == (b))
-#define cr_assert_neq(a, b, ...) cr_assert((a) != (b))
-#define cr_assert_lt(a, b, ...) cr_assert((a) < (b))
-#define cr_assert_leq(a, b, ...) cr_assert((a) <= (b))
-#define cr_assert_gt(a, b, ...) cr_assert((a) > (b))
-#define cr_assert_geq(a, b, ...) cr_assert((a) >= (b))
-#define cr_assert_null(a, ...) cr_assert((a) == NULL)
-#define cr_assert_not_null(a, ...) cr_assert((a) != NULL)
-#define cr_assert_str_eq(a, b, ...) cr_assert(strcmp((a), (b)) == 0)
-#define cr_assert_arr_eq(a, b, bytes, ...) cr_assert(memcmp((a), (b), (bytes)) == 0)
-#define cr_assert_fail(...) cr_assert(false)
-#define cr_fatal(...) cr_assert(false)
+static bool expectation_failed;
+
+__attribute__((format(printf, 5, 6))) static void test_check(bool holds, bool fatal, const char *place,
+                                                             const char *condition, const char *format, ...)
+{
+    va_list values;
+    if (holds) return;
+    va_start(values, format);
+    printf("# %s: %s:", place, condition);
+    vprintf(format, values);
+    putchar('\n');
+    fflush(stdout);
+    va_end(values);
+    if (fatal) _exit(1);
+    expectation_failed = true;
+}
+
+#define TEST_TEXT(x) #x
+#define TEST_LINE(x) TEST_TEXT(x)
+#define TEST_PLACE __FILE__ ":" TEST_LINE(__LINE__)
+#define cr_assert(condition, ...) test_check(condition, true, TEST_PLACE, #condition, " " __VA_ARGS__)
+#define cr_expect(condition, ...) test_check(condition, false, TEST_PLACE, #condition, " " __VA_ARGS__)
+#define cr_assert_not(condition, ...) cr_assert(!(condition), __VA_ARGS__)
+#define cr_assert_eq(a, b, ...) cr_assert((a) == (b), __VA_ARGS__)
+#define cr_assert_neq(a, b, ...) cr_assert((a) != (b), __VA_ARGS__)
+#define cr_assert_lt(a, b, ...) cr_assert((a) < (b), __VA_ARGS__)
+#define cr_assert_leq(a, b, ...) cr_assert((a) <= (b), __VA_ARGS__)
+#define cr_assert_gt(a, b, ...) cr_assert((a) > (b), __VA_ARGS__)
+#define cr_assert_geq(a, b, ...) cr_assert((a) >= (b), __VA_ARGS__)
+#define cr_assert_float_eq(a, b, by, ...) cr_assert((a) - (b) <= (by) && (b) - (a) <= (by), __VA_ARGS__)
+#define cr_assert_null(a, ...) cr_assert((a) == NULL, __VA_ARGS__)
+#define cr_assert_not_null(a, ...) cr_assert((a) != NULL, __VA_ARGS__)
+#define cr_assert_str_eq(a, b, ...) cr_assert(strcmp((a), (b)) == 0, __VA_ARGS__)
+#define cr_assert_arr_eq(a, b, bytes, ...) cr_assert(memcmp((a), (b), (bytes)) == 0, __VA_ARGS__)
+#define cr_assert_fail(...) cr_assert(false, __VA_ARGS__)
+#define cr_fatal(...) cr_assert(false, __VA_ARGS__)
+#define cr_log_info(...) ((void)printf("# " __VA_ARGS__), (void)putchar('\n'))
 
 static test_extra suite_of(const test_entry *test)
 {
@@ -82,7 +101,7 @@ static bool passes(const test_entry *test)
         if (init) init();
         test->body();
         if (fini) fini();
-        exit(0); /* not _exit: ThreadSanitizer makes it 66 when it saw a race */
+        exit(expectation_failed); /* not _exit: ThreadSanitizer makes it 66 when it saw a race */
     }
     int status = -1;
     if (waitpid(child, &status, 0) != child) return false;

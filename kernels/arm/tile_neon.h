@@ -1,0 +1,45 @@
+/* tile_neon.h - the chains of a tile, a quarter of a line at a time: what 24 accumulators leave of the registers holds
+ * two k of A, which the multiply-adds take lane by lane, and the weights at hand. */
+
+/* Quarter q of the weights of k and of k + 1. */
+typedef struct weights {
+    float32x4_t of[2];
+} weights;
+
+#ifdef GEMM_BF16
+MFK_INLINE weights weights_at(const char *b, size_t q)
+{
+    uint32x4_t pairs = vld1q_u32((const uint32_t *)(const void *)b + 4 * q);
+    uint32x4_t low = vshlq_n_u32(pairs, 16), high = vandq_u32(pairs, vdupq_n_u32(0xffff0000u));
+    return (weights){ { vreinterpretq_f32_u32(low), vreinterpretq_f32_u32(high) } };
+}
+#else
+MFK_INLINE weights weights_at(const char *b, size_t q)
+{
+    const float *w = (const float *)(const void *)b + 4 * q;
+    return (weights){ { vld1q_f32(w), vld1q_f32(w + MFK_NR) } };
+}
+#endif
+
+MFK_INLINE void tile_chains(const tile_args *t, size_t rows, size_t panels, f32x16 *acc)
+{
+    const float *at = t->a;
+    const char *b = t->b, *b_end = t->b + t->k * K_BYTES;
+    for (; b < b_end; b += 2 * K_BYTES, at += 2 * rows) {
+        float32x4_t a[3]; /* [2][rows] */
+        UNROLLED (i, rows / 2)
+            a[i] = vld1q_f32(at + 4 * i);
+        if (rows % 2) a[rows / 2] = vcombine_f32(vld1_f32(at + 2 * rows - 2), vdup_n_f32(0.0f));
+        UNROLLED (i, 4 * panels) {
+            size_t p = i / 4, q = i % 4;
+            const char *line = b + p * t->b_panel_bytes;
+            weights w = weights_at(line, q);
+            if (q == 0) __builtin_prefetch(line + PREFETCH_BYTES);
+            if (q == 1 && K_BYTES == 64) __builtin_prefetch(line + PREFETCH_BYTES + 64);
+            UNROLLED (j, 2 * rows) {
+                float32x4_t *to = &acc[j % rows * panels + p].q[q];
+                *to = vfmaq_n_f32(*to, w.of[j / rows], a[j / 4][j % 4]);
+            }
+        }
+    }
+}

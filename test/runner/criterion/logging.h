@@ -1,0 +1,2 @@
+/* logging.h - in criterion.h. */
+#include "criterion.h"
