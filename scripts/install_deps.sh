@@ -9,7 +9,7 @@ case ${1-} in
 tests | ci) packages="$packages g++ libcriterion-dev python3-numpy python3-xxhash python3-zstandard" ;;
 esac
 case ${1-} in
-ci) packages="$packages clang-14 clang-format-14 libclang-rt-14-dev abigail-tools" ;;
+ci) packages="$packages clang-14 clang-format-14 libclang-rt-14-dev abigail-tools gcc-aarch64-linux-gnu qemu-user" ;;
 esac
 
 # Elsewhere than on Debian, meson says what is missing.
