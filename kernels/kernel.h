@@ -51,7 +51,8 @@ typedef enum mfk_activation {
 /* 32 activations as Q8 and Q4 weights meet them: value = scale * q, q in -127 .. 127. */
 typedef struct mfk_q8_block {
     float scale;
-    int32_t offset; /* -128 * (q[0] + ... + q[31]): takes back the 128 by which stored weights are too large */
+    int32_t offset;  /* -128 * (q[0] + ... + q[31]): takes back the 128 by which weights are too large when unsigned */
+    int32_t half[2]; /* the same of q[0] .. q[15] and of q[16] .. q[31] */
     int8_t q[MFK_BLOCK];
 } mfk_q8_block;
 
@@ -64,7 +65,7 @@ typedef struct mfk_gemm_args {
     size_t a_row_bytes;
     const void *b;
     size_t b_panel_bytes; /* this shell's stride, never k's */
-    const int8_t *table;  /* [16] values of the codes of Q4 */
+    const int8_t *table;  /* of Q4, see pack.h */
     float *c;
     size_t c_row_bytes;
     mfk_q8_block *q; /* glu kernels: where not NULL, the hidden units go here, [m][n / 32], and not to C */

@@ -103,22 +103,44 @@ static void take_codes(mfk_type type, const unsigned char *codes, size_t j, uint
     }
 }
 
+/* Scales of a panel's block: of Q8 an f16 for output `j`, of Q4 a byte for each half. */
+static void pack_block(mfk_type type, const int8_t *table, const float x[MFK_BLOCK], unsigned char *scales,
+                       unsigned char *codes, size_t j)
+{
+    uint8_t code[MFK_BLOCK];
+    if (type == MFK_Q8) {
+        mfk_quantize_q8(x, code, (uint16_t *)(void *)scales + j);
+    } else {
+        mfk_quantize_q4(table, x, code, scales + j);
+        mfk_quantize_q4(table, x + MFK_Q4_BLOCK, code + MFK_Q4_BLOCK, scales + MFK_NR + j);
+    }
+    place_codes(type, code, codes, j);
+}
+
+static void unpack_block(mfk_type type, const int8_t *table, const unsigned char *scales, const unsigned char *codes,
+                         size_t j, float x[MFK_BLOCK])
+{
+    uint8_t code[MFK_BLOCK];
+    take_codes(type, codes, j, code);
+    for (size_t i = 0; i < MFK_BLOCK; i++) {
+        if (type == MFK_Q8)
+            x[i] = mfk_f16_to_f32(((const uint16_t *)(const void *)scales)[j]) * (float)(code[i] - 128);
+        else
+            x[i] = mfk_q4_scale(scales[i / MFK_Q4_BLOCK * MFK_NR + j], table[MFK_Q4_BIAS_AT]) * (float)table[code[i]];
+    }
+}
+
 static void pack_panel_quantized(mfk_type type, const int8_t *table, size_t live, size_t k, const float *rows,
                                  size_t row_floats, unsigned char *panel)
 {
     memset(panel, 0, mfk_panel_bytes(type, k));
     for (size_t block = 0; block * MFK_BLOCK < k; block++) {
         size_t inputs = k - block * MFK_BLOCK < MFK_BLOCK ? k - block * MFK_BLOCK : MFK_BLOCK;
-        uint16_t *scales = (uint16_t *)(void *)(panel + mfk_scales_at(block_bytes(type), block));
         for (size_t j = 0; j < MFK_NR; j++) {
             float x[MFK_BLOCK] = { 0 };
-            uint8_t code[MFK_BLOCK];
             if (j < live) memcpy(x, rows + j * row_floats + block * MFK_BLOCK, inputs * sizeof *x);
-            if (type == MFK_Q8)
-                mfk_quantize_q8(x, code, &scales[j]);
-            else
-                mfk_quantize_q4(table, x, code, &scales[j]);
-            place_codes(type, code, panel + mfk_block_at(block_bytes(type), block), j);
+            pack_block(type, table, x, panel + mfk_scales_at(block_bytes(type), block),
+                       panel + mfk_block_at(block_bytes(type), block), j);
         }
     }
 }
@@ -126,14 +148,12 @@ static void pack_panel_quantized(mfk_type type, const int8_t *table, size_t live
 static void unpack_quantized(mfk_type type, const int8_t *table, size_t j, size_t k, const unsigned char *panel,
                              float *row)
 {
-    for (size_t i = 0; i < k; i++) {
-        size_t block = i / MFK_BLOCK;
-        const uint16_t *scales = (const uint16_t *)(const void *)(panel + mfk_scales_at(block_bytes(type), block));
-        uint8_t code[MFK_BLOCK];
-        take_codes(type, panel + mfk_block_at(block_bytes(type), block), j, code);
-        for (float scale = mfk_f16_to_f32(scales[j]); i < k && i / MFK_BLOCK == block; i++)
-            row[i] = scale * (float)(type == MFK_Q8 ? code[i % MFK_BLOCK] - 128 : table[code[i % MFK_BLOCK]]);
-        i--;
+    for (size_t block = 0; block * MFK_BLOCK < k; block++) {
+        size_t inputs = k - block * MFK_BLOCK < MFK_BLOCK ? k - block * MFK_BLOCK : MFK_BLOCK;
+        float x[MFK_BLOCK];
+        unpack_block(type, table, panel + mfk_scales_at(block_bytes(type), block),
+                     panel + mfk_block_at(block_bytes(type), block), j, x);
+        memcpy(row + block * MFK_BLOCK, x, inputs * sizeof *x);
     }
 }
 
@@ -206,19 +226,22 @@ size_t mfk_row_bytes(mfk_type type, size_t k)
     return (bytes + MFK_LINE - 1) / MFK_LINE * MFK_LINE;
 }
 
+/* Of a block: its codes, and its scales, two bytes. */
 static void pack_row_quantized(mfk_type type, const int8_t *table, size_t k, const float *x, unsigned char *row)
 {
     size_t blocks = (k + MFK_BLOCK - 1) / MFK_BLOCK, code_bytes = type == MFK_Q8 ? MFK_BLOCK : MFK_BLOCK / 2;
     for (size_t block = 0; block < blocks; block++) {
         size_t inputs = k - block * MFK_BLOCK < MFK_BLOCK ? k - block * MFK_BLOCK : MFK_BLOCK;
-        unsigned char *codes = row + block * code_bytes, *scale = row + blocks * code_bytes + block * sizeof(uint16_t);
+        unsigned char *codes = row + block * code_bytes, *scales = row + blocks * code_bytes + block * 2;
         float part[MFK_BLOCK] = { 0 };
         uint8_t code[MFK_BLOCK];
         memcpy(part, x + block * MFK_BLOCK, inputs * sizeof *part);
-        if (type == MFK_Q8)
-            mfk_quantize_q8(part, code, (uint16_t *)(void *)scale);
-        else
-            mfk_quantize_q4(table, part, code, (uint16_t *)(void *)scale);
+        if (type == MFK_Q8) {
+            mfk_quantize_q8(part, code, (uint16_t *)(void *)scales);
+        } else {
+            mfk_quantize_q4(table, part, code, scales);
+            mfk_quantize_q4(table, part + MFK_Q4_BLOCK, code + MFK_Q4_BLOCK, scales + 1);
+        }
         for (size_t i = 0; i < code_bytes; i++)
             codes[i] = type == MFK_Q8 ? code[i] : (unsigned char)(code[i] | code[i + code_bytes] << 4);
     }
@@ -227,12 +250,15 @@ static void pack_row_quantized(mfk_type type, const int8_t *table, size_t k, con
 static void unpack_row_quantized(mfk_type type, const int8_t *table, size_t k, const unsigned char *row, float *x)
 {
     size_t blocks = (k + MFK_BLOCK - 1) / MFK_BLOCK, code_bytes = type == MFK_Q8 ? MFK_BLOCK : MFK_BLOCK / 2;
-    const uint16_t *scales = (const uint16_t *)(const void *)(row + blocks * code_bytes);
+    const unsigned char *scales = row + blocks * code_bytes;
     for (size_t i = 0; i < k; i++) {
         size_t block = i / MFK_BLOCK, at = i % MFK_BLOCK;
         unsigned code = row[block * code_bytes + at % code_bytes];
-        int value = type == MFK_Q8 ? (int)code - 128 : table[at < code_bytes ? code & 15u : code >> 4];
-        x[i] = mfk_f16_to_f32(scales[block]) * (float)value;
+        if (type == MFK_Q8)
+            x[i] = mfk_f16_to_f32(((const uint16_t *)(const void *)scales)[block]) * (float)((int)code - 128);
+        else
+            x[i] = mfk_q4_scale(scales[block * 2 + at / MFK_Q4_BLOCK], table[MFK_Q4_BIAS_AT]) *
+                   (float)table[at < code_bytes ? code & 15u : code >> 4];
     }
 }
 

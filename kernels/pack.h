@@ -10,11 +10,16 @@
  *     Q4     a line is eight inputs:    as Q8, low nibbles k0 .. k3, high nibbles k4 .. k7: places in the table
  *
  * (Pairs of BF16 are what its dot instructions read. F16 has none that pays, and converts sixteen outputs at a time.)
- * Q8 and Q4 have a scale for each output and block of 32 inputs, in f16. Two blocks share a line of scales:
+ * Q8 has a scale for each output and block of 32 inputs, an f16; Q4 one for each 16 inputs, a byte. Two blocks share a
+ * line of scales:
  *
  *     scales of block 0, of block 1 | block 0: 8 lines (Q4: 4) | block 1 | scales of block 2, of block 3 | ...
+ *     of Q8, a block: 16 f16        of Q4: 16 bytes for inputs 0 .. 15, 16 bytes for inputs 16 .. 31
  *
- * A Q4 tensor begins with a line of its own: a table of 16 signed bytes, and zeros. A weight is scale * value.
+ * A Q4 tensor begins with a line of its own, the table: 16 signed bytes that the codes stand for; a signed byte `bias`;
+ * zeros. A scale's byte is sign, four bits of exponent e and three of fraction f: (1 + f / 8) * 2^(e + bias). A weight
+ * is scale * value. (Small scales cost little: a scale for 16 inputs in 8 bits is worth more than one for 32 in 16, see
+ * docs/quantization.md. A negative scale turns the table round, which is not symmetric.)
  *
  * A prefix in n is the first panels; a prefix in k is the head of every panel. Nothing is ever repacked
  * when the width changes. Gate and up matrices are interleaved panel by panel: gate 0, up 0, gate 1, ...
@@ -37,6 +42,16 @@ static inline size_t mfk_block_at(size_t block_bytes, size_t block)
 static inline size_t mfk_scales_at(size_t block_bytes, size_t block)
 {
     return block / 2 * (MFK_LINE + 2 * block_bytes) + block % 2 * (MFK_LINE / 2);
+}
+
+/* A scale of Q4. Any byte and any bias give some f32. */
+static inline float mfk_q4_scale(uint8_t code, int8_t bias)
+{
+    union {
+        uint32_t u;
+        float f;
+    } v = { ((code & 0x80u) << 24) + ((code & 0x7fu) << 20) + ((uint32_t)(127 + bias) << 23) };
+    return v.f;
 }
 
 /* 0 where the type has no panel layout or the size does not fit size_t. */

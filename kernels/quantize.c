@@ -1,41 +1,64 @@
-/* quantize.c - scales and codes of blocks of weights. */
+/* quantize.c - scales and codes of blocks of weights: those of some scales that leave the least squared error. What
+ * that is worth, and where the table of Q4 comes from, is measured by scripts/quantization.py. */
 #include "quantize.h"
 
 #include <math.h>
 
 #include "pack.h"
 
-const int8_t mfk_q4_table[16] = { -120, -105, -90, -75, -60, -45, -30, -15, 0, 15, 30, 45, 60, 75, 90, 105 };
+/* Fitted to blocks of normal weights, alternating between scales, codes and table. With a bias of -17 scales reach
+ * from 2^-17 to 15/8 * 2^-2. */
+const int8_t mfk_q4_table[MFK_Q4_TABLE_BYTES] = { -127, -100, -79, -61, -46, -33, -21, -10, 0,
+                                                  9,    19,   30,  42,  56,  73,  95,  -17 };
 
-/* Of the largest weight, with its sign; NaN where one is not finite. */
-static float extreme(const float x[MFK_BLOCK])
+static float largest(size_t n, const float *x)
 {
     float most = 0.0f;
-    for (size_t i = 0; i < MFK_BLOCK; i++) {
+    for (size_t i = 0; i < n; i++) {
         if (!(fabsf(x[i]) < INFINITY)) return NAN;
-        if (fabsf(x[i]) > fabsf(most)) most = x[i];
+        most = fabsf(x[i]) > most ? fabsf(x[i]) : most;
     }
     return most;
 }
 
-static float to_nearest(float x)
+/* ---- Q8 ---- */
+
+/* Codes for a scale; returns the squared error. */
+static double codes_q8(const float x[MFK_BLOCK], float scale, uint8_t code[MFK_BLOCK])
 {
     const float magic = 0x1.8p23f; /* adding it leaves no places for a fraction */
-    return (x + magic) - magic;
+    double error = 0;
+    for (size_t i = 0; i < MFK_BLOCK; i++) {
+        float q = scale > 0.0f ? (x[i] / scale + magic) - magic : 0.0f;
+        q = q < -127.0f ? -127.0f : q > 127.0f ? 127.0f : q;
+        code[i] = (uint8_t)(q + 128.0f);
+        error += ((double)x[i] - (double)scale * q) * ((double)x[i] - (double)scale * q);
+    }
+    return error;
 }
 
 void mfk_quantize_q8(const float x[MFK_BLOCK], uint8_t code[MFK_BLOCK], uint16_t *scale)
 {
-    *scale = mfk_f32_to_f16(fabsf(extreme(x)) / 127.0f);
-    float step = mfk_f16_to_f32(*scale);
-    for (size_t i = 0; i < MFK_BLOCK; i++) {
-        float q = step > 0.0f ? to_nearest(x[i] / step) : 0.0f;
-        code[i] = (uint8_t)(128.0f + (q < -127.0f ? -127.0f : q > 127.0f ? 127.0f : q));
+    enum { TRIES = 16 }; /* each 1/128 above the one before, from the one that the largest weight gives */
+    const float first = largest(MFK_BLOCK, x) / 127.0f;
+    *scale = mfk_f32_to_f16(first);
+    double least = codes_q8(x, mfk_f16_to_f32(*scale), code);
+    for (int i = 1; i < TRIES && least > 0; i++) {
+        const uint16_t next = mfk_f32_to_f16(first * (1.0f + (float)i / 128.0f));
+        uint8_t next_code[MFK_BLOCK];
+        const double error = codes_q8(x, mfk_f16_to_f32(next), next_code);
+        if (!(error < least)) continue;
+        least = error;
+        *scale = next;
+        for (size_t j = 0; j < MFK_BLOCK; j++)
+            code[j] = next_code[j];
     }
 }
 
+/* ---- Q4 ---- */
+
 /* The place in the table, which ascends, whose value is nearest to v. */
-static uint8_t nearest(const int8_t table[16], float v)
+static uint8_t nearest(const int8_t *table, float v)
 {
     uint8_t i = 0;
     while (i < 15 && v > 0.5f * (float)(table[i] + table[i + 1]))
@@ -43,37 +66,49 @@ static uint8_t nearest(const int8_t table[16], float v)
     return i;
 }
 
-/* Codes for a scale; how much of the weights' energy they keep after the best refit of the scale. */
-static double fit(const int8_t table[16], const float x[MFK_BLOCK], float scale, uint8_t code[MFK_BLOCK], double *refit)
+static double codes_q4(const int8_t *table, const float x[MFK_Q4_BLOCK], float scale, uint8_t code[MFK_Q4_BLOCK])
 {
-    double xv = 0, vv = 0;
-    for (size_t i = 0; i < MFK_BLOCK; i++) {
+    double error = 0;
+    for (size_t i = 0; i < MFK_Q4_BLOCK; i++) {
         code[i] = nearest(table, x[i] / scale);
-        xv += (double)x[i] * table[code[i]];
-        vv += (double)table[code[i]] * table[code[i]];
+        const double off = (double)x[i] - (double)scale * table[code[i]];
+        error += off * off;
     }
-    *refit = vv > 0 ? xv / vv : 0;
-    return vv > 0 ? xv * xv / vv : 0;
+    return error;
 }
 
-static void codes_for(const int8_t table[16], const float x[MFK_BLOCK], float scale, uint8_t code[MFK_BLOCK])
+/* The least scale, of those without a sign, that is not below `scale`; or the greatest. */
+static uint8_t scale_code(float scale, int8_t bias)
 {
-    for (size_t i = 0; i < MFK_BLOCK; i++)
-        code[i] = nearest(table, scale != 0.0f ? x[i] / scale : 0.0f);
+    uint8_t code = 0;
+    while (code < 127 && mfk_q4_scale(code, bias) < scale)
+        code++;
+    return code;
 }
 
-void mfk_quantize_q4(const int8_t table[16], const float x[MFK_BLOCK], uint8_t code[MFK_BLOCK], uint16_t *scale)
+void mfk_quantize_q4(const int8_t *table, const float x[MFK_Q4_BLOCK], uint8_t code[MFK_Q4_BLOCK], uint8_t *scale)
 {
-    enum { TRIES = 16 };
-    float most = extreme(x);
-    double best = -1, chosen = most;
-    for (int side = 0; side < 2; side++) {
-        for (int i = 0; most > 0.0f || most < 0.0f ? i < TRIES : 0; i++) {
-            double refit,
-                kept = fit(table, x, most / ((float)table[side ? 15 : 0] * (0.7f + 0.04f * (float)i)), code, &refit);
-            if (kept > best) best = kept, chosen = refit;
-        }
+    /* Scales around those with which the largest weight meets either end of the table: below, it would be cut off by
+     * much; above, the table would be used by half. */
+    enum { BELOW = 4, TRIES = 11 };
+    const int8_t bias = table[MFK_Q4_BIAS_AT];
+    const float most = largest(MFK_Q4_BLOCK, x);
+    const float reach = (float)(-table[0] > table[15] ? -table[0] : table[15]);
+    float finite[MFK_Q4_BLOCK];
+    double least = INFINITY;
+    for (size_t i = 0; i < MFK_Q4_BLOCK; i++)
+        finite[i] = most >= 0.0f ? x[i] : 0.0f;
+    const int first = (int)scale_code(most >= 0.0f ? most / reach : 0.0f, bias) - BELOW;
+    for (int i = 0; i < 2 * TRIES; i++) {
+        const int magnitude = first + i / 2;
+        if (magnitude < 0 || magnitude > 127) continue;
+        const uint8_t next = (uint8_t)(magnitude | (i % 2 ? 0x80 : 0));
+        uint8_t next_code[MFK_Q4_BLOCK];
+        const double error = codes_q4(table, finite, mfk_q4_scale(next, bias), next_code);
+        if (!(error < least)) continue;
+        least = error;
+        *scale = next;
+        for (size_t j = 0; j < MFK_Q4_BLOCK; j++)
+            code[j] = next_code[j];
     }
-    *scale = mfk_f32_to_f16((float)chosen);
-    codes_for(table, x, mfk_f16_to_f32(*scale), code);
 }

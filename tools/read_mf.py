@@ -228,7 +228,7 @@ class Container:
         n, k, type_ = tensor["n"], tensor["k"], tensor["type"]
         if tensor["kind"] == "plain":
             return [widen(data, type_)]
-        table, data = np.frombuffer(data[:16], np.int8), data[head_bytes_of(type_):]
+        table, data = np.frombuffer(data[:17], np.int8), data[head_bytes_of(type_):]
         if tensor["kind"] == "table":
             return [table_rows(np.frombuffer(data, np.uint8).reshape(n, -1), type_, k, table)]
         panels = np.frombuffer(data, np.uint8).reshape(tensor["panels"], -1)
@@ -284,6 +284,14 @@ def values(codes, type_, table):
     return (codes.astype(np.int16) - 128 if type_ == "q8" else table[codes]).astype("<f4")
 
 
+def widen_scales(data, type_, table):
+    """An f16 each, or a byte: sign, four bits of exponent, three of fraction."""
+    if type_ == "q8":
+        return widen(data.tobytes(), "f16")
+    code, sign = data.astype(np.int32) & 127, np.where(data & 128, -1.0, 1.0)
+    return (sign * (8 + code % 8) * np.exp2(code // 8 - 3.0 + table[16])).astype("<f4")
+
+
 def table_rows(rows, type_, k, table):
     if type_ not in CODE_BYTES:
         return widen(rows.tobytes(), type_).reshape(len(rows), -1)[:, :k]
@@ -291,8 +299,8 @@ def table_rows(rows, type_, k, table):
     codes = rows[:, :blocks * CODE_BYTES[type_]].reshape(len(rows), blocks, -1)
     if type_ == "q4":
         codes = np.concatenate([codes & 15, codes >> 4], axis=2)
-    scales = rows[:, blocks * CODE_BYTES[type_]:][:, :2 * blocks].tobytes()
-    scales = widen(scales, "f16").reshape(len(rows), blocks, 1)
+    scales = widen_scales(rows[:, blocks * CODE_BYTES[type_]:][:, :2 * blocks], type_, table)
+    scales = np.repeat(scales.reshape(len(rows), blocks, -1), 32 if type_ == "q8" else 16, axis=2)
     return (values(codes, type_, table) * scales).reshape(len(rows), -1)[:, :k]
 
 
@@ -311,8 +319,8 @@ def panel_rows(panels, type_, k, table):
         codes = panels[:, at:at + code_bytes].reshape(len(panels), -1, 16, 4)  # panel, line, output, byte
         if type_ == "q4":
             codes = np.stack([codes & 15, codes >> 4], axis=2).reshape(len(panels), -1, 16, 4)
-        scales = panels[:, pair + block % 2 * 32:][:, :32].tobytes()
-        scales = widen(scales, "f16").reshape(len(panels), 16, 1)
+        scales = widen_scales(panels[:, pair + block % 2 * 32:][:, :32], type_, table).reshape(len(panels), -1, 16)
+        scales = np.repeat(scales.transpose(0, 2, 1), 32 if type_ == "q8" else 16, axis=2)
         whole = values(codes, type_, table).transpose(0, 2, 1, 3).reshape(len(panels), 16, 32)
         rows[:, :, block * 32:block * 32 + 32] = whole * scales
     return rows

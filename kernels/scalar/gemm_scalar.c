@@ -2,6 +2,7 @@
 #include "kernel_list.h"
 #include "math_scalar.h"
 #include "pack.h"
+#include "quantize.h"
 
 /* acc[j] continues its chain over inputs [k_begin, k_begin + k) of the panel. */
 typedef void chain_fn(const mfk_gemm_args *args, const void *a, const void *panel, float acc[MFK_NR]);
@@ -33,12 +34,6 @@ static void chain_f16(const mfk_gemm_args *args, const void *a, const void *pane
 }
 
 /* A block of 32 inputs: an exact sum, then one step of the chain. */
-static void chain_block(const mfk_q8_block *x, const int32_t dot[MFK_NR], const uint16_t *scales, float acc[MFK_NR])
-{
-    for (size_t j = 0; j < MFK_NR; j++)
-        acc[j] = mfk_fma((float)dot[j], x->scale * mfk_f16_to_f32(scales[j]), acc[j]);
-}
-
 static void chain_q8(const mfk_gemm_args *args, const void *a, const void *panel, float acc[MFK_NR])
 {
     const mfk_q8_block *x = a;
@@ -46,26 +41,33 @@ static void chain_q8(const mfk_gemm_args *args, const void *a, const void *panel
     for (size_t block = first; block < first + args->k / MFK_BLOCK; block++, x++) {
         const uint8_t *codes = (const uint8_t *)panel + mfk_block_at(MFK_Q8_BLOCK_BYTES, block); /* [8][16][4] */
         const char *scales = (const char *)panel + mfk_scales_at(MFK_Q8_BLOCK_BYTES, block);
-        int32_t dot[MFK_NR] = { 0 };
-        for (size_t i = 0; i < MFK_BLOCK; i++)
-            for (size_t j = 0; j < MFK_NR; j++)
-                dot[j] += (codes[(i / 4 * MFK_NR + j) * 4 + i % 4] - 128) * x->q[i];
-        chain_block(x, dot, (const uint16_t *)(const void *)scales, acc);
+        for (size_t j = 0; j < MFK_NR; j++) {
+            int32_t dot = 0;
+            for (size_t i = 0; i < MFK_BLOCK; i++)
+                dot += (codes[(i / 4 * MFK_NR + j) * 4 + i % 4] - 128) * x->q[i];
+            float scale = x->scale * mfk_f16_to_f32(((const uint16_t *)(const void *)scales)[j]);
+            acc[j] = mfk_fma((float)dot, scale, acc[j]);
+        }
     }
 }
 
+/* Two exact sums, of 16 inputs each, for a step. */
 static void chain_q4(const mfk_gemm_args *args, const void *a, const void *panel, float acc[MFK_NR])
 {
     const mfk_q8_block *x = a;
+    const int8_t *table = args->table;
     size_t first = args->k_begin / MFK_BLOCK;
     for (size_t block = first; block < first + args->k / MFK_BLOCK; block++, x++) {
-        const uint8_t *codes = (const uint8_t *)panel + mfk_block_at(MFK_Q4_BLOCK_BYTES, block); /* [4][16][4] */
-        const char *scales = (const char *)panel + mfk_scales_at(MFK_Q4_BLOCK_BYTES, block);
-        int32_t dot[MFK_NR] = { 0 };
-        for (size_t i = 0; i < MFK_BLOCK; i++)
-            for (size_t j = 0; j < MFK_NR; j++)
-                dot[j] += args->table[codes[(i / 8 * MFK_NR + j) * 4 + i % 4] >> (i % 8 / 4 * 4) & 15] * x->q[i];
-        chain_block(x, dot, (const uint16_t *)(const void *)scales, acc);
+        const uint8_t *codes = (const uint8_t *)panel + mfk_block_at(MFK_Q4_BLOCK_BYTES, block);   /* [4][16][4] */
+        const uint8_t *scales = (const uint8_t *)panel + mfk_scales_at(MFK_Q4_BLOCK_BYTES, block); /* [2][16] */
+        for (size_t j = 0; j < MFK_NR; j++) {
+            int32_t dot[2] = { 0, 0 };
+            for (size_t i = 0; i < MFK_BLOCK; i++)
+                dot[i / 16] += table[codes[(i / 8 * MFK_NR + j) * 4 + i % 4] >> (i % 8 / 4 * 4) & 15] * x->q[i];
+            float low = mfk_q4_scale(scales[j], table[MFK_Q4_BIAS_AT]);
+            float high = mfk_q4_scale(scales[MFK_NR + j], table[MFK_Q4_BIAS_AT]);
+            acc[j] = mfk_fma(mfk_fma((float)dot[1], high, (float)dot[0] * low), x->scale, acc[j]);
+        }
     }
 }
 

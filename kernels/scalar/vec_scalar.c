@@ -143,14 +143,16 @@ static void quantize_block(size_t n, const float *x, mfk_q8_block *y)
     const float magic = 0x1.8p23f; /* adding it rounds to an integer */
     uint32_t bits = greatest_bits(n, x);
     float most = mfk_f32_of_bits(bits), r = 127.0f / most;
-    int32_t sum = 0;
+    int32_t sum[2] = { 0, 0 };
     bool finite = bits < 0x7f800000u, any = most >= 0x1p-100f;
     for (size_t i = 0; i < MFK_BLOCK; i++) {
         y->q[i] = (int8_t)(i < n && finite && any ? (x[i] * r + magic) - magic : 0.0f);
-        sum += y->q[i];
+        sum[i / (MFK_BLOCK / 2)] += y->q[i];
     }
     y->scale = !finite ? NAN : any ? most / 127.0f : 0.0f;
-    y->offset = -128 * sum;
+    y->offset = -128 * (sum[0] + sum[1]);
+    y->half[0] = -128 * sum[0];
+    y->half[1] = -128 * sum[1];
 }
 
 void mfk_quantize_scalar(size_t n, const float *x, mfk_q8_block *y)

@@ -24,7 +24,9 @@ MFK_INLINE void quantize_block(f32x16 low, f32x16 high, mfk_q8_block *y)
     i32x16_store_bytes(y->q, q_low);
     i32x16_store_bytes(y->q + 16, q_high);
     y->scale = !finite ? NAN : any ? most.f / 127.0f : 0.0f;
-    y->offset = -128 * i32x16_tree_sum(i32x16_add(q_low, q_high));
+    y->half[0] = -128 * i32x16_tree_sum(q_low);
+    y->half[1] = -128 * i32x16_tree_sum(q_high);
+    y->offset = y->half[0] + y->half[1];
 }
 
 MFK_INLINE void quantize(size_t n, const float *x, mfk_q8_block *y)

@@ -204,6 +204,13 @@ MFK_INLINE int32_t i32x16_tree_max(i32x16 v)
     return _mm_cvtsi128_si32(_mm_max_epi32(x, _mm_shuffle_epi32(x, 0xb1)));
 }
 
+/* Sixteen signed bytes, widened. */
+MFK_INLINE i32x16 i32x16_load_bytes(const void *p)
+{
+    __m128i bytes = _mm_loadu_si128((const __m128i *)p);
+    return i32x16_of(_mm256_cvtepi8_epi32(bytes), _mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8)));
+}
+
 /* Sixteen lanes that fit a byte. */
 MFK_INLINE void i32x16_store_bytes(int8_t *p, i32x16 v)
 {

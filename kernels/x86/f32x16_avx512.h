@@ -95,6 +95,9 @@ MFK_INLINE i32x16 i32x16_select_nan(f32x16 x, i32x16 a, i32x16 b)
 #define i32x16_tree_sum _mm512_reduce_add_epi32
 #define i32x16_tree_max _mm512_reduce_max_epi32
 
+/* Sixteen signed bytes, widened. */
+#define i32x16_load_bytes(p) _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(p)))
+
 /* Sixteen lanes that fit a byte. */
 MFK_INLINE void i32x16_store_bytes(int8_t *p, i32x16 v)
 {

@@ -250,7 +250,7 @@ static void fill_head(const mfi_tensor *tensor, unsigned char *bytes)
 {
     if (mfk_head_bytes(tensor->type) == 0) return;
     memset(bytes, 0, mfk_head_bytes(tensor->type));
-    memcpy(bytes, mfk_q4_table, sizeof mfk_q4_table);
+    memcpy(bytes, mfk_q4_table, MFK_Q4_TABLE_BYTES);
 }
 
 static mf_status fill(void *user, const mfi_tensor *tensor, void *bytes, mf_error *error)
