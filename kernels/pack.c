@@ -6,6 +6,22 @@
 
 #include "quantize.h"
 
+static const char *const type_names[] = {
+    [MFK_F32] = "f32", [MFK_BF16] = "bf16", [MFK_F16] = "f16", [MFK_Q8] = "q8", [MFK_Q4] = "q4", [MFK_U8] = "u8"
+};
+
+const char *mfk_type_name(mfk_type type)
+{
+    return (size_t)type < sizeof type_names / sizeof *type_names ? type_names[type] : NULL;
+}
+
+mfk_type mfk_type_named(const char *name)
+{
+    for (mfk_type type = MFK_F32; type <= MFK_U8; type++)
+        if (strcmp(type_names[type], name) == 0) return type;
+    return (mfk_type)0;
+}
+
 static size_t element_bytes(mfk_type type)
 {
     return type == MFK_F32 ? 4 : type == MFK_BF16 || type == MFK_F16 ? 2 : 0;

@@ -59,6 +59,10 @@ size_t mfk_head_bytes(mfk_type type);                       /* before the first 
 size_t mfk_panel_bytes(mfk_type type, size_t k);            /* of one panel */
 size_t mfk_panels_bytes(mfk_type type, size_t n, size_t k); /* of the matrix, head included */
 
+/* "f32", "bf16", "f16", "q8", "q4", "u8"; NULL for another number, 0 for another name. */
+const char *mfk_type_name(mfk_type type);
+mfk_type mfk_type_named(const char *name);
+
 /* What n x k weights take without what fills up lines and panels. */
 uint64_t mfk_weights_bytes(mfk_type type, uint64_t n, uint64_t k);
 

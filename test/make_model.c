@@ -1,6 +1,6 @@
 /* make_model.c - writes random models of real shapes, for benches and experiments:
  *
- *     make_model [--type f32|bf16] [--zstd] [--one-shell] [--seed N] [--layers N] [--d-model N] [--heads N]
+ *     make_model [--type TYPE] [--zstd] [--one-shell] [--seed N] [--layers N] [--d-model N] [--heads N]
  *                [--group N] [--d-head N] [--d-ff N] [--vocab N] SHAPE OUT.mf
  *
  * SHAPE is one of those in random_model.c; the other options change it. Granularities halve the width.
@@ -27,7 +27,7 @@ static int usage(void)
     fprintf(stderr, "usage: make_model [options] SHAPE OUT.mf\n\nshapes:");
     for (size_t i = 0; random_shape_at(i); i++)
         fprintf(stderr, " %s", random_shape_at(i)->name);
-    fprintf(stderr, "\noptions: --type f32|bf16 (bf16), --zstd, --one-shell, --seed N (1),\n"
+    fprintf(stderr, "\noptions: --type f32|bf16|f16|q8|q4 (bf16), --zstd, --one-shell, --seed N (1),\n"
                     "  --layers --d-model --heads --group --d-head --d-ff --vocab N (the shape's)\n");
     return 2;
 }
@@ -52,11 +52,6 @@ static bool set_number(random_shape *shape, const char *name, const char *value)
     return false;
 }
 
-static mfk_type find_type(const char *name)
-{
-    return strcmp(name, "f32") == 0 ? MFK_F32 : strcmp(name, "bf16") == 0 ? MFK_BF16 : (mfk_type)0;
-}
-
 /* The first walk finds the flags and SHAPE, the second applies what changes it. */
 static bool parse(request *r, int argc, char **argv)
 {
@@ -68,7 +63,7 @@ static bool parse(request *r, int argc, char **argv)
         else if (strcmp(argv[i], "--one-shell") == 0)
             r->save.one_shell = true;
         else if (strcmp(argv[i], "--type") == 0 && next)
-            r->save.type = find_type(argv[++i]);
+            r->save.type = mfk_type_named(argv[++i]);
         else if (strcmp(argv[i], "--seed") == 0 && next)
             r->seed = strtoull(argv[++i], NULL, 10);
         else if (argv[i][0] == '-' && next)

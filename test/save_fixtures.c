@@ -59,9 +59,6 @@ int main(int argc, char **argv)
         { .plain = true, .tied = false, .type = MFK_Q4, .storage = MFI_ZSTD },
         { .plain = false, .tied = false, .type = MFK_F16, .storage = MFI_ZSTD },
     };
-    static const char *const type_names[] = {
-        [MFK_F32] = "f32", [MFK_BF16] = "bf16", [MFK_F16] = "f16", [MFK_Q8] = "q8", [MFK_Q4] = "q4"
-    };
     bool weights = argc == 3 && strcmp(argv[2], "--weights") == 0;
     if (argc != 2 && !weights) fail("usage: save_fixtures FOLDER [--weights]");
     mf_allocator allocator = mfi_allocator(NULL);
@@ -70,7 +67,7 @@ int main(int argc, char **argv)
         char path[400];
         mf_error error = MF_ERROR_INIT;
         int length = snprintf(path, sizeof path - 4, "%s/%s-%s-%s-%s%s", argv[1], v->plain ? "plain" : "gated",
-                              v->tied ? "tied" : "free", type_names[v->type], v->storage == MFI_RAW ? "raw" : "zstd",
+                              v->tied ? "tied" : "free", mfk_type_name(v->type), v->storage == MFI_RAW ? "raw" : "zstd",
                               v->one_shell ? "-one" : "");
         if (weights) write_weights(path, v, &allocator);
         memcpy(path + length, ".mf", 4);

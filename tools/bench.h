@@ -30,7 +30,7 @@ void bench_title(const bench *b, const char *format, ...) CLI_PRINTF(2, 3);
 
 typedef struct bench_shape {
     uint32_t n_layer, d_model, n_head, head_group, d_head, d_ff, n_vocab;
-    bool f32; /* else bf16 */
+    const char *type; /* of the matrices, "bf16" */
 } bench_shape;
 
 /* Writes a random model with granularities at 1/8, 1/4, 1/2 and 1 of d_ff. */

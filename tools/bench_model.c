@@ -67,7 +67,7 @@ mf_status bench_model_write(const bench_shape *shape, const char *path, mf_error
     mf_allocator allocator = mfi_allocator(NULL);
     mfi_matlm_config config;
     mfi_weights weights = { read_random, NULL };
-    mfi_matlm_save_options options = { .type = shape->f32 ? MFK_F32 : MFK_BF16, .storage = MFI_RAW };
+    mfi_matlm_save_options options = { .type = mfk_type_named(shape->type), .storage = MFI_RAW };
     mf_status status = fill_config(&config, shape, &allocator, error);
     if (status == MF_OK) status = mfi_matlm_save(&config, &weights, &options, &allocator, path, error);
     mfi_matlm_config_free(&config, &allocator);

@@ -25,25 +25,6 @@ static const char *tensor_kind(mfi_tensor_kind kind)
     return kind == MFI_PANEL ? "panel" : kind == MFI_TABLE ? "table" : "plain";
 }
 
-static const char *type_name(mfk_type type)
-{
-    switch (type) {
-    case MFK_F32:
-        return "f32";
-    case MFK_BF16:
-        return "bf16";
-    case MFK_F16:
-        return "f16";
-    case MFK_Q8:
-        return "q8";
-    case MFK_Q4:
-        return "q4";
-    case MFK_U8:
-        return "u8";
-    }
-    return "?";
-}
-
 static void print_regions(const mfi_container *container)
 {
     cli_table *table = cli_table_create("region|<kind|shell|at|stored|size|<storage|<content hash");
@@ -70,7 +51,7 @@ static void print_tensors(const mfi_container *container)
         const mfi_tensor *t = mfi_container_tensor(container, i);
         cli_table_cell(table, "%s", t->name);
         cli_table_cell(table, "%s", tensor_kind(t->kind));
-        cli_table_cell(table, "%s", type_name(t->type));
+        cli_table_cell(table, "%s", mfk_type_name(t->type));
         cli_table_cell(table, "%" PRIu32, t->region);
         cli_table_cell(table, "%" PRIu32, t->shell);
         cli_table_cell(table, "%" PRIu64, t->n);
@@ -105,7 +86,7 @@ static json_t *region_json(const mfi_region *r)
 static json_t *tensor_json(const mfi_tensor *t)
 {
     return json_pack("{s:s, s:s, s:s, s:i, s:i, s:I, s:I, s:I, s:I}", "name", t->name, "kind", tensor_kind(t->kind),
-                     "type", type_name(t->type), "region", (int)t->region, "shell", (int)t->shell, "n",
+                     "type", mfk_type_name(t->type), "region", (int)t->region, "shell", (int)t->shell, "n",
                      (json_int_t)t->n, "k", (json_int_t)t->k, "offset", (json_int_t)t->offset, "bytes",
                      (json_int_t)t->bytes);
 }

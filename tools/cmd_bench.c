@@ -188,7 +188,9 @@ static int run(const cli_command *self, int argc, char **argv)
 {
     bench b = { .rounds = 9 };
     bench_shape shape = default_shape;
-    int load = 0;
+    int load = 0, type = 1;
+    static const char *const type_names[] = { "f32", "bf16", "f16", "q8", "q4" };
+    static const char types[] = "f32|bf16|f16|q8|q4";
     const cli_option options[] = {
         { CLI_U32, "rounds", 'r', "N", &b.rounds, "measurements of each point (9)", 5, MAX_ROUND },
         { CLI_U32, "threads", 0, "N", &b.n_thread, "for decode and prefill (0: one per core)", 0, 256 },
@@ -198,7 +200,7 @@ static int run(const cli_command *self, int argc, char **argv)
         { CLI_U32, "layers", 0, "N", &shape.n_layer, "(8)", 1, 512 },
         { CLI_U32, "d-model", 0, "N", &shape.d_model, "(1024)", 32, 65536 },
         { CLI_U32, "d-ff", 0, "N", &shape.d_ff, "a multiple of 256 (8192)", 256, 1 << 20 },
-        { CLI_FLAG, "f32", 0, NULL, &shape.f32, "f32 matrices instead of bf16", 0, 0 },
+        { CLI_CHOICE, "type", 0, types, &type, "of the matrices (bf16)", 0, 0 },
     };
     int first, status;
     if (!cli_parse(self, options, CLI_COUNT(options), argc, argv, &first, &status)) return status;
@@ -211,6 +213,7 @@ static int run(const cli_command *self, int argc, char **argv)
     b.path = first < argc ? argv[first] : NULL;
     b.copy = load == 0;
     if (b.n_thread == 0) b.n_thread = usable_cores();
+    shape.type = type_names[type];
     return execute(&b, what, &shape);
 }
 
