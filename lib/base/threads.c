@@ -14,10 +14,8 @@
 #include <signal.h>
 #include <stdalign.h>
 #include <stdatomic.h>
-#include <string.h>
-#if defined(__linux__)
 #include <sched.h>
-#endif
+#include <string.h>
 #if defined(__SSE2__)
 #include <emmintrin.h>
 #endif
@@ -66,18 +64,25 @@ static void pause_spinning(void)
 #endif
 }
 
+/* From then on a spinning thread offers its processor at every look at the clock: the thread that it waits for may be
+ * waiting for that processor, and would get it only when the spinning ends. Where nobody wants it this costs nothing. */
+enum { YIELD_AFTER_NS = 50000 };
+
 /* True when the word changed within the time. The clock is read every 32 pauses, about a microsecond, and
  * counts time during which this thread did not run: on a crowded machine the spinning ends at once. */
 static bool spin(atomic_uint *word, unsigned old, uint64_t spin_ns)
 {
-    uint64_t begin = spin_ns ? mfi_now_ns() : 0;
+    const uint64_t begin = spin_ns ? mfi_now_ns() : 0;
+    uint64_t spun = 0;
     do {
         for (int i = 0; i < 32; i++) {
             if (atomic_load_explicit(word, memory_order_acquire) != old) return true;
             if (spin_ns == 0) return false;
             pause_spinning();
         }
-    } while (mfi_now_ns() - begin < spin_ns);
+        if (spun > YIELD_AFTER_NS) (void)sched_yield();
+        spun = mfi_now_ns() - begin;
+    } while (spun < spin_ns);
     return false;
 }
 
