@@ -24,14 +24,15 @@ enum { K_BYTES = 64 };
 #endif
 
 /* How far ahead of the chains a panel is announced. The processor's own prefetching fills the second-level cache; what
- * it leaves of the way to the first would cost a decoded token a fifth of the memory's speed, a prompt as much. */
-enum { PREFETCH_BYTES = 512 };
+ * it leaves of the way to the first would cost a decoded token a fifth of the memory's speed, a prompt as much. Past
+ * the end of a panel, or of its live prefix, come the heads of the panels that are read next. */
+enum { PREFETCH_BYTES = 2048 };
 
 typedef struct tile_args {
     size_t k;
     const float *a; /* [k][rows] */
     const char *b;
-    const char *next; /* the panels after these, or NULL */
+    const char *next; /* the panels to be read after these, or these */
     size_t b_panel_bytes;
     float *c;
     size_t c_row_floats;
@@ -53,15 +54,16 @@ MFK_INLINE void one_input(const float *a, size_t rows, size_t panels, const f32x
 MFK_INLINE void tile_chains(const tile_args *t, size_t rows, size_t panels, f32x16 *acc)
 {
     const float *a = t->a;
-    const char *b = t->b, *b_end = t->b + t->k * K_BYTES;
-    for (; b < b_end; b += 64) {
+    const size_t bytes = t->k * K_BYTES, distance = bytes < PREFETCH_BYTES ? bytes : PREFETCH_BYTES;
+    for (size_t at = 0; at < bytes; at += 64) {
+        const char *b = t->b + at, *ahead = at + distance < bytes ? b + distance : t->next + (at + distance - bytes);
 #ifdef GEMM_BF16
         const i32x16 high = i32x16_set((int32_t)0xffff0000u);
         i32x16 line[4];
         f32x16 w[4];
         UNROLLED (p, panels) {
             line[p] = i32x16_load(b + p * t->b_panel_bytes);
-            __builtin_prefetch(b + p * t->b_panel_bytes + PREFETCH_BYTES);
+            __builtin_prefetch(ahead + p * t->b_panel_bytes);
             w[p] = f32x16_of_bits(i32x16_shift_left(line[p], 16));
         }
         one_input(a, rows, panels, w, acc);
@@ -72,7 +74,7 @@ MFK_INLINE void tile_chains(const tile_args *t, size_t rows, size_t panels, f32x
         f32x16 w[4];
         UNROLLED (p, panels) {
             w[p] = f32x16_load_f16((const uint16_t *)(const void *)(b + p * t->b_panel_bytes));
-            __builtin_prefetch(b + p * t->b_panel_bytes + PREFETCH_BYTES);
+            __builtin_prefetch(ahead + p * t->b_panel_bytes);
         }
         one_input(a, rows, panels, w, acc);
         a += rows;
@@ -82,7 +84,7 @@ MFK_INLINE void tile_chains(const tile_args *t, size_t rows, size_t panels, f32x
         f32x16 w[4];
         UNROLLED (p, panels) {
             w[p] = f32x16_load((const float *)(const void *)(b + p * t->b_panel_bytes));
-            __builtin_prefetch(b + p * t->b_panel_bytes + PREFETCH_BYTES);
+            __builtin_prefetch(ahead + p * t->b_panel_bytes);
         }
 #endif
         one_input(a, rows, panels, w, acc);
@@ -90,15 +92,6 @@ MFK_INLINE void tile_chains(const tile_args *t, size_t rows, size_t panels, f32x
     }
 }
 #endif
-
-/* Where a panel ends, and its prefix may be short, the heads of the panels to be read next have to be announced. */
-static void prefetch_heads(const tile_args *t, size_t panels)
-{
-    size_t bytes = t->k * K_BYTES < PREFETCH_BYTES ? t->k * K_BYTES : PREFETCH_BYTES;
-    for (size_t p = 0; p < panels; p++)
-        for (size_t i = 0; i < bytes; i += 64)
-            __builtin_prefetch(t->next + p * t->b_panel_bytes + i);
-}
 
 MFK_INLINE void tile(const tile_args *t, size_t rows, size_t panels)
 {
@@ -216,12 +209,12 @@ static void block_products(const mfk_gemm_args *args, const block *b)
         size_t live = args->n - p * MFK_NR;
         panels = panels_at_once(args, b, n_panel - p);
         t.b = (const char *)args->b + p * args->b_panel_bytes + (args->k_begin + b->k_begin) * K_BYTES;
-        t.next = p + 2 * panels <= n_panel ? t.b + panels * args->b_panel_bytes : NULL;
+        const char *after = p + 2 * panels <= n_panel ? t.b + panels * args->b_panel_bytes : t.b;
         for (size_t i = b->tile; i < b->tile + b->n_tile; i++) {
             size_t row = row_of_tile(args, b, i), rows = row_of_tile(args, b, i + 1) - row;
             t.a = b->a + (row - first_row) * b->k;
             t.c = args->c + row * c_row_floats + p * MFK_NR;
-            if (t.next && i == b->tile) prefetch_heads(&t, panels);
+            t.next = i + 1 < b->tile + b->n_tile ? t.b : after;
             if (live < panels * MFK_NR)
                 tile_at_edge(&t, rows, panels, live);
             else
