@@ -49,6 +49,28 @@ done
 expect 0 --version
 says "^matformer [0-9]" out
 
+# Output that cannot be written is a failure, of whatever prints it.
+full() {
+    "$matformer" "$@" >/dev/full 2>"$folder/err" </dev/null
+    [ $? -eq 1 ] || fail "output that could not be written: matformer $*"
+    says "standard output: "
+}
+if [ -w /dev/full ]; then
+    full --help
+    full --version
+    full info --help
+    full info "$model"
+    full info "$model" --json
+    full run "$model" -p x -n 1000000 --ignore-eos --threads 1
+fi
+
+# A standard stream that is closed is not taken by a file that is opened later.
+"$matformer" run "$model" -n 1 --threads 1 >"$folder/out" 2>"$folder/err" <&-
+[ $? -eq 1 ] || fail "a closed standard input was read"
+says "standard input: "
+"$matformer" info "$model" >&- 2>"$folder/err"
+[ $? -eq 1 ] || fail "a closed standard output was written"
+
 # Wrong usage: status 2, and where to get help.
 expect 2
 expect 2 nonsense

@@ -53,6 +53,13 @@ int cli_fail_memory(void)
     return cli_fail_text("out of memory");
 }
 
+int cli_flush(void)
+{
+    errno = 0; /* stays so where the failure was an earlier one */
+    if (fflush(stdout) == 0 && !ferror(stdout)) return CLI_OK;
+    return cli_fail_text("standard output: %s", errno ? strerror(errno) : "not all of it could be written");
+}
+
 /* ---- JSON ---- */
 
 int cli_print_json(json_t *object)
@@ -60,9 +67,8 @@ int cli_print_json(json_t *object)
     if (!object) return cli_fail_memory();
     int failed = json_dumpf(object, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
     json_decref(object);
-    if (failed || putchar('\n') == EOF || fflush(stdout) != 0)
-        return cli_fail_text("standard output: %s", strerror(errno));
-    return CLI_OK;
+    putchar('\n');
+    return failed && !ferror(stdout) ? cli_fail_memory() : CLI_OK;
 }
 
 /* Bytes of the UTF-8 character at `text`, or 0 where there is none. jansson checks the rest (overlong forms

@@ -20,7 +20,7 @@ typedef struct run_memory {
     loss_set best_losses;
 } run_memory;
 
-typedef enum stop_reason { STOP_STEPS, STOP_PATIENCE, STOP_MINUTES, STOP_SIGNAL } stop_reason;
+typedef enum stop_reason { STOP_STEPS, STOP_PATIENCE, STOP_MINUTES, STOP_OUTPUT, STOP_SIGNAL } stop_reason;
 
 typedef struct train_run {
     const train_options *options;
@@ -328,6 +328,8 @@ static bool ends(const train_run *run, uint64_t step, stop_reason *reason)
         *reason = STOP_PATIENCE;
     else if (o->minutes > 0 && elapsed(run) > 60 * o->minutes)
         *reason = STOP_MINUTES;
+    else if (ferror(stdout))
+        *reason = STOP_OUTPUT;
     else
         return false;
     return true;
@@ -392,9 +394,9 @@ static void introduce(const train_run *run)
 
 static int conclude(const train_run *run, stop_reason reason, int signal_number)
 {
-    static const char *const reasons[] = { "steps", "patience", "minutes", "signal" };
+    static const char *const reasons[] = { "steps", "patience", "minutes", "output", "signal" };
     static const char *const sentences[] = { "all steps are done", "the held-out loss no longer falls",
-                                             "the time is up", "interrupted" };
+                                             "the time is up", "standard output failed", "interrupted" };
     unsigned long long step = mf_trainer_step_count(run->trainer);
     cli_progress_end();
     if (run->options->json) {
