@@ -229,6 +229,77 @@ found = {v["size"]: v["loss"] for v in json.load(open(sys.argv[2]))["views"]}
 sys.exit(any(abs(trained[s] - found[s]) > 1e-5 for s in trained))' "$folder/trained" "$folder/out" ||
         fail "eval and train do not agree: $(cat "$folder/trained" "$folder/out")"
     cmp -s "$folder/a.losses" "$folder/b.losses" || fail "a resumed run made another model"
+
+    # Without the memory beside the checkpoint, what --out holds is measured, and no worse model replaces it.
+    again() {
+        # shellcheck disable=SC2086
+        expect "$1" train --data "$folder/train.txt" --valid "$folder/valid.txt" --out "$folder/b.mf" $shape --json \
+            --checkpoint "$folder/b.ck" --lr 3e-3 --steps 12
+    }
+    cp "$folder/b.mf" "$folder/kept.mf"
+    for memory in '' '{' '{"step": 8, "best": 9.0, "best_step": 8, "stale": 0, "elapsed": 1.0, "losses": {}}'; do
+        rm -f "$folder/b.ck.json"
+        [ -z "$memory" ] || echo "$memory" >"$folder/b.ck.json"
+        again 0
+        says "b.ck.json does not belong"
+        json "o['best_step'] == 12 and all(abs(o['held_out'][s] - l) < 1e-5 for s, l in
+            json.load(open('$folder/trained'))['held_out'].items())"
+        cmp -s "$folder/b.mf" "$folder/kept.mf" || fail "the best model was replaced"
+    done
+    again 0
+    [ -s "$folder/err" ] && fail "a good memory was not read"
+    rm "$folder/b.ck.json"
+    echo damaged >"$folder/b.mf"
+    again 1
+    says "move --out away"
+
+    # Signals: a run that two of them stopped and that goes on writes, to the byte, the file of one that was left
+    # alone. The names are the same, since the command line is in the file.
+    mkdir "$folder/whole" "$folder/parts"
+    begin() {
+        # Word splitting is wanted; exec, so that the signal reaches the program.
+        # shellcheck disable=SC2086
+        exec "$matformer" train --data "$folder/train.txt" --valid "$folder/valid.txt" --out "$folder/$1/m.mf" \
+            --checkpoint "$folder/$1/m.ck" --every 5 --layers 2 --d-model 64 --heads 2 --head-group 2 --d-ff 128 \
+            --vocab 300 --batch 4 --sequence 32 --steps 600 --evaluate-every 150 --threads 1 \
+            >"$folder/$1/out" 2>"$folder/$1/err" </dev/null
+    }
+    # wait_newer FILE THAN: until FILE is there and newer, or half a minute.
+    wait_newer() {
+        tries=0
+        while ! [ "$1" -nt "$2" ] && [ $tries -lt 1500 ]; do
+            tries=$((tries + 1))
+            sleep 0.02
+        done
+    }
+    (begin whole) || fail "a training failed: $(cat "$folder/whole/err")"
+    for signal in TERM:143 INT:130; do
+        touch "$folder/mark"
+        (begin parts) &
+        trainer=$!
+        wait_newer "$folder/parts/m.ck" "$folder/mark"
+        [ $signal = TERM:143 ] && (begin parts) && fail "two trainings used one checkpoint"
+        [ $signal = TERM:143 ] && says "another training" parts/err
+        kill -"${signal%:*}" $trainer
+        wait $trainer
+        got=$?
+        [ $got -eq "${signal#*:}" ] || fail "SIG${signal%:*} ended a training with status $got"
+        [ -s "$folder/parts/m.ck" ] || fail "no checkpoint after a signal"
+    done
+    (begin parts) || fail "a training did not go on: $(cat "$folder/parts/err")"
+    says "resumed from" parts/out
+    cmp "$folder/whole/m.mf" "$folder/parts/m.mf" || fail "a run that signals stopped made another model"
+
+    # A reader that goes away ends the training, with a checkpoint.
+    {
+        # shellcheck disable=SC2086
+        "$matformer" train --data "$folder/train.txt" --out "$folder/c.mf" --checkpoint "$folder/c.ck" $shape \
+            --steps 100000 2>"$folder/err"
+        echo $? >"$folder/status"
+    } | head -n 1 >"$folder/out"
+    [ "$(cat "$folder/status")" -eq 1 ] || fail "a training went on without a reader"
+    says "standard output: "
+    [ -s "$folder/c.ck" ] || fail "no checkpoint after the reader went away"
 fi
 
 [ $failed -eq 0 ] && echo "ok"
