@@ -82,12 +82,6 @@ static json_t *losses_json(const train_run *run, const loss_set *losses)
     return object;
 }
 
-static mf_status fail_file(mf_error *error, const char *path)
-{
-    snprintf(error->detail, sizeof(error->detail), "%s: %s", path, strerror(errno));
-    return error->status = MF_E_IO;
-}
-
 /* A file beside the checkpoint. */
 static char *beside(const train_run *run, const char *suffix)
 {
@@ -114,7 +108,7 @@ static mf_status save_memory(const train_run *run, mf_error *error)
     if (!path || !temporary || !root) {
         status = error->status = MF_E_NOMEM;
     } else if (!write_synced(root, temporary) || rename(temporary, path) != 0) {
-        status = fail_file(error, path);
+        status = cli_fail_file(error, path);
         unlink(temporary);
     }
     json_decref(root);
@@ -198,7 +192,7 @@ static mf_status lock_checkpoint(train_run *run, mf_error *error)
     mf_status status = MF_OK;
     run->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
     if (run->lock < 0) {
-        status = fail_file(error, path);
+        status = cli_fail_file(error, path);
     } else if (flock(run->lock, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
         snprintf(error->detail, sizeof(error->detail),
                  "another training uses the checkpoint %s; wait for its end, or give another --checkpoint",
@@ -473,7 +467,7 @@ static mf_status open_run(train_run *run, train_options *options, mf_error *erro
     if (status == MF_OK && options->init) status = mf_trainer_import(run->trainer, options->init, error);
     if (status == MF_OK) status = resume(run, error);
     if (status == MF_OK && options->log && !(run->log = fopen(options->log, options->restart ? "w" : "a"))) {
-        status = fail_file(error, options->log);
+        status = cli_fail_file(error, options->log);
     }
     return status;
 }
@@ -502,8 +496,8 @@ static int conclude(const train_run *run, stop_reason reason, int signal_number)
     cli_progress_end();
     if (run->options->json) {
         int status = cli_print_json(json_pack(
-            "{s:s, s:s, s:I, s:I, s:o, s:I, s:f, s:f, s:I}", "out", run->options->out, "stopped", reasons[reason],
-            "step", (json_int_t)step, "best_step", (json_int_t)run->memory.best_step, "held_out",
+            "{s:o, s:s, s:I, s:I, s:o, s:I, s:f, s:f, s:I}", "out", cli_json_string(run->options->out), "stopped",
+            reasons[reason], "step", (json_int_t)step, "best_step", (json_int_t)run->memory.best_step, "held_out",
             losses_json(run, &run->memory.best_losses), "tokens", (json_int_t)(step * run->info.tokens_per_step),
             "tokens_per_second", run->speed, "elapsed", elapsed(run), "params", (json_int_t)run->info.n_param));
         return signal_number ? 128 + signal_number : status;
