@@ -164,6 +164,39 @@ wait "$writer"
 [ $? -eq 130 ] || fail "an interrupted run did not end with status 130"
 json 'o["finish"] == "interrupted" and len(o["tokens"]) == o["generated_tokens"] > 0'
 
+# Bytes that are no UTF-8 print as U+FFFD, wherever they come from.
+odd=$(printf 'a\377b')
+cp "$model" "$folder/$odd.mf"
+expect 0 run "$folder/$odd.mf" -p "$odd" -n 1 --json --threads 1
+json 'o["file"].endswith("a\ufffdb.mf")'
+expect 0 bench views "$folder/$odd.mf" --rounds 5 --json --threads 1
+json 'o["model"]["file"].endswith("a\ufffdb.mf")'
+
+# A file that ends where a region does: its narrower sizes are there, and are what is offered.
+expect 0 info "$model" --tensors --json
+cut=$(python3 -c 'import json, sys
+r = json.load(open(sys.argv[1]))["regions"][1]
+print(r["offset"] + r["stored_bytes"])' "$folder/out")
+head -c "$cut" "$model" >"$folder/cut.mf"
+expect 0 info "$folder/cut.mf" --verify
+says "not verified: the last 1 of 3 shells" out
+expect 0 info "$folder/cut.mf" --verify --json
+json 'not o["verified"] and o["shells_verified"] == o["shells_resident"] == 2'
+expect 0 run "$folder/cut.mf" -p x -n 2 --json --threads 1
+json 'o["size"] == "M"'
+head -c 300 "$story" >"$folder/text.txt"
+expect 0 eval "$folder/cut.mf" --text "$folder/text.txt" --json --threads 1
+json '[v["size"] for v in o["views"]] == ["S", "M"]'
+expect 0 demo --model "$folder/cut.mf" --text "$folder/text.txt" -p "$odd" --json --threads 1
+json '[v["size"] for v in o["views"]] == ["S", "S+M", "M"] and o["prompt"] == "a\ufffdb"'
+
+# eval: what has no end, or is waited for, is no text.
+mkfifo "$folder/fifo"
+for path in /dev/zero "$folder/fifo"; do
+    expect 1 eval "$model" --text "$path"
+    says "$path: not a regular file"
+done
+
 # eval: a wider view against itself has no divergence; all sizes in one batch equal one alone.
 head -c 1500 "$story" >"$folder/text.txt"
 expect 0 eval "$model" --text "$folder/text.txt" --context 64 --threads 1
@@ -191,6 +224,20 @@ for what in decode prefill; do
     json "len(o['$what']['points']) == 8 and all(p['seconds'] > 0 for p in o['$what']['points'])"
 done
 
+# bench: a signal while the model is written leaves no file.
+mkdir "$folder/tmp"
+TMPDIR=$folder/tmp "$matformer" bench views --threads 1 >"$folder/out" 2>&1 &
+writer=$!
+tries=0
+while [ -z "$(ls "$folder/tmp")" ] && [ $tries -lt 500 ]; do
+    tries=$((tries + 1))
+    sleep 0.02
+done
+kill -TERM "$writer"
+wait "$writer"
+[ $? -eq 143 ] || fail "a bench that SIGTERM ended did not say so"
+[ -z "$(ls "$folder/tmp")" ] || fail "bench left $(ls "$folder/tmp")"
+
 # train: an interrupted run that goes on writes the file of one that was not interrupted.
 if [ "$train" = yes ]; then
     shape="--layers 2 --d-model 64 --heads 2 --head-group 2 --d-ff 128 --vocab 300 --batch 4 --sequence 32 --steps 12 --threads 1
@@ -201,6 +248,27 @@ if [ "$train" = yes ]; then
     expect 2 train --data "$folder/train.txt"
     expect 1 train --data "$folder/missing" --out "$folder/a.mf"
     says "missing"
+    # What cannot be written, or would be written over another file of the run, is refused before the first step.
+    refused() {
+        sentence=$1
+        shift
+        expect 1 train --data "$folder/train.txt" --steps 1 "$@"
+        says "$sentence"
+    }
+    ln "$folder/valid.txt" "$folder/link.txt"
+    refused "its folder: No such file" --out "$folder/missing/a.mf"
+    refused "not a regular file" --out "$folder"
+    refused "it is the file of --out" --out "$folder/x.mf" --checkpoint "$folder/x.mf"
+    refused "it is the file of --checkpoint" --out "$folder/x.mf" --checkpoint "$folder/x" --log "$folder/x"
+    refused "over a text of --data" --out "$folder/copy.txt" --data "$folder/copy.txt"
+    refused "over a text of --valid" --out "$folder/link.txt" --valid "$folder/valid.txt"
+    refused "in both --data and --valid" --out "$folder/x.mf" --valid "$folder/train.txt"
+    refused "batch times --sequence" --out "$folder/x.mf" --batch 65536 --sequence 65536
+    mv "$folder/copy.txt" "$folder/$odd.txt"
+    expect 0 train --data "$folder/$odd.txt" --out "$folder/$odd.mf" --steps 1 --layers 1 --d-model 32 --heads 1 \
+        --head-group 1 --d-ff 32 -g A:1 --vocab 300 --batch 1 --sequence 32 --threads 1 --json
+    json 'o["out"].endswith("a\ufffdb.mf")'
+    [ -e "$folder/x.mf" ] && fail "a refused training wrote a model"
     # shellcheck disable=SC2086
     expect 0 train --data "$folder/train.txt" --valid "$folder/valid.txt" --out "$folder/a.mf" $shape --json \
         --log "$folder/log.jsonl"
