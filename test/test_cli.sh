@@ -49,6 +49,28 @@ done
 expect 0 --version
 says "^matformer [0-9]" out
 
+# Output that cannot be written is a failure, of whatever prints it.
+full() {
+    "$matformer" "$@" >/dev/full 2>"$folder/err" </dev/null
+    [ $? -eq 1 ] || fail "output that could not be written: matformer $*"
+    says "standard output: "
+}
+if [ -w /dev/full ]; then
+    full --help
+    full --version
+    full info --help
+    full info "$model"
+    full info "$model" --json
+    full run "$model" -p x -n 1000000 --ignore-eos --threads 1
+fi
+
+# A standard stream that is closed is not taken by a file that is opened later.
+"$matformer" run "$model" -n 1 --threads 1 >"$folder/out" 2>"$folder/err" <&-
+[ $? -eq 1 ] || fail "a closed standard input was read"
+says "standard input: "
+"$matformer" info "$model" >&- 2>"$folder/err"
+[ $? -eq 1 ] || fail "a closed standard output was written"
+
 # Wrong usage: status 2, and where to get help.
 expect 2
 expect 2 nonsense
@@ -142,6 +164,39 @@ wait "$writer"
 [ $? -eq 130 ] || fail "an interrupted run did not end with status 130"
 json 'o["finish"] == "interrupted" and len(o["tokens"]) == o["generated_tokens"] > 0'
 
+# Bytes that are no UTF-8 print as U+FFFD, wherever they come from.
+odd=$(printf 'a\377b')
+cp "$model" "$folder/$odd.mf"
+expect 0 run "$folder/$odd.mf" -p "$odd" -n 1 --json --threads 1
+json 'o["file"].endswith("a\ufffdb.mf")'
+expect 0 bench views "$folder/$odd.mf" --rounds 5 --json --threads 1
+json 'o["model"]["file"].endswith("a\ufffdb.mf")'
+
+# A file that ends where a region does: its narrower sizes are there, and are what is offered.
+expect 0 info "$model" --tensors --json
+cut=$(python3 -c 'import json, sys
+r = json.load(open(sys.argv[1]))["regions"][1]
+print(r["offset"] + r["stored_bytes"])' "$folder/out")
+head -c "$cut" "$model" >"$folder/cut.mf"
+expect 0 info "$folder/cut.mf" --verify
+says "not verified: the last 1 of 3 shells" out
+expect 0 info "$folder/cut.mf" --verify --json
+json 'not o["verified"] and o["shells_verified"] == o["shells_resident"] == 2'
+expect 0 run "$folder/cut.mf" -p x -n 2 --json --threads 1
+json 'o["size"] == "M"'
+head -c 300 "$story" >"$folder/text.txt"
+expect 0 eval "$folder/cut.mf" --text "$folder/text.txt" --json --threads 1
+json '[v["size"] for v in o["views"]] == ["S", "M"]'
+expect 0 demo --model "$folder/cut.mf" --text "$folder/text.txt" -p "$odd" --json --threads 1
+json '[v["size"] for v in o["views"]] == ["S", "S+M", "M"] and o["prompt"] == "a\ufffdb"'
+
+# eval: what has no end, or is waited for, is no text.
+mkfifo "$folder/fifo"
+for path in /dev/zero "$folder/fifo"; do
+    expect 1 eval "$model" --text "$path"
+    says "$path: not a regular file"
+done
+
 # eval: a wider view against itself has no divergence; all sizes in one batch equal one alone.
 head -c 1500 "$story" >"$folder/text.txt"
 expect 0 eval "$model" --text "$folder/text.txt" --context 64 --threads 1
@@ -169,6 +224,20 @@ for what in decode prefill; do
     json "len(o['$what']['points']) == 8 and all(p['seconds'] > 0 for p in o['$what']['points'])"
 done
 
+# bench: a signal while the model is written leaves no file.
+mkdir "$folder/tmp"
+TMPDIR=$folder/tmp "$matformer" bench views --threads 1 >"$folder/out" 2>&1 &
+writer=$!
+tries=0
+while [ -z "$(ls "$folder/tmp")" ] && [ $tries -lt 500 ]; do
+    tries=$((tries + 1))
+    sleep 0.02
+done
+kill -TERM "$writer"
+wait "$writer"
+[ $? -eq 143 ] || fail "a bench that SIGTERM ended did not say so"
+[ -z "$(ls "$folder/tmp")" ] || fail "bench left $(ls "$folder/tmp")"
+
 # train: an interrupted run that goes on writes the file of one that was not interrupted.
 if [ "$train" = yes ]; then
     shape="--layers 2 --d-model 64 --heads 2 --head-group 2 --d-ff 128 --vocab 300 --batch 4 --sequence 32 --steps 12 --threads 1
@@ -179,6 +248,27 @@ if [ "$train" = yes ]; then
     expect 2 train --data "$folder/train.txt"
     expect 1 train --data "$folder/missing" --out "$folder/a.mf"
     says "missing"
+    # What cannot be written, or would be written over another file of the run, is refused before the first step.
+    refused() {
+        sentence=$1
+        shift
+        expect 1 train --data "$folder/train.txt" --steps 1 "$@"
+        says "$sentence"
+    }
+    ln "$folder/valid.txt" "$folder/link.txt"
+    refused "its folder: No such file" --out "$folder/missing/a.mf"
+    refused "not a regular file" --out "$folder"
+    refused "it is the file of --out" --out "$folder/x.mf" --checkpoint "$folder/x.mf"
+    refused "it is the file of --checkpoint" --out "$folder/x.mf" --checkpoint "$folder/x" --log "$folder/x"
+    refused "over a text of --data" --out "$folder/copy.txt" --data "$folder/copy.txt"
+    refused "over a text of --valid" --out "$folder/link.txt" --valid "$folder/valid.txt"
+    refused "in both --data and --valid" --out "$folder/x.mf" --valid "$folder/train.txt"
+    refused "batch times --sequence" --out "$folder/x.mf" --batch 65536 --sequence 65536
+    mv "$folder/copy.txt" "$folder/$odd.txt"
+    expect 0 train --data "$folder/$odd.txt" --out "$folder/$odd.mf" --steps 1 --layers 1 --d-model 32 --heads 1 \
+        --head-group 1 --d-ff 32 -g A:1 --vocab 300 --batch 1 --sequence 32 --threads 1 --json
+    json 'o["out"].endswith("a\ufffdb.mf")'
+    [ -e "$folder/x.mf" ] && fail "a refused training wrote a model"
     # shellcheck disable=SC2086
     expect 0 train --data "$folder/train.txt" --valid "$folder/valid.txt" --out "$folder/a.mf" $shape --json \
         --log "$folder/log.jsonl"
@@ -207,6 +297,77 @@ found = {v["size"]: v["loss"] for v in json.load(open(sys.argv[2]))["views"]}
 sys.exit(any(abs(trained[s] - found[s]) > 1e-5 for s in trained))' "$folder/trained" "$folder/out" ||
         fail "eval and train do not agree: $(cat "$folder/trained" "$folder/out")"
     cmp -s "$folder/a.losses" "$folder/b.losses" || fail "a resumed run made another model"
+
+    # Without the memory beside the checkpoint, what --out holds is measured, and no worse model replaces it.
+    again() {
+        # shellcheck disable=SC2086
+        expect "$1" train --data "$folder/train.txt" --valid "$folder/valid.txt" --out "$folder/b.mf" $shape --json \
+            --checkpoint "$folder/b.ck" --lr 3e-3 --steps 12
+    }
+    cp "$folder/b.mf" "$folder/kept.mf"
+    for memory in '' '{' '{"step": 8, "best": 9.0, "best_step": 8, "stale": 0, "elapsed": 1.0, "losses": {}}'; do
+        rm -f "$folder/b.ck.json"
+        [ -z "$memory" ] || echo "$memory" >"$folder/b.ck.json"
+        again 0
+        says "b.ck.json does not belong"
+        json "o['best_step'] == 12 and all(abs(o['held_out'][s] - l) < 1e-5 for s, l in
+            json.load(open('$folder/trained'))['held_out'].items())"
+        cmp -s "$folder/b.mf" "$folder/kept.mf" || fail "the best model was replaced"
+    done
+    again 0
+    [ -s "$folder/err" ] && fail "a good memory was not read"
+    rm "$folder/b.ck.json"
+    echo damaged >"$folder/b.mf"
+    again 1
+    says "move --out away"
+
+    # Signals: a run that two of them stopped and that goes on writes, to the byte, the file of one that was left
+    # alone. The names are the same, since the command line is in the file.
+    mkdir "$folder/whole" "$folder/parts"
+    begin() {
+        # Word splitting is wanted; exec, so that the signal reaches the program.
+        # shellcheck disable=SC2086
+        exec "$matformer" train --data "$folder/train.txt" --valid "$folder/valid.txt" --out "$folder/$1/m.mf" \
+            --checkpoint "$folder/$1/m.ck" --every 5 --layers 2 --d-model 64 --heads 2 --head-group 2 --d-ff 128 \
+            --vocab 300 --batch 4 --sequence 32 --steps 600 --evaluate-every 150 --threads 1 \
+            >"$folder/$1/out" 2>"$folder/$1/err" </dev/null
+    }
+    # wait_newer FILE THAN: until FILE is there and newer, or half a minute.
+    wait_newer() {
+        tries=0
+        while ! [ "$1" -nt "$2" ] && [ $tries -lt 1500 ]; do
+            tries=$((tries + 1))
+            sleep 0.02
+        done
+    }
+    (begin whole) || fail "a training failed: $(cat "$folder/whole/err")"
+    for signal in TERM:143 INT:130; do
+        touch "$folder/mark"
+        (begin parts) &
+        trainer=$!
+        wait_newer "$folder/parts/m.ck" "$folder/mark"
+        [ $signal = TERM:143 ] && (begin parts) && fail "two trainings used one checkpoint"
+        [ $signal = TERM:143 ] && says "another training" parts/err
+        kill -"${signal%:*}" $trainer
+        wait $trainer
+        got=$?
+        [ $got -eq "${signal#*:}" ] || fail "SIG${signal%:*} ended a training with status $got"
+        [ -s "$folder/parts/m.ck" ] || fail "no checkpoint after a signal"
+    done
+    (begin parts) || fail "a training did not go on: $(cat "$folder/parts/err")"
+    says "resumed from" parts/out
+    cmp "$folder/whole/m.mf" "$folder/parts/m.mf" || fail "a run that signals stopped made another model"
+
+    # A reader that goes away ends the training, with a checkpoint.
+    {
+        # shellcheck disable=SC2086
+        "$matformer" train --data "$folder/train.txt" --out "$folder/c.mf" --checkpoint "$folder/c.ck" $shape \
+            --steps 100000 2>"$folder/err"
+        echo $? >"$folder/status"
+    } | head -n 1 >"$folder/out"
+    [ "$(cat "$folder/status")" -eq 1 ] || fail "a training went on without a reader"
+    says "standard output: "
+    [ -s "$folder/c.ck" ] || fail "no checkpoint after the reader went away"
 fi
 
 [ $failed -eq 0 ] && echo "ok"

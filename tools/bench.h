@@ -33,7 +33,8 @@ typedef struct bench_shape {
     const char *type; /* of the matrices, "bf16" */
 } bench_shape;
 
-/* Writes a random model with granularities at 1/8, 1/4, 1/2 and 1 of d_ff. */
+/* Writes a random model with granularities at 1/8, 1/4, 1/2 and 1 of d_ff. MF_E_CANCELLED, and no file, after a
+ * signal that cli_interrupt_begin() receives. */
 mf_status bench_model_write(const bench_shape *shape, const char *path, mf_error *error);
 
 /* ---- What the machine can do: threads that run a plain loop at once ---- */

@@ -11,7 +11,8 @@
 static mf_status read_random(void *user, const char *name, size_t row, size_t n_row, size_t column, size_t n_column,
                              float *out, mf_error *error)
 {
-    (void)user, (void)error;
+    (void)user;
+    if (cli_interrupted()) return error->status = MF_E_CANCELLED;
     bool is_norm = strstr(name, "norm") != NULL;
     uint64_t seed = 1469598103934665603U;
     for (const char *c = name; *c; c++)

@@ -1,11 +1,13 @@
 /* cli.c - errors, JSON, files and interruption, for all commands. */
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -53,6 +55,13 @@ int cli_fail_memory(void)
     return cli_fail_text("out of memory");
 }
 
+int cli_flush(void)
+{
+    errno = 0; /* stays so where the failure was an earlier one */
+    if (fflush(stdout) == 0 && !ferror(stdout)) return CLI_OK;
+    return cli_fail_text("standard output: %s", errno ? strerror(errno) : "not all of it could be written");
+}
+
 /* ---- JSON ---- */
 
 int cli_print_json(json_t *object)
@@ -60,9 +69,8 @@ int cli_print_json(json_t *object)
     if (!object) return cli_fail_memory();
     int failed = json_dumpf(object, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
     json_decref(object);
-    if (failed || putchar('\n') == EOF || fflush(stdout) != 0)
-        return cli_fail_text("standard output: %s", strerror(errno));
-    return CLI_OK;
+    putchar('\n');
+    return failed && !ferror(stdout) ? cli_fail_memory() : CLI_OK;
 }
 
 /* Bytes of the UTF-8 character at `text`, or 0 where there is none. jansson checks the rest (overlong forms
@@ -75,6 +83,11 @@ static size_t character_bytes(const char *text, size_t bytes)
     json_t *one = json_stringn(text, n);
     json_decref(one);
     return one ? n : 0;
+}
+
+json_t *cli_json_string(const char *text)
+{
+    return text ? cli_json_text(text, strlen(text)) : json_null();
 }
 
 json_t *cli_json_text(const char *text, size_t bytes)
@@ -97,13 +110,36 @@ json_t *cli_json_text(const char *text, size_t bytes)
 
 /* ---- Files and time ---- */
 
+mf_status cli_fail_file(mf_error *error, const char *path)
+{
+    snprintf(error->detail, sizeof(error->detail), "%s: %s", path, strerror(errno));
+    return error->status = MF_E_IO;
+}
+
+/* A device may have no end, and a FIFO would be waited for. */
+static FILE *open_regular(const char *path, mf_error *error)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* not to wait on a FIFO */
+    struct stat about;
+    if (fd >= 0 && fstat(fd, &about) == 0 && !S_ISREG(about.st_mode)) {
+        snprintf(error->detail, sizeof(error->detail), "%s: not a regular file; \"-\" is standard input", path);
+        error->status = MF_E_IO;
+        close(fd);
+        return NULL;
+    }
+    FILE *file = fd >= 0 ? fdopen(fd, "rb") : NULL;
+    if (!file) cli_fail_file(error, path);
+    return file;
+}
+
 char *cli_read_file(const char *path, size_t *bytes, mf_error *error)
 {
     bool is_stdin = strcmp(path, "-") == 0;
-    FILE *file = is_stdin ? stdin : fopen(path, "rb");
+    FILE *file = is_stdin ? stdin : open_regular(path, error);
+    if (!file) return NULL;
     char *text = NULL;
     size_t used = 0, room = 0;
-    bool failed = !file;
+    bool failed = false;
     while (!failed) {
         if (room - used < 2) {
             room = room ? 2 * room : 1u << 16;
@@ -120,15 +156,14 @@ char *cli_read_file(const char *path, size_t *bytes, mf_error *error)
         if (n == 0) break;
     }
     if (failed) {
-        error->status = MF_E_IO;
-        snprintf(error->detail, sizeof(error->detail), "%s: %s", is_stdin ? "standard input" : path, strerror(errno));
+        cli_fail_file(error, is_stdin ? "standard input" : path);
         free(text);
         text = NULL;
     } else {
         text[used] = '\0';
         *bytes = used;
     }
-    if (file && !is_stdin) fclose(file);
+    if (!is_stdin) fclose(file);
     return text;
 }
 

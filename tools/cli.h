@@ -77,6 +77,9 @@ int cli_usage(const cli_command *command, const char *format, ...) CLI_PRINTF(2,
 int cli_fail(const mf_error *error);
 int cli_fail_text(const char *format, ...) CLI_PRINTF(1, 2);
 int cli_fail_memory(void);
+/* Writes out what was printed; CLI_FAILED and a message where standard output did not take all of it. main()
+ * calls it when a command has ended, so that no command need check what it prints. */
+int cli_flush(void);
 
 /* ---- Numbers ---- */
 
@@ -126,15 +129,18 @@ void cli_progress_end(void);                                      /* wipes it */
 
 /* ---- JSON ---- */
 
-/* Prints the object with a newline, and releases it; CLI_OK, or CLI_FAILED where the output is closed or the
- * object could not be built (NULL). */
+/* Prints the object with a newline, and releases it; CLI_FAILED where it could not be built (NULL). */
 int cli_print_json(json_t *object);
-/* Text that may not be UTF-8: invalid bytes become U+FFFD. */
+/* Text from outside (paths, prompts, names in files), which may not be UTF-8: invalid bytes become U+FFFD. */
 json_t *cli_json_text(const char *text, size_t bytes);
+json_t *cli_json_string(const char *text);                         /* up to the terminator; NULL: null */
 
 /* ---- Files and time ---- */
 
-/* The whole file, with a terminator behind it; "-" is standard input. NULL and a sentence when it fails. */
+/* "PATH: " and what errno says; returns MF_E_IO. */
+mf_status cli_fail_file(mf_error *error, const char *path);
+/* The whole of a regular file, with a terminator behind it; "-" is standard input. NULL and a sentence when it
+ * fails. */
 char *cli_read_file(const char *path, size_t *bytes, mf_error *error);
 double cli_now(void); /* seconds, monotonic */
 

@@ -1,19 +1,12 @@
 /* cli_corpus.c - see cli_corpus.h. */
 #include <dirent.h>
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
 #include "cli_corpus.h"
 
-static mf_status fail_file(mf_error *error, const char *path)
-{
-    snprintf(error->detail, sizeof(error->detail), "%s: %s", path, strerror(errno));
-    return error->status = MF_E_IO;
-}
-
-static bool same_file(const char *a, const char *b)
+bool cli_same_file(const char *a, const char *b)
 {
     struct stat x, y;
     return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
@@ -22,7 +15,7 @@ static bool same_file(const char *a, const char *b)
 static bool holds(const cli_corpus *corpus, const char *path)
 {
     for (size_t i = 0; corpus && i < corpus->count; i++)
-        if (same_file(corpus->documents[i].path, path)) return true;
+        if (cli_same_file(corpus->documents[i].path, path)) return true;
     return false;
 }
 
@@ -53,7 +46,7 @@ static mf_status read_folder(cli_corpus *corpus, const char *folder, const cli_c
 {
     struct dirent **names;
     int n = scandir(folder, &names, is_text, alphasort);
-    if (n < 0) return fail_file(error, folder);
+    if (n < 0) return cli_fail_file(error, folder);
     mf_status status = MF_OK;
     for (int i = 0; i < n; i++) {
         char *path = NULL;
@@ -72,20 +65,25 @@ static mf_status read_folder(cli_corpus *corpus, const char *folder, const cli_c
 mf_status cli_corpus_read(cli_corpus *corpus, const cli_list *paths, const cli_corpus *except, mf_error *error)
 {
     mf_status status = MF_OK;
+    bool left_out = false;
     for (size_t i = 0; status == MF_OK && i < paths->count; i++) {
         const char *path = paths->items[i];
         struct stat about;
         if (strcmp(path, "-") == 0)
             status = read_file(corpus, path, error);
         else if (stat(path, &about) != 0)
-            status = fail_file(error, path);
+            status = cli_fail_file(error, path);
         else if (S_ISDIR(about.st_mode))
             status = read_folder(corpus, path, except, error);
-        else if (!holds(except, path))
+        else if (holds(except, path))
+            left_out = true;
+        else
             status = read_file(corpus, path, error);
     }
     if (status == MF_OK && corpus->bytes == 0) {
-        snprintf(error->detail, sizeof(error->detail), "%s: there is no text here; folders are searched for *.txt",
+        snprintf(error->detail, sizeof(error->detail),
+                 left_out ? "%s: the text is in both --data and --valid, and what is held out is not trained on"
+                          : "%s: there is no text here; folders are searched for *.txt",
                  paths->count ? paths->items[0] : "");
         status = error->status = MF_E_NOT_FOUND;
     }

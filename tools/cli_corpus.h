@@ -28,4 +28,7 @@ typedef mf_status (*cli_encode)(void *user, const char *text, size_t bytes, int3
 mf_status cli_corpus_encode(cli_corpus *corpus, int32_t start, cli_encode encode, void *user, mf_error *error);
 void cli_corpus_free(cli_corpus *corpus);
 
+/* Whether both exist and are one file, under whatever paths. */
+bool cli_same_file(const char *a, const char *b);
+
 #endif

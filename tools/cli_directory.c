@@ -85,10 +85,10 @@ static json_t *region_json(const mfi_region *r)
 
 static json_t *tensor_json(const mfi_tensor *t)
 {
-    return json_pack("{s:s, s:s, s:s, s:i, s:i, s:I, s:I, s:I, s:I}", "name", t->name, "kind", tensor_kind(t->kind),
-                     "type", mfk_type_name(t->type), "region", (int)t->region, "shell", (int)t->shell, "n",
-                     (json_int_t)t->n, "k", (json_int_t)t->k, "offset", (json_int_t)t->offset, "bytes",
-                     (json_int_t)t->bytes);
+    return json_pack("{s:o, s:s, s:s, s:i, s:i, s:I, s:I, s:I, s:I}", "name", cli_json_string(t->name), "kind",
+                     tensor_kind(t->kind), "type", mfk_type_name(t->type), "region", (int)t->region, "shell",
+                     (int)t->shell, "n", (json_int_t)t->n, "k", (json_int_t)t->k, "offset", (json_int_t)t->offset,
+                     "bytes", (json_int_t)t->bytes);
 }
 
 json_t *cli_directory_json(const char *path, mf_error *error)

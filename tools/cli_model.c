@@ -44,6 +44,24 @@ int32_t cli_start_token(const mf_model *model)
 
 /* ---- Views ---- */
 
+uint32_t cli_usable_granularities(mf_model *model)
+{
+    mf_model_info info = MF_MODEL_INFO_INIT;
+    mf_model_info_get(model, &info);
+    for (uint32_t n = info.n_granularity; n > 1; n--) {
+        mf_submodel *view;
+        mf_error error = MF_ERROR_INIT;
+        mf_submodel_info about = MF_SUBMODEL_INFO_INIT;
+        mf_submodel_spec spec = MF_SUBMODEL_SPEC_INIT;
+        spec.granularity = mf_model_granularity(model, n - 1);
+        bool usable = mf_extract_submodel(&view, model, &spec, &error) == MF_OK &&
+                      mf_submodel_info_get(view, &about) == MF_OK && about.n_shell <= info.n_shell_resident;
+        mf_submodel_close(view);
+        if (usable) return n;
+    }
+    return 1;
+}
+
 typedef struct range {
     uint32_t least, most;
 } range;
@@ -97,8 +115,8 @@ json_t *cli_view_json(const mf_submodel *view, const char *size)
         json_array_append_new(heads, json_integer(kept ? head_count : 0));
         if (!kept) json_array_append_new(skip, json_integer(layer));
     }
-    return json_pack("{s:s, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:i, s:i}", "size", size, "ffn", ffn, "heads",
-                     heads, "skip", skip, "params", (json_int_t)info.n_param, "params_body",
+    return json_pack("{s:o, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:i, s:i}", "size", cli_json_string(size), "ffn",
+                     ffn, "heads", heads, "skip", skip, "params", (json_int_t)info.n_param, "params_body",
                      (json_int_t)info.n_param_body, "bytes_per_token", (json_int_t)info.bytes_per_token,
                      "flops_per_token", (json_int_t)info.flops_per_token, "cache_bytes_per_position",
                      (json_int_t)info.cache_bytes_per_position, "shells", (int)info.n_shell, "view_bytes",

@@ -13,6 +13,10 @@ mf_status cli_tokenize(const mf_model *model, const char *text, size_t bytes, in
 /* The token that stands before a text: the model's beginning of text, else its end of text; -1: none. */
 int32_t cli_start_token(const mf_model *model);
 
+/* How many granularities can be used, narrowest first: all, unless the end of the file is missing. At least 1, the
+ * narrowest, whose use then says what is missing. */
+uint32_t cli_usable_granularities(mf_model *model);
+
 /* "512", or "256-1024" where layers differ; layers left out are not counted. */
 cli_text cli_ffn_range(const mf_submodel *view);
 cli_text cli_head_range(const mf_submodel *view);

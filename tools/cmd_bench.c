@@ -93,19 +93,26 @@ static const bench_shape default_shape = {
     .n_layer = 8, .d_model = 1024, .n_head = 8, .head_group = 8, .d_head = 128, .d_ff = 8192, .n_vocab = 4096
 };
 
-/* A model in a temporary file that has no name any more once it is open. */
+static void leave_to_writer(void *unused)
+{
+    (void)unused; /* the writer asks cli_interrupted() */
+}
+
+/* A model in a temporary file that has no name any more once it is open. Signals wait until it has none. */
 static mf_status make_model(bench *b, const bench_shape *shape, const mf_model_options *options, mf_error *error)
 {
     const char *folder = getenv("TMPDIR");
     char path[4096];
     snprintf(path, sizeof(path), "%s/matformer-bench-%ld.mf", folder && *folder ? folder : "/tmp", (long)getpid());
+    if (!cli_interrupt_begin(leave_to_writer, NULL)) return error->status = MF_E_THREAD;
     cli_progress_text("writing a random model");
     mf_status status = bench_model_write(shape, path, error);
     cli_progress_end();
     mf_model_options with_progress = *options;
     if (status == MF_OK) status = cli_model_open(&b->model, path, &with_progress, error);
     unlink(path);
-    return status;
+    cli_interrupt_end();
+    return cli_interrupted() ? (error->status = MF_E_CANCELLED) : status;
 }
 
 static mf_status open_model(bench *b, const bench_shape *shape, mf_error *error)
@@ -123,11 +130,11 @@ static void describe_model(const bench *b, json_t *out)
 {
     const mf_model_info *i = &b->info;
     json_object_set_new(out, "model",
-                        json_pack("{s:s?, s:i, s:i, s:i, s:i, s:i, s:I, s:I, s:s, s:s}", "file", b->path, "layers",
-                                  (int)i->n_layer, "d_model", (int)i->d_model, "d_ff", (int)i->d_ff, "heads",
-                                  (int)i->n_head, "vocabulary", (int)i->n_vocab, "params", (json_int_t)i->n_param,
-                                  "weight_bytes", (json_int_t)i->weight_bytes, "cpu", i->cpu, "load",
-                                  b->copy ? "copy" : "map"));
+                        json_pack("{s:o, s:i, s:i, s:i, s:i, s:i, s:I, s:I, s:s, s:s}", "file",
+                                  cli_json_string(b->path), "layers", (int)i->n_layer, "d_model", (int)i->d_model,
+                                  "d_ff", (int)i->d_ff, "heads", (int)i->n_head, "vocabulary", (int)i->n_vocab,
+                                  "params", (json_int_t)i->n_param, "weight_bytes", (json_int_t)i->weight_bytes, "cpu",
+                                  i->cpu, "load", b->copy ? "copy" : "map"));
     if (b->json) return;
     printf("%s: %u layers, d_model %u, d_ff %u, %u heads (%u key/value), vocabulary %u; %s parameters, %s, %s, %s\n",
            b->path ? b->path : "random model", i->n_layer, i->d_model, i->d_ff, i->n_head, i->n_kv_head, i->n_vocab,
@@ -175,6 +182,7 @@ static int execute(bench *b, const char *what, const bench_shape *shape)
     mf_model_close(b->model);
     if (status == MF_OK && b->json) return cli_print_json(out);
     json_decref(out);
+    if (status == MF_E_CANCELLED) return 128 + cli_interrupted();
     return status == MF_OK ? CLI_OK : cli_fail(&error);
 }
 

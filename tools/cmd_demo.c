@@ -125,7 +125,7 @@ static mf_status add_mix(demo *d, const demo_view *narrow, const demo_view *wide
 static mf_status add_views(demo *d, mf_error *error)
 {
     mf_status status = MF_OK;
-    size_t n = d->info.n_granularity < MAX_VIEW - 2 ? d->info.n_granularity : MAX_VIEW - 2;
+    size_t usable = cli_usable_granularities(d->model), n = usable < MAX_VIEW - 2 ? usable : MAX_VIEW - 2;
     for (size_t i = 0; i < n && status == MF_OK; i++) {
         mf_submodel_spec spec = MF_SUBMODEL_SPEC_INIT;
         spec.granularity = mf_model_granularity(d->model, (uint32_t)i);
@@ -332,8 +332,9 @@ static int show_token(void *user, const mf_token_event *event)
         size_t n = json_array_size(d->spans);
         json_t *piece = cli_json_text(event->text, event->text_bytes);
         if (changed)
-            return json_array_append_new(d->spans, json_pack("{s:s, s:i, s:o}", "size", name_of(d, event->submodel),
-                                                             "position", (int)event->position, "text", piece));
+            return json_array_append_new(d->spans, json_pack("{s:o, s:i, s:o}", "size",
+                                                             cli_json_string(name_of(d, event->submodel)), "position",
+                                                             (int)event->position, "text", piece));
         json_t *span = json_array_get(d->spans, n - 1), *text = json_object_get(span, "text");
         json_t *longer = json_sprintf("%s%s", json_string_value(text), json_string_value(piece));
         json_decref(piece);
@@ -443,14 +444,14 @@ static int print_json(demo *d, mf_error *error)
         json_t *view = cli_view_json(v->view, v->name);
         json_object_set_new(view, "loss", json_real(v->score.loss));
         json_object_set_new(view, "tokens_per_second", json_real(v->tokens_per_second));
-        json_object_set_new(view, "text", cli_json_text(v->sample, strlen(v->sample)));
+        json_object_set_new(view, "text", cli_json_string(v->sample));
         json_array_append_new(views, view);
     }
-    return cli_print_json(json_pack(
-        "{s:o, s:I, s:f, s:f, s:o, s:i, s:s, s:I, s:o, s:O}", "file", cli_json_text(d->path, strlen(d->path)),
-        "file_bytes", (json_int_t)d->info.file_bytes, "open_seconds", d->open_seconds, "view_seconds", d->view_seconds,
-        "text", cli_json_text(d->text_path, strlen(d->text_path)), "text_tokens", (int)d->n_token - 1, "prompt",
-        d->prompt, "seed", (json_int_t)d->seed, "views", views, "timeline", d->spans));
+    return cli_print_json(
+        json_pack("{s:o, s:I, s:f, s:f, s:o, s:i, s:o, s:I, s:o, s:O}", "file", cli_json_string(d->path), "file_bytes",
+                  (json_int_t)d->info.file_bytes, "open_seconds", d->open_seconds, "view_seconds", d->view_seconds,
+                  "text", cli_json_string(d->text_path), "text_tokens", (int)d->n_token - 1, "prompt",
+                  cli_json_string(d->prompt), "seed", (json_int_t)d->seed, "views", views, "timeline", d->spans));
 }
 
 static int execute(demo *d)

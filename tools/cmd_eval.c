@@ -51,11 +51,11 @@ static mf_status add_view(evaluation *e, const char *size, mf_error *error)
 static mf_status add_views(evaluation *e, mf_error *error)
 {
     mf_status status = MF_OK;
-    const char *name;
+    uint32_t n_default = e->sizes.count == 0 ? cli_usable_granularities(e->model) : 0;
     for (size_t i = 0; i < e->sizes.count && status == MF_OK; i++)
         status = add_view(e, e->sizes.items[i], error);
-    for (uint32_t i = 0; e->sizes.count == 0 && status == MF_OK && (name = mf_model_granularity(e->model, i)); i++)
-        status = add_view(e, name, error);
+    for (uint32_t i = 0; i < n_default && status == MF_OK; i++)
+        status = add_view(e, mf_model_granularity(e->model, i), error);
     if (e->against && status == MF_OK) status = mf_extract_submodel_text(&e->reference, e->model, e->against, error);
     return status;
 }
@@ -124,7 +124,7 @@ static int print_json(const evaluation *e)
 {
     json_t *views = json_array(), *texts = json_array();
     for (size_t i = 0; i < e->corpus.count; i++)
-        json_array_append_new(texts, cli_json_text(e->corpus.documents[i].path, strlen(e->corpus.documents[i].path)));
+        json_array_append_new(texts, cli_json_string(e->corpus.documents[i].path));
     for (size_t i = 0; i < e->n_view; i++) {
         json_t *view = cli_view_json(e->views[i], e->names[i]);
         json_object_set_new(view, "loss", json_real(e->scores[i].loss));
@@ -136,10 +136,10 @@ static int print_json(const evaluation *e)
         }
         json_array_append_new(views, view);
     }
-    return cli_print_json(json_pack("{s:o, s:o, s:I, s:I, s:i, s:s?, s:o}", "file",
-                                    cli_json_text(e->path, strlen(e->path)), "texts", texts, "bytes",
-                                    (json_int_t)e->corpus.bytes, "tokens", (json_int_t)e->n_predicted, "context",
-                                    (int)e->context, "against", e->against, "views", views));
+    return cli_print_json(json_pack("{s:o, s:o, s:I, s:I, s:i, s:o, s:o}", "file", cli_json_string(e->path), "texts",
+                                    texts, "bytes", (json_int_t)e->corpus.bytes, "tokens", (json_int_t)e->n_predicted,
+                                    "context", (int)e->context, "against", cli_json_string(e->against), "views",
+                                    views));
 }
 
 static int execute(evaluation *e)

@@ -27,7 +27,13 @@ static void print_summary(const inspection *in)
            cli_bytes((double)i->weight_bytes).text, cli_bytes((double)i->mapped_bytes).text,
            cli_bytes((double)i->allocated_bytes).text, i->n_shell_resident, i->n_shell);
     printf("  processor   %s\n", i->cpu);
-    if (in->verified) printf("  verified    every byte of the weights matches its checksum\n");
+    if (!in->verified) return;
+    if (i->n_shell_resident == i->n_shell)
+        printf("  verified    every byte of the weights matches its checksum\n");
+    else
+        printf("  verified    what the file has matches its checksum; absent, and not verified: the last %u of %u "
+               "shells\n",
+               i->n_shell - i->n_shell_resident, i->n_shell);
 }
 
 /* Opens the view of granularity `index`; NULL and a message when that fails. */
@@ -103,19 +109,22 @@ static int print_json(const inspection *in)
     const char *key;
     for (uint32_t m = 0; (key = mf_model_metadata(in->model, NULL, m)); m++) {
         const char *value = mf_model_metadata(in->model, key, 0);
-        json_object_set_new(metadata, key, cli_json_text(value, strlen(value)));
+        json_t *name = cli_json_string(key);
+        json_object_set_new(metadata, json_string_value(name), cli_json_string(value));
+        json_decref(name);
     }
     json_t *root = json_pack(
         "{s:o, s:s, s:s, s:b, s:{s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i}, s:I, s:I, s:I, s:I, s:I, s:i, s:i,"
-        " s:b, s:i, s:i, s:o, s:o}",
-        "file", cli_json_text(in->path, strlen(in->path)), "family", i->family, "cpu", i->cpu, "verified",
-        (int)in->verified, "shape", "layers", (int)i->n_layer, "d_model", (int)i->d_model, "d_ff", (int)i->d_ff,
-        "heads", (int)i->n_head, "kv_heads", (int)i->n_kv_head, "d_head", (int)i->d_head, "vocabulary", (int)i->n_vocab,
-        "max_positions", (int)i->max_positions, "quantum", (int)i->quantum, "params", (json_int_t)i->n_param,
-        "file_bytes", (json_int_t)i->file_bytes, "weight_bytes", (json_int_t)i->weight_bytes, "mapped_bytes",
-        (json_int_t)i->mapped_bytes, "allocated_bytes", (json_int_t)i->allocated_bytes, "shells", (int)i->n_shell,
-        "shells_resident", (int)i->n_shell_resident, "tokenizer", (int)in->tokenizer, "bos_token", i->bos_token,
-        "eos_token", i->eos_token, "granularities", granularities, "metadata", metadata);
+        " s:b, s:i, s:i, s:o, s:o, s:i}",
+        "file", cli_json_string(in->path), "family", i->family, "cpu", i->cpu, "verified",
+        (int)(in->verified && i->n_shell_resident == i->n_shell), "shape", "layers", (int)i->n_layer, "d_model",
+        (int)i->d_model, "d_ff", (int)i->d_ff, "heads", (int)i->n_head, "kv_heads", (int)i->n_kv_head, "d_head",
+        (int)i->d_head, "vocabulary", (int)i->n_vocab, "max_positions", (int)i->max_positions, "quantum",
+        (int)i->quantum, "params", (json_int_t)i->n_param, "file_bytes", (json_int_t)i->file_bytes, "weight_bytes",
+        (json_int_t)i->weight_bytes, "mapped_bytes", (json_int_t)i->mapped_bytes, "allocated_bytes",
+        (json_int_t)i->allocated_bytes, "shells", (int)i->n_shell, "shells_resident", (int)i->n_shell_resident,
+        "tokenizer", (int)in->tokenizer, "bos_token", i->bos_token, "eos_token", i->eos_token, "granularities",
+        granularities, "metadata", metadata, "shells_verified", in->verified ? (int)i->n_shell_resident : 0);
     if (root && in->tensors) {
         mf_error error = MF_ERROR_INIT;
         json_t *directory = cli_directory_json(in->path, &error);
@@ -145,7 +154,8 @@ static int run(const cli_command *self, int argc, char **argv)
 {
     inspection in = { .info = MF_MODEL_INFO_INIT };
     const cli_option options[] = {
-        { CLI_FLAG, "verify", 0, NULL, &in.verified, "check every byte of the weights against its checksum", 0, 0 },
+        { CLI_FLAG, "verify", 0, NULL, &in.verified,
+          "check every byte of the weights that the file has against its checksum", 0, 0 },
         { CLI_FLAG, "tensors", 0, NULL, &in.tensors, "list the regions of the file and the tensors in them", 0, 0 },
         { CLI_FLAG, "json", 0, NULL, &in.json, "print one JSON object", 0, 0 },
     };

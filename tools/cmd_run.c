@@ -60,7 +60,7 @@ static int print_token(void *user, const mf_token_event *event)
 static json_t *view_text(const mf_submodel *view)
 {
     char text[4096];
-    return mf_submodel_text(view, text, sizeof(text), NULL) == MF_OK ? json_string(text) : json_null();
+    return mf_submodel_text(view, text, sizeof(text), NULL) == MF_OK ? cli_json_string(text) : json_null();
 }
 
 static int collect_token(void *user, const mf_token_event *event)
@@ -110,13 +110,13 @@ static int print_result_json(const run_state *run, const mf_generate_result *res
     for (size_t i = 0; i < result->n_schedule && i < result->schedule_capacity; i++)
         json_array_append_new(schedule, json_pack("{s:i, s:o}", "position", (int)result->schedule[i].position, "size",
                                                   view_text(result->schedule[i].submodel)));
-    return cli_print_json(json_pack(
-        "{s:o, s:s, s:I, s:i, s:i, s:f, s:f, s:s, s:o, s:O, s:o}", "file", cli_json_text(run->path, strlen(run->path)),
-        "size", run->size, "seed", (json_int_t)run->sampling.seed, "prompt_tokens", (int)result->n_prompt,
-        "generated_tokens", (int)result->n_generated, "prompt_seconds", 1e-9 * (double)result->prompt_ns,
-        "generate_seconds", 1e-9 * (double)result->generate_ns, "finish",
-        interrupted ? "interrupted" : finish_name(result->finish), "text", whole_text(run), "tokens", run->tokens,
-        "schedule", schedule));
+    return cli_print_json(
+        json_pack("{s:o, s:o, s:I, s:i, s:i, s:f, s:f, s:s, s:o, s:O, s:o}", "file", cli_json_string(run->path), "size",
+                  cli_json_string(run->size), "seed", (json_int_t)run->sampling.seed, "prompt_tokens",
+                  (int)result->n_prompt, "generated_tokens", (int)result->n_generated, "prompt_seconds",
+                  1e-9 * (double)result->prompt_ns, "generate_seconds", 1e-9 * (double)result->generate_ns, "finish",
+                  interrupted ? "interrupted" : finish_name(result->finish), "text", whole_text(run), "tokens",
+                  run->tokens, "schedule", schedule));
 }
 
 static double rate(uint32_t n, uint64_t ns)
@@ -213,13 +213,6 @@ static mf_status read_prompt(run_state *run, mf_error *error)
     return status;
 }
 
-static const char *widest_name(const mf_model *model)
-{
-    mf_model_info info = MF_MODEL_INFO_INIT;
-    mf_model_info_get(model, &info);
-    return mf_model_granularity(model, info.n_granularity - 1);
-}
-
 static mf_status open_all(run_state *run, mf_error *error)
 {
     mf_model_options model_options = MF_MODEL_OPTIONS_INIT;
@@ -228,7 +221,8 @@ static mf_status open_all(run_state *run, mf_error *error)
     executor_options.n_thread = run->n_thread;
     executor_options.max_requests = 1;
     mf_status status = cli_model_open(&run->model, run->path, &model_options, error);
-    if (status == MF_OK && !run->size) run->size = widest_name(run->model);
+    if (status == MF_OK && !run->size)
+        run->size = mf_model_granularity(run->model, cli_usable_granularities(run->model) - 1);
     if (status == MF_OK) status = mf_extract_submodel_text(&run->view, run->model, run->size, error);
     if (status == MF_OK) status = read_prompt(run, error);
     if (status == MF_OK) status = make_schedule(run, error);
@@ -329,7 +323,7 @@ static int run(const cli_command *self, int argc, char **argv)
     const cli_option options[] = {
         { CLI_TEXT, "size", 's', "SIZE", &run.size,
           "which submodel: \"M\", \"0.5\", \"ffn=512x4,256x2\" (default: the "
-          "widest)",
+          "widest in the file)",
           0, 0 },
         { CLI_TEXT, "prompt", 'p', "TEXT", &run.prompt, "the text to go on from (default: standard input)", 0, 0 },
         { CLI_U32, "tokens", 'n', "N", &run.n_token, "most tokens to write (128)", 1, 1 << 24 },

@@ -89,7 +89,7 @@ static int run(const cli_command *self, int argc, char **argv)
         { CLI_TEXT, "probability", 0, "LIST", &o.probability,
           "of each granularity, for --objective sampled: \"1,1,1,2\"", 0, 0 },
         { CLI_TEXT, "single", 0, "NAME", &o.single, "the granularity of --objective single", 0, 0 },
-        { CLI_U64, "steps", 'n', "N", &o.trainer.n_step, "length of the schedule (1000)", 1, 1e12 },
+        { CLI_U64, "steps", 'n', "N", &o.trainer.n_step, "length of the schedule (1000)", 1, TRAIN_MAX_STEP },
         { CLI_REAL, "epochs", 0, "X", &o.epochs, "or as passes over the data", 1e-6, 1e6 },
         { CLI_U32, "batch", 0, "N", &o.trainer.batch, "sequences of a step (16)", 1, 65536 },
         { CLI_U32, "sequence", 0, "N", &o.trainer.sequence, "tokens of a sequence (256)", 1, 1 << 20 },

@@ -1,4 +1,6 @@
 /* matformer.c - the command line program: finds the command and runs it. */
+#include <fcntl.h>
+#include <signal.h>
 #include <string.h>
 
 #include "cli.h"
@@ -23,15 +25,22 @@ static void print_help(FILE *stream)
                     "Exit status: 0 success, 1 failure, 2 wrong usage.\n");
 }
 
-static int print_version(void)
+static void print_version(void)
 {
     uint32_t version = mf_version();
     printf("matformer %d.%d.%d (library %u.%u.%u)\n", MF_VERSION_MAJOR, MF_VERSION_MINOR, MF_VERSION_PATCH,
            version >> 16, version >> 8 & 255, version & 255);
-    return CLI_OK;
 }
 
-int main(int argc, char **argv)
+/* A file opened later must not take the number of a standard stream that is closed: it would be read as the
+ * prompt, or printed into. What stands there instead can neither be read nor written, so that use is an error. */
+static void occupy_closed_streams(void)
+{
+    for (int fd = 0; fd <= 2; fd++)
+        if (fcntl(fd, F_GETFD) < 0) (void)!open("/dev/null", fd == 0 ? O_WRONLY : O_RDONLY);
+}
+
+static int run(int argc, char **argv)
 {
     if (argc < 2) {
         print_help(stderr);
@@ -42,9 +51,20 @@ int main(int argc, char **argv)
         print_help(stdout);
         return CLI_OK;
     }
-    if (strcmp(name, "--version") == 0 || strcmp(name, "-V") == 0) return print_version();
+    if (strcmp(name, "--version") == 0 || strcmp(name, "-V") == 0) {
+        print_version();
+        return CLI_OK;
+    }
     for (size_t i = 0; i < CLI_COUNT(commands); i++)
         if (strcmp(name, commands[i]->name) == 0) return commands[i]->run(commands[i], argc - 1, argv + 1);
     fprintf(stderr, "matformer: there is no command \"%s\"; `matformer --help` lists them\n", name);
     return CLI_USAGE;
+}
+
+int main(int argc, char **argv)
+{
+    occupy_closed_streams();
+    signal(SIGPIPE, SIG_IGN); /* a reader that went away is a write error: `train` still saves its checkpoint */
+    int status = run(argc, argv), output = cli_flush();
+    return status == CLI_OK ? output : status;
 }

@@ -5,6 +5,8 @@
 #include "cli_corpus.h"
 #include "matformer_train.h"
 
+#define TRAIN_MAX_STEP 1e12
+
 typedef struct train_options {
     cli_list data, valid;
     const char *out, *tokenizer, *init, *checkpoint, *log, *granularities, *probability, *single;

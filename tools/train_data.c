@@ -5,6 +5,7 @@
 
 #include "cli_directory.h"
 #include "train_data.h"
+#include "train_paths.h"
 
 static mf_status invalid(mf_error *error, const char *format, const char *text)
 {
@@ -138,17 +139,22 @@ static mf_status find_single(train_options *options, mf_error *error)
 
 /* ---- All of it ---- */
 
-static void fill_options(train_data *data, train_options *options)
+static mf_status fill_options(train_data *data, train_options *options, mf_error *error)
 {
     options->model.n_vocab = options->n_vocab;
     options->model.has_eos = data->eos >= 0;
     options->model.eos_token = data->eos;
     options->trainer.tokens = (mf_train_tokens){ data->train.tokens, data->train.n_token, sizeof(*data->train.tokens) };
-    double step_tokens = (double)(options->trainer.batch * options->trainer.sequence);
-    if (options->epochs > 0)
-        options->trainer.n_step = (uint64_t)ceil(options->epochs * (double)data->train.n_token / step_tokens);
+    uint64_t step_tokens = (uint64_t)options->trainer.batch * options->trainer.sequence;
+    if (step_tokens > UINT32_MAX) return invalid(error, "--batch times --sequence is %s tokens or more", "2^32");
+    if (options->epochs > 0) {
+        double steps = ceil(options->epochs * (double)data->train.n_token / (double)step_tokens);
+        if (steps > TRAIN_MAX_STEP) return invalid(error, "--epochs makes too many steps%s", "");
+        options->trainer.n_step = (uint64_t)steps;
+    }
     uint64_t tenth = options->trainer.n_step / 10;
     options->trainer.warmup = options->warmup != UINT64_MAX ? options->warmup : tenth < 100 ? tenth : 100;
+    return MF_OK;
 }
 
 mf_status train_data_prepare(train_data *data, train_options *options, mf_error *error)
@@ -157,6 +163,7 @@ mf_status train_data_prepare(train_data *data, train_options *options, mf_error 
     mf_status status = MF_OK;
     if (options->valid.count > 0) status = cli_corpus_read(&data->valid, &options->valid, NULL, error);
     if (status == MF_OK) status = cli_corpus_read(&data->train, &options->data, &data->valid, error);
+    if (status == MF_OK) status = train_paths_check(options, data, error);
     if (status == MF_OK)
         status = options->tokenizer ? borrow_tokenizer(data, options, error)
                                     : learn_tokenizer(data, options->n_vocab, error);
@@ -169,7 +176,7 @@ mf_status train_data_prepare(train_data *data, train_options *options, mf_error 
     if (status == MF_OK) status = read_granularities(data, options, error);
     if (status == MF_OK) status = read_probabilities(data, options, error);
     if (status == MF_OK) status = find_single(options, error);
-    if (status == MF_OK) fill_options(data, options);
+    if (status == MF_OK) status = fill_options(data, options, error);
     return status;
 }
 

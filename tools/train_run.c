@@ -1,8 +1,10 @@
 /* train_run.c - one training run: steps, evaluations, checkpoints, the curve, and stopping well. */
 #include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include "train_data.h"
@@ -20,7 +22,7 @@ typedef struct run_memory {
     loss_set best_losses;
 } run_memory;
 
-typedef enum stop_reason { STOP_STEPS, STOP_PATIENCE, STOP_MINUTES, STOP_SIGNAL } stop_reason;
+typedef enum stop_reason { STOP_STEPS, STOP_PATIENCE, STOP_MINUTES, STOP_OUTPUT, STOP_SIGNAL } stop_reason;
 
 typedef struct train_run {
     const train_options *options;
@@ -29,6 +31,7 @@ typedef struct train_run {
     mf_trainer_info info;
     run_memory memory;
     FILE *log;
+    int lock; /* of the checkpoint; -1: none */
     double began;
     loss_set sum; /* of training losses since the last row */
     uint64_t n_sum[MF_TRAIN_MAX_GRANULARITY];
@@ -47,6 +50,27 @@ static bool is_trained(const train_run *run, uint32_t granularity)
     return run->options->trainer.objective != MF_OBJECTIVE_SINGLE || run->options->trainer.granularity == granularity;
 }
 
+/* The loss of each granularity on the held-out text, and their mean. */
+static mf_status measure(const train_run *run, loss_set *held_out, double *mean, mf_error *error)
+{
+    mf_train_tokens tokens = { run->data.valid.tokens, run->data.valid.n_token, sizeof(*run->data.valid.tokens) };
+    mf_status status = MF_OK;
+    double sum = 0, n = 0;
+    for (uint32_t g = 0; g < run->info.n_granularity && status == MF_OK; g++) {
+        held_out->of[g] = NAN;
+        if (!is_trained(run, g)) continue;
+        mf_train_view view = MF_TRAIN_VIEW_INIT;
+        view.granularity = run->info.granularity_name[g];
+        cli_progress_text("held-out loss of %s", view.granularity);
+        status = mf_trainer_evaluate(run->trainer, &view, &tokens, run->options->evaluate_tokens, &held_out->of[g],
+                                     NULL, error);
+        sum += held_out->of[g];
+        n++;
+    }
+    *mean = sum / n;
+    return status;
+}
+
 /* ---- The state beside a checkpoint ---- */
 
 static json_t *losses_json(const train_run *run, const loss_set *losses)
@@ -58,25 +82,34 @@ static json_t *losses_json(const train_run *run, const loss_set *losses)
     return object;
 }
 
-static char *memory_path(const train_run *run, const char *suffix)
+/* A file beside the checkpoint. */
+static char *beside(const train_run *run, const char *suffix)
 {
     char *path = NULL;
-    return asprintf(&path, "%s.json%s", run->options->checkpoint, suffix) < 0 ? NULL : path;
+    return asprintf(&path, "%s%s", run->options->checkpoint, suffix) < 0 ? NULL : path;
+}
+
+static bool write_synced(json_t *root, const char *path)
+{
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (fd < 0) return false;
+    bool good = json_dumpfd(root, fd, JSON_INDENT(2)) == 0 && fsync(fd) == 0;
+    return close(fd) == 0 && good;
 }
 
 static mf_status save_memory(const train_run *run, mf_error *error)
 {
-    char *path = memory_path(run, ""), *temporary = memory_path(run, ".new");
-    json_t *root = json_pack("{s:I, s:f, s:I, s:i, s:f, s:o}", "step", (json_int_t)mf_trainer_step_count(run->trainer),
+    char *path = beside(run, ".json"), *temporary = beside(run, cli_format(".json.%ld.tmp", (long)getpid()).text);
+    json_t *root = json_pack("{s:I, s:f, s:I, s:I, s:f, s:o}", "step", (json_int_t)mf_trainer_step_count(run->trainer),
                              "best", isfinite(run->memory.best) ? run->memory.best : 0.0, "best_step",
-                             (json_int_t)run->memory.best_step, "stale", (int)run->memory.stale, "elapsed",
+                             (json_int_t)run->memory.best_step, "stale", (json_int_t)run->memory.stale, "elapsed",
                              elapsed(run), "losses", losses_json(run, &run->memory.best_losses));
     mf_status status = MF_OK;
     if (!path || !temporary || !root) {
         status = error->status = MF_E_NOMEM;
-    } else if (json_dump_file(root, temporary, JSON_INDENT(2)) != 0 || rename(temporary, path) != 0) {
-        status = error->status = MF_E_IO;
-        snprintf(error->detail, sizeof(error->detail), "%s: %s", path, strerror(errno));
+    } else if (!write_synced(root, temporary) || rename(temporary, path) != 0) {
+        status = cli_fail_file(error, path);
+        unlink(temporary);
     }
     json_decref(root);
     free(path);
@@ -84,22 +117,90 @@ static mf_status save_memory(const train_run *run, mf_error *error)
     return status;
 }
 
-static void load_memory(train_run *run)
+/* False where the file is missing, cannot be read, or was saved with another step's checkpoint. */
+static bool load_memory(train_run *run)
 {
-    char *path = memory_path(run, "");
-    json_t *root = path ? json_load_file(path, 0, NULL) : NULL, *known = json_object_get(root, "losses");
+    char *path = beside(run, ".json");
+    json_t *root = path ? json_load_file(path, 0, NULL) : NULL, *known;
     free(path);
-    if (!root) return;
-    double best = json_number_value(json_object_get(root, "best"));
-    if (best > 0) run->memory.best = best;
-    run->memory.best_step = (uint64_t)json_integer_value(json_object_get(root, "best_step"));
-    run->memory.stale = (uint32_t)json_integer_value(json_object_get(root, "stale"));
-    run->memory.elapsed = json_number_value(json_object_get(root, "elapsed"));
-    for (uint32_t g = 0; g < run->info.n_granularity; g++) {
+    json_int_t step, best_step, stale;
+    double best, seconds;
+    bool good = json_unpack(root, "{s:I, s:F, s:I, s:I, s:F, s:o}", "step", &step, "best", &best, "best_step",
+                            &best_step, "stale", &stale, "elapsed", &seconds, "losses", &known) == 0 &&
+                (uint64_t)step == mf_trainer_step_count(run->trainer);
+    if (good) {
+        run->memory.best = best > 0 ? best : INFINITY;
+        run->memory.best_step = (uint64_t)best_step;
+        run->memory.stale = (uint32_t)stale;
+        run->memory.elapsed = seconds;
+    }
+    for (uint32_t g = 0; good && g < run->info.n_granularity; g++) {
         json_t *loss = json_object_get(known, run->info.granularity_name[g]);
         if (loss) run->memory.best_losses.of[g] = json_number_value(loss);
     }
     json_decref(root);
+    return good;
+}
+
+/* The step whose model a file holds; 0: unknown. */
+static uint64_t step_of_model(const char *path)
+{
+    mf_model *model;
+    mf_error error = MF_ERROR_INIT;
+    if (mf_model_open(&model, path, NULL, &error) != MF_OK) return 0;
+    const char *step = mf_model_metadata(model, "training.step", 0);
+    uint64_t number = step ? strtoull(step, NULL, 10) : 0;
+    mf_model_close(model);
+    return number;
+}
+
+/* For a checkpoint whose memory is lost, so that no worse model replaces what --out holds: measures that one in
+ * the trainer, which then gets the checkpoint again. */
+static mf_status restore_memory(train_run *run, mf_error *error)
+{
+    const train_options *o = run->options;
+    uint64_t step = mf_trainer_step_count(run->trainer);
+    if (access(o->out, F_OK) != 0) return MF_OK; /* there is no model yet */
+    mf_status status = MF_OK;
+    if (run->data.valid.n_token > 0) {
+        status = mf_trainer_import(run->trainer, o->out, error);
+        if (status == MF_OK) status = measure(run, &run->memory.best_losses, &run->memory.best, error);
+        cli_progress_end();
+        if (status != MF_OK) {
+            mf_error cause = *error;
+            snprintf(error->detail, sizeof(error->detail),
+                     "move --out away or give --restart: %s.json is not the checkpoint's, and --out cannot be measured "
+                     "instead: %.100s",
+                     o->checkpoint, cause.detail);
+            return status;
+        }
+        status = mf_trainer_load(run->trainer, o->checkpoint, error);
+    }
+    run->memory.best_step = step_of_model(o->out);
+    if (run->memory.best_step < step)
+        run->memory.stale = (uint32_t)((step - run->memory.best_step) / o->evaluate_every);
+    fprintf(stderr, "matformer: %s.json does not belong to the checkpoint; %s was measured instead\n", o->checkpoint,
+            o->out);
+    return status;
+}
+
+/* The lock is a file of its own, since the checkpoint is a new file each time. */
+static mf_status lock_checkpoint(train_run *run, mf_error *error)
+{
+    char *path = beside(run, ".lock");
+    if (!path) return error->status = MF_E_NOMEM;
+    mf_status status = MF_OK;
+    run->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (run->lock < 0) {
+        status = cli_fail_file(error, path);
+    } else if (flock(run->lock, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+        snprintf(error->detail, sizeof(error->detail),
+                 "another training uses the checkpoint %s; wait for its end, or give another --checkpoint",
+                 run->options->checkpoint);
+        status = error->status = MF_E_BUSY;
+    }
+    free(path);
+    return status;
 }
 
 static mf_status save_checkpoint(train_run *run, mf_error *error)
@@ -109,12 +210,27 @@ static mf_status save_checkpoint(train_run *run, mf_error *error)
     return status == MF_OK ? save_memory(run, error) : status;
 }
 
+/* A new run forgets what an earlier one left beside the checkpoint. */
+static void forget_memory(const train_run *run)
+{
+    char *path = beside(run, ".json");
+    if (path) unlink(path);
+    free(path);
+}
+
 static mf_status resume(train_run *run, mf_error *error)
 {
-    if (!run->options->checkpoint || run->options->restart || access(run->options->checkpoint, F_OK) != 0) return MF_OK;
-    mf_status status = mf_trainer_load(run->trainer, run->options->checkpoint, error);
-    if (status == MF_OK) load_memory(run);
-    return status;
+    const train_options *o = run->options;
+    if (!o->checkpoint) return MF_OK;
+    mf_status status = lock_checkpoint(run, error);
+    if (status != MF_OK) return status;
+    if (o->restart || access(o->checkpoint, F_OK) != 0) {
+        forget_memory(run);
+        return MF_OK;
+    }
+    status = mf_trainer_load(run->trainer, o->checkpoint, error);
+    if (status != MF_OK || load_memory(run)) return status;
+    return restore_memory(run, error);
 }
 
 /* ---- What a person and the log see ---- */
@@ -257,26 +373,6 @@ static mf_status write_model(const train_run *run, const loss_set *held_out, mf_
     return mf_trainer_export(run->trainer, run->options->out, &options, error);
 }
 
-static mf_status measure(const train_run *run, loss_set *held_out, double *mean, mf_error *error)
-{
-    mf_train_tokens tokens = { run->data.valid.tokens, run->data.valid.n_token, sizeof(*run->data.valid.tokens) };
-    mf_status status = MF_OK;
-    double sum = 0, n = 0;
-    for (uint32_t g = 0; g < run->info.n_granularity && status == MF_OK; g++) {
-        held_out->of[g] = NAN;
-        if (!is_trained(run, g)) continue;
-        mf_train_view view = MF_TRAIN_VIEW_INIT;
-        view.granularity = run->info.granularity_name[g];
-        cli_progress_text("held-out loss of %s", view.granularity);
-        status = mf_trainer_evaluate(run->trainer, &view, &tokens, run->options->evaluate_tokens, &held_out->of[g],
-                                     NULL, error);
-        sum += held_out->of[g];
-        n++;
-    }
-    *mean = sum / n;
-    return status;
-}
-
 /* Measures the held-out losses, and keeps the model where their mean is the best so far. Without held-out text
  * the latest model is kept. */
 static mf_status evaluate(train_run *run, mf_error *error)
@@ -328,6 +424,8 @@ static bool ends(const train_run *run, uint64_t step, stop_reason *reason)
         *reason = STOP_PATIENCE;
     else if (o->minutes > 0 && elapsed(run) > 60 * o->minutes)
         *reason = STOP_MINUTES;
+    else if (ferror(stdout))
+        *reason = STOP_OUTPUT;
     else
         return false;
     return true;
@@ -369,8 +467,7 @@ static mf_status open_run(train_run *run, train_options *options, mf_error *erro
     if (status == MF_OK && options->init) status = mf_trainer_import(run->trainer, options->init, error);
     if (status == MF_OK) status = resume(run, error);
     if (status == MF_OK && options->log && !(run->log = fopen(options->log, options->restart ? "w" : "a"))) {
-        status = error->status = MF_E_IO;
-        snprintf(error->detail, sizeof(error->detail), "%s: %s", options->log, strerror(errno));
+        status = cli_fail_file(error, options->log);
     }
     return status;
 }
@@ -392,15 +489,15 @@ static void introduce(const train_run *run)
 
 static int conclude(const train_run *run, stop_reason reason, int signal_number)
 {
-    static const char *const reasons[] = { "steps", "patience", "minutes", "signal" };
+    static const char *const reasons[] = { "steps", "patience", "minutes", "output", "signal" };
     static const char *const sentences[] = { "all steps are done", "the held-out loss no longer falls",
-                                             "the time is up", "interrupted" };
+                                             "the time is up", "standard output failed", "interrupted" };
     unsigned long long step = mf_trainer_step_count(run->trainer);
     cli_progress_end();
     if (run->options->json) {
         int status = cli_print_json(json_pack(
-            "{s:s, s:s, s:I, s:I, s:o, s:I, s:f, s:f, s:I}", "out", run->options->out, "stopped", reasons[reason],
-            "step", (json_int_t)step, "best_step", (json_int_t)run->memory.best_step, "held_out",
+            "{s:o, s:s, s:I, s:I, s:o, s:I, s:f, s:f, s:I}", "out", cli_json_string(run->options->out), "stopped",
+            reasons[reason], "step", (json_int_t)step, "best_step", (json_int_t)run->memory.best_step, "held_out",
             losses_json(run, &run->memory.best_losses), "tokens", (json_int_t)(step * run->info.tokens_per_step),
             "tokens_per_second", run->speed, "elapsed", elapsed(run), "params", (json_int_t)run->info.n_param));
         return signal_number ? 128 + signal_number : status;
@@ -420,11 +517,14 @@ static void close_run(train_run *run)
     mf_trainer_close(run->trainer);
     train_data_free(&run->data);
     if (run->log) fclose(run->log);
+    if (run->lock >= 0) close(run->lock);
 }
 
 int train_execute(train_options *options)
 {
-    train_run run = { .options = options, .info = MF_TRAINER_INFO_INIT, .memory.best = INFINITY, .began = cli_now() };
+    train_run run = {
+        .options = options, .lock = -1, .info = MF_TRAINER_INFO_INIT, .memory.best = INFINITY, .began = cli_now()
+    };
     mf_error error = MF_ERROR_INIT;
     stop_reason reason = STOP_STEPS;
     int signal_number = 0, exit_status;
