@@ -47,14 +47,28 @@ static widths view_of(const mfi_matlm_config *config, uint32_t i, rng *r)
 
 /* ---- View = slice ---- */
 
-static outputs run_file(const model_file *file, const char *level, const widths *w, const int32_t *tokens, size_t n)
+static outputs run_with_cache(const model_file *file, const char *level, const widths *w, mf_cache_type cache_type,
+                              const int32_t *tokens, size_t n)
 {
+    mf_session_options options = MF_SESSION_OPTIONS_INIT;
+    mf_session *session = NULL;
     mf_model *model = open_file(file, level);
     mf_submodel *view = take_view(model, w);
-    outputs out = run_alone(model, view, tokens, n);
+    mf_executor *executor = new_executor(model, 1, 0);
+    outputs out = new_outputs(model, n);
+    options.cache_type = cache_type;
+    cr_assert(mf_session_create(&session, model, &options, NULL) == MF_OK);
+    run_more(executor, session, view, tokens, n, &out);
+    mf_session_close(session);
+    mf_executor_close(executor);
     mf_submodel_close(view);
     mf_model_close(model);
     return out;
+}
+
+static outputs run_file(const model_file *file, const char *level, const widths *w, const int32_t *tokens, size_t n)
+{
+    return run_with_cache(file, level, w, MF_CACHE_F32, tokens, n);
 }
 
 Test(laws, view_equals_a_file_that_was_physically_cut_to_it)
@@ -192,12 +206,18 @@ Test(laws, outputs_do_not_depend_on_the_processor_level)
 {
     for (uint32_t round = 0; round < test_rounds(5); round++) {
         scene s = open_scene(round, "scalar");
+        outputs through_bf16 = run_with_cache(&s.file, "scalar", &s.widths, MF_CACHE_BF16, s.tokens, LONG);
+        cr_assert(!same_bits(&through_bf16, &s.expected), "round %u: the cache rounds nothing", round);
+        const outputs *scalar[] = { [MF_CACHE_F32] = &s.expected, [MF_CACHE_BF16] = &through_bf16 };
         const char *level;
-        for (uint32_t l = 1; (level = cpu_level(&s.file, l)); l++) {
-            outputs out = run_file(&s.file, level, &s.widths, s.tokens, LONG);
-            cr_assert(same_bits(&out, &s.expected), "round %u: %s differs from scalar", round, level);
-            drop_outputs(&out);
-        }
+        for (uint32_t l = 1; (level = cpu_level(&s.file, l)); l++)
+            for (mf_cache_type type = MF_CACHE_F32; type <= MF_CACHE_BF16; type++) {
+                outputs out = run_with_cache(&s.file, level, &s.widths, type, s.tokens, LONG);
+                cr_assert(same_bits(&out, scalar[type]), "round %u: %s differs from scalar, cache %d", round, level,
+                          (int)type);
+                drop_outputs(&out);
+            }
+        drop_outputs(&through_bf16);
         close_scene(&s);
     }
 }
