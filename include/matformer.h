@@ -37,6 +37,8 @@
  *
  * - Every function that can fail returns an mf_status. Those that can fail for many reasons take an
  *   optional mf_error, last, and write a sentence to it; on success they leave it alone.
+ * - A pointer may be NULL where its function says so. Any other that is NULL gives MF_E_INVALID; 0 or NULL where
+ *   no status is returned.
  * - On failure, *out of a constructor is NULL and nothing was kept.
  * - A child keeps its parent alive (a session its model, a view its model), so the order of closing
  *   does not matter. Closing NULL does nothing.
@@ -406,7 +408,7 @@ MF_API mf_status mf_forward(mf_executor *executor, mf_request *requests, size_t 
 MF_API mf_status mf_tokenize(const mf_model *model, const char *text, size_t text_bytes, int32_t *tokens,
                              size_t capacity, size_t *n_token);
 
-/* Tokens to bytes; the exact inverse. No terminator is written. */
+/* Tokens to bytes; the exact inverse, measured and refused likewise. No terminator is written. */
 MF_API mf_status mf_detokenize(const mf_model *model, const int32_t *tokens, size_t n_token, char *text,
                                size_t capacity, size_t *text_bytes);
 
