@@ -37,6 +37,8 @@
  *
  * - Every function that can fail returns an mf_status. Those that can fail for many reasons take an
  *   optional mf_error, last, and write a sentence to it; on success they leave it alone.
+ * - A pointer may be NULL where its function says so. Any other that is NULL gives MF_E_INVALID; 0 or NULL where
+ *   no status is returned.
  * - On failure, *out of a constructor is NULL and nothing was kept.
  * - A child keeps its parent alive (a session its model, a view its model), so the order of closing
  *   does not matter. Closing NULL does nothing.
@@ -232,8 +234,8 @@ MF_API const char *mf_model_metadata(const mf_model *model, const char *key, uin
 
 typedef struct mf_submodel mf_submodel;
 
-/* What to take. `text` alone, or one of `granularity` and `ratio` as the base (neither: the widest),
- * with the lists replacing it where given. */
+/* What to take. `text` alone, or one of `granularity` and `ratio` as the base, with the lists replacing it
+ * where given. Neither: the widest granularity that is loaded; for a list of widths or heads, ratio 1. */
 typedef struct mf_submodel_spec {
     size_t struct_size;
     const char *text;        /* the text form, see below */
@@ -255,7 +257,7 @@ typedef struct mf_submodel_spec {
         sizeof(mf_submodel_spec), NULL, NULL, 0, NULL, 0, NULL, 0, NULL, 0, 0, 0, 0, 0 \
     }
 
-/* Takes a view. `spec` NULL: the widest. Refused with MF_E_WIDTH and the reason: a width beyond the
+/* Takes a view. `spec` NULL: the widest that is loaded. Refused with MF_E_WIDTH and the reason: a width beyond the
  * file or off the quantum, a list of the wrong length, a layer that may not be skipped. */
 MF_API mf_status mf_extract_submodel(mf_submodel **out, mf_model *model, const mf_submodel_spec *spec, mf_error *error);
 
@@ -394,8 +396,8 @@ typedef struct mf_request {
  * is in the batch, on the number of threads, or on how a prompt is cut.
  * `request_bytes` is sizeof(mf_request). Each request gets a status; one that fails leaves its session
  * as it was and does not disturb the others. Returns the first failure among them, or MF_OK; or, before
- * anything ran and without touching any request, MF_E_BUSY (the executor is in use), MF_E_INVALID (a session twice, another model's
- * session or view), MF_E_STRUCT_SIZE, MF_E_FORKED. */
+ * anything ran and without touching any request, MF_E_BUSY (the executor is in use), MF_E_INVALID (a session
+ * twice, another model's session or view), MF_E_STRUCT_SIZE, MF_E_FORKED. */
 MF_API mf_status mf_forward(mf_executor *executor, mf_request *requests, size_t n_request, size_t request_bytes,
                             mf_error *error);
 
@@ -406,7 +408,7 @@ MF_API mf_status mf_forward(mf_executor *executor, mf_request *requests, size_t 
 MF_API mf_status mf_tokenize(const mf_model *model, const char *text, size_t text_bytes, int32_t *tokens,
                              size_t capacity, size_t *n_token);
 
-/* Tokens to bytes; the exact inverse. No terminator is written. */
+/* Tokens to bytes; the exact inverse, measured and refused likewise. No terminator is written. */
 MF_API mf_status mf_detokenize(const mf_model *model, const int32_t *tokens, size_t n_token, char *text,
                                size_t capacity, size_t *text_bytes);
 

@@ -48,6 +48,12 @@ static inline void fixup_region(mfi_file_region *region, const unsigned char *da
         region->storage == MFI_RAW ? region->checksum : fixup_content(region, frame, stored, region->content_hash);
 }
 
+/* Of the directory alone, `directory_bytes` of which are there. */
+static inline void fixup_directory(mfi_file_slot *slot)
+{
+    slot->checksum = mfi_hash(&slot->generation, (size_t)slot->directory_bytes - sizeof slot->checksum);
+}
+
 static inline void fixup_slot(mfi_file_slot *slot, size_t room, const unsigned char *data, size_t bytes)
 {
     if (slot->generation == 0 || slot->directory_bytes < sizeof *slot || slot->directory_bytes > room) return;
@@ -62,7 +68,7 @@ static inline void fixup_slot(mfi_file_slot *slot, size_t room, const unsigned c
             fixup_region(region, data, bytes);
         at += entry->entry_bytes;
     }
-    slot->checksum = mfi_hash(&slot->generation, (size_t)slot->directory_bytes - sizeof slot->checksum);
+    fixup_directory(slot);
 }
 
 /* `data` is aligned to 8. */

@@ -1,5 +1,5 @@
-/* test_laws.c - what the library promises of its outputs, over random shapes and widths, for every element type, at every
- * processor level: a view is a slice, nothing but the row, the weights, the view and the cache matters, weights
+/* test_laws.c - what the library promises of its outputs, over random shapes and widths, for every element type, at
+ * every processor level: a view is a slice, nothing but the row, the weights, the view and the cache matters, weights
  * outside the view are not read, a forward allocates nothing, and any bytes are met with a status.
  * MF_TEST_ROUNDS runs more shapes. A failure names the round, which reproduces it. */
 #define _DEFAULT_SOURCE /* MAP_ANONYMOUS */
@@ -47,14 +47,28 @@ static widths view_of(const mfi_matlm_config *config, uint32_t i, rng *r)
 
 /* ---- View = slice ---- */
 
-static outputs run_file(const model_file *file, const char *level, const widths *w, const int32_t *tokens, size_t n)
+static outputs run_with_cache(const model_file *file, const char *level, const widths *w, mf_cache_type cache_type,
+                              const int32_t *tokens, size_t n)
 {
+    mf_session_options options = MF_SESSION_OPTIONS_INIT;
+    mf_session *session = NULL;
     mf_model *model = open_file(file, level);
     mf_submodel *view = take_view(model, w);
-    outputs out = run_alone(model, view, tokens, n);
+    mf_executor *executor = new_executor(model, 1, 0);
+    outputs out = new_outputs(model, n);
+    options.cache_type = cache_type;
+    cr_assert(mf_session_create(&session, model, &options, NULL) == MF_OK);
+    run_more(executor, session, view, tokens, n, &out);
+    mf_session_close(session);
+    mf_executor_close(executor);
     mf_submodel_close(view);
     mf_model_close(model);
     return out;
+}
+
+static outputs run_file(const model_file *file, const char *level, const widths *w, const int32_t *tokens, size_t n)
+{
+    return run_with_cache(file, level, w, MF_CACHE_F32, tokens, n);
 }
 
 Test(laws, view_equals_a_file_that_was_physically_cut_to_it)
@@ -192,12 +206,18 @@ Test(laws, outputs_do_not_depend_on_the_processor_level)
 {
     for (uint32_t round = 0; round < test_rounds(5); round++) {
         scene s = open_scene(round, "scalar");
+        outputs through_bf16 = run_with_cache(&s.file, "scalar", &s.widths, MF_CACHE_BF16, s.tokens, LONG);
+        cr_assert(!same_bits(&through_bf16, &s.expected), "round %u: the cache rounds nothing", round);
+        const outputs *scalar[] = { [MF_CACHE_F32] = &s.expected, [MF_CACHE_BF16] = &through_bf16 };
         const char *level;
-        for (uint32_t l = 1; (level = cpu_level(&s.file, l)); l++) {
-            outputs out = run_file(&s.file, level, &s.widths, s.tokens, LONG);
-            cr_assert(same_bits(&out, &s.expected), "round %u: %s differs from scalar", round, level);
-            drop_outputs(&out);
-        }
+        for (uint32_t l = 1; (level = cpu_level(&s.file, l)); l++)
+            for (mf_cache_type type = MF_CACHE_F32; type <= MF_CACHE_BF16; type++) {
+                outputs out = run_with_cache(&s.file, level, &s.widths, type, s.tokens, LONG);
+                cr_assert(same_bits(&out, scalar[type]), "round %u: %s differs from scalar, cache %d", round, level,
+                          (int)type);
+                drop_outputs(&out);
+            }
+        drop_outputs(&through_bf16);
         close_scene(&s);
     }
 }
@@ -601,6 +621,36 @@ Test(laws, a_truncated_file_is_refused_or_runs_what_is_whole)
     random_model_free(&random);
 }
 
+/* What no specification asks for is the widest granularity that is there: `name`, and it says `expected`. Only who
+ * asks for more gets more. */
+static void expect_default(const model_file *file, const char *widest, const char *name, const outputs *expected)
+{
+    mf_model_options options = MF_MODEL_OPTIONS_INIT;
+    const mf_submodel_spec nothing = MF_SUBMODEL_SPEC_INIT;
+    const int32_t tokens[] = { 1, 0, 2 };
+    mf_model *model = NULL;
+    options.widest = widest;
+    cr_assert(mf_model_open_memory(&model, file->data, file->bytes, &options, NULL) == MF_OK);
+    for (int i = 0; i < 2; i++) {
+        char text[64];
+        mf_submodel *view = NULL;
+        cr_assert(mf_extract_submodel(&view, model, i ? &nothing : NULL, NULL) == MF_OK);
+        cr_assert(mf_submodel_text(view, text, sizeof text, NULL) == MF_OK);
+        cr_assert_str_eq(text, name);
+        outputs out = run_alone(model, view, tokens, 3);
+        cr_assert(same_bits(&out, expected));
+        drop_outputs(&out);
+        mf_submodel_close(view);
+    }
+    mf_model_info info = MF_MODEL_INFO_INIT;
+    mf_submodel_info asked = MF_SUBMODEL_INFO_INIT;
+    mf_submodel *all = take_named(model, "1");
+    cr_assert(mf_model_info_get(model, &info) == MF_OK && mf_submodel_info_get(all, &asked) == MF_OK);
+    cr_assert_eq(asked.n_shell, info.n_shell);
+    mf_submodel_close(all);
+    mf_model_close(model);
+}
+
 Test(laws, a_prefix_that_ends_with_a_region_runs_the_widths_that_are_there)
 {
     random_model random;
@@ -622,6 +672,9 @@ Test(laws, a_prefix_that_ends_with_a_region_runs_the_widths_that_are_there)
         cr_assert(n_part == i + 1, "%u regions run %u granularities", i + 1, n_part);
         for (uint32_t g = 0; g < n_part; g++)
             cr_assert(same_bits(&whole[g], &part[g]));
+        const char *name = random.config.granularity[i].name;
+        expect_default(&cut, NULL, name, &whole[i]);
+        expect_default(&file, name, name, &whole[i]);
         drop_all(part, n_part);
         drop_file(&cut);
     }

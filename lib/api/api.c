@@ -151,6 +151,8 @@ mf_status mf_executor_create(mf_executor **out, mf_model *model, const mf_execut
     mf_executor_options full = MF_EXECUTOR_OPTIONS_INIT;
     mf_status status = mfi_read_options(&full, sizeof full, FIRST_BYTES(mf_executor_options, n_cpu), options,
                                         "mf_executor_options", error);
+    if (status == MF_OK && full.cpus == NULL && full.n_cpu != 0)
+        status = mfi_fail(error, MF_E_INVALID, "n_cpu is %zu, but cpus is NULL", full.n_cpu);
     if (status == MF_OK) status = mfi_model_check_process(model, error);
     return status == MF_OK ? mfi_executor_create(out, model, &full, error) : status;
 }
@@ -237,7 +239,8 @@ mf_status mf_forward(mf_executor *executor, mf_request *requests, size_t n_reque
 mf_status mf_tokenize(const mf_model *model, const char *text, size_t text_bytes, int32_t *tokens, size_t capacity,
                       size_t *n_token)
 {
-    if (model == NULL || (text == NULL && text_bytes != 0) || (tokens == NULL && capacity != 0)) return MF_E_INVALID;
+    if (model == NULL || n_token == NULL || (text == NULL && text_bytes != 0) || (tokens == NULL && capacity != 0))
+        return MF_E_INVALID;
     if (model->tokenizer == NULL) return MF_E_UNSUPPORTED;
     return mfi_tokenizer_encode(model->tokenizer, text, text_bytes, tokens, capacity, n_token);
 }
@@ -245,7 +248,8 @@ mf_status mf_tokenize(const mf_model *model, const char *text, size_t text_bytes
 mf_status mf_detokenize(const mf_model *model, const int32_t *tokens, size_t n_token, char *text, size_t capacity,
                         size_t *text_bytes)
 {
-    if (model == NULL || (tokens == NULL && n_token != 0) || (text == NULL && capacity != 0)) return MF_E_INVALID;
+    if (model == NULL || text_bytes == NULL || (tokens == NULL && n_token != 0) || (text == NULL && capacity != 0))
+        return MF_E_INVALID;
     if (model->tokenizer == NULL) return MF_E_UNSUPPORTED;
     return mfi_tokenizer_decode(model->tokenizer, tokens, n_token, text, capacity, text_bytes);
 }

@@ -37,17 +37,42 @@ static mf_status check_exclusive(const mf_submodel_spec *spec, mf_error *error)
     return MF_OK;
 }
 
-static mf_status set_granularity(mf_submodel *view, const char *name, mf_error *error)
+static void set_granularity(mf_submodel *view, const mfi_granularity *granularity)
+{
+    for (uint32_t layer = 0; layer < view->n_layer; layer++)
+        set_layer(view, layer, granularity->ffn[layer], granularity->heads[layer]);
+}
+
+static mf_status set_named(mf_submodel *view, const char *name, mf_error *error)
 {
     const mfi_matlm_config *config = &view->model->config;
     for (uint32_t g = 0; g < config->n_granularity; g++) {
         if (strcmp(config->granularity[g].name, name) != 0) continue;
-        for (uint32_t layer = 0; layer < view->n_layer; layer++)
-            set_layer(view, layer, config->granularity[g].ffn[layer], config->granularity[g].heads[layer]);
+        set_granularity(view, &config->granularity[g]);
         return MF_OK;
     }
     return mfi_fail(error, MF_E_NOT_FOUND, "the model has no granularity \"%.32s\"; its widest is \"%s\"", name,
                     config->granularity[config->n_granularity - 1].name);
+}
+
+static void count_shells(mf_submodel *view)
+{
+    view->n_shell = 0;
+    for (uint32_t layer = 0; layer < view->n_layer; layer++) {
+        const uint32_t n_shell = mfi_program_shells(view->model->program, layer, mfi_view_ffn(view, layer));
+        if (n_shell > view->n_shell) view->n_shell = n_shell;
+    }
+}
+
+/* Only the first regions may be there: of a file still being downloaded, or opened with options.widest. */
+static void set_widest_loaded(mf_submodel *view)
+{
+    const mfi_matlm_config *config = &view->model->config;
+    uint32_t g = config->n_granularity;
+    do {
+        set_granularity(view, &config->granularity[--g]);
+        count_shells(view);
+    } while (g > 0 && view->n_shell > view->model->n_shell_resident);
 }
 
 static void set_ratio(mf_submodel *view, double ratio)
@@ -133,20 +158,14 @@ static mf_status set_lists(mf_submodel *view, const mf_submodel_spec *spec, mf_e
     return status;
 }
 
-static void count_shells(mf_submodel *view)
-{
-    for (uint32_t layer = 0; layer < view->n_layer; layer++) {
-        const uint32_t n_shell = mfi_program_shells(view->model->program, layer, mfi_view_ffn(view, layer));
-        if (n_shell > view->n_shell) view->n_shell = n_shell;
-    }
-}
-
 static mf_status fill(mf_submodel *view, const mf_submodel_spec *spec, mf_error *error)
 {
     mf_status status = check_exclusive(spec, error);
     if (status != MF_OK) return status;
     if (spec->granularity != NULL)
-        status = set_granularity(view, spec->granularity, error);
+        status = set_named(view, spec->granularity, error);
+    else if (spec->ratio == 0 && spec->ffn == NULL && spec->heads == NULL)
+        set_widest_loaded(view);
     else
         set_ratio(view, spec->ratio == 0 ? 1 : spec->ratio);
     if (status == MF_OK) status = set_skips(view, spec, error);
