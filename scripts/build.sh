@@ -13,6 +13,12 @@ while [ $# -gt 0 ] && [ "$1" != -- ]; do
 done
 [ $# -eq 0 ] || shift
 # Options are words without spaces.
-# shellcheck disable=SC2086
-[ -e "$folder/build.ninja" ] || meson setup "$folder" $options < /dev/null
+if [ ! -e "$folder/build.ninja" ]; then
+    # shellcheck disable=SC2086
+    meson setup "$folder" $options < /dev/null
+elif [ /var/lib/dpkg/status -nt "$folder/build.ninja" ] &&
+    grep -q '^ *missing Debian packages: lib' "$folder/meson-logs/meson-log.txt"; then
+    # Packages have come since it was configured without some. --wipe: meson remembers what it did not find.
+    meson setup --wipe "$folder" < /dev/null
+fi
 ninja -C "$folder" "$@" < /dev/null
