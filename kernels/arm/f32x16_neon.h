@@ -182,6 +182,7 @@ I32X16_BINARY(add, vaddq_s32)
 I32X16_BINARY(sub, vsubq_s32)
 I32X16_BINARY(and, vandq_s32)
 I32X16_BINARY(or, vorrq_s32)
+I32X16_BINARY(max, vmaxq_s32)
 
 #define i32x16_shift_left(v, n) \
     i32x16_of(vshlq_n_s32((v).q[0], n), vshlq_n_s32((v).q[1], n), vshlq_n_s32((v).q[2], n), vshlq_n_s32((v).q[3], n))
@@ -206,6 +207,84 @@ MFK_INLINE f32x16 f32x16_load_bf16(const uint16_t *p)
     uint16x8_t lo = vld1q_u16(p), hi = vld1q_u16(p + 8);
     return f32x16_of_bits(i32x16_of(widen_4(vget_low_u16(lo)), widen_4(vget_high_u16(lo)), widen_4(vget_low_u16(hi)),
                                     widen_4(vget_high_u16(hi))));
+}
+
+MFK_INLINE float32x4_t widen_f16_4(const uint16_t *p)
+{
+    return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)));
+}
+
+/* Sixteen consecutive f16, widened. */
+MFK_INLINE f32x16 f32x16_load_f16(const uint16_t *p)
+{
+    return f32x16_of(widen_f16_4(p), widen_f16_4(p + 4), widen_f16_4(p + 8), widen_f16_4(p + 12));
+}
+
+MFK_INLINE f32x16 f32x16_of_i32(i32x16 v)
+{
+    return f32x16_of(EACH(vcvtq_f32_s32, v));
+}
+
+/* To nearest even. */
+MFK_INLINE i32x16 i32x16_of_f32(f32x16 v)
+{
+    return i32x16_of(EACH(vcvtnq_s32_f32, v));
+}
+
+MFK_INLINE void i32x16_store(void *p, i32x16 v)
+{
+    int32_t *words = p;
+    vst1q_s32(words, v.q[0]);
+    vst1q_s32(words + 4, v.q[1]);
+    vst1q_s32(words + 8, v.q[2]);
+    vst1q_s32(words + 12, v.q[3]);
+}
+
+MFK_INLINE int32_t i32x16_tree_sum(i32x16 v)
+{
+    return vaddvq_s32(vaddq_s32(vaddq_s32(v.q[0], v.q[2]), vaddq_s32(v.q[1], v.q[3])));
+}
+
+MFK_INLINE int32_t i32x16_tree_max(i32x16 v)
+{
+    return vmaxvq_s32(vmaxq_s32(vmaxq_s32(v.q[0], v.q[2]), vmaxq_s32(v.q[1], v.q[3])));
+}
+
+/* Sixteen signed bytes, widened. */
+MFK_INLINE i32x16 i32x16_load_bytes(const void *p)
+{
+    int8x16_t bytes = vld1q_s8(p);
+    int16x8_t low = vmovl_s8(vget_low_s8(bytes)), high = vmovl_high_s8(bytes);
+    return i32x16_of(vmovl_s16(vget_low_s16(low)), vmovl_high_s16(low), vmovl_s16(vget_low_s16(high)),
+                     vmovl_high_s16(high));
+}
+
+/* Sixteen lanes that fit a byte. */
+MFK_INLINE void i32x16_store_bytes(int8_t *p, i32x16 v)
+{
+    int16x8_t low = vcombine_s16(vmovn_s32(v.q[0]), vmovn_s32(v.q[1]));
+    int16x8_t high = vcombine_s16(vmovn_s32(v.q[2]), vmovn_s32(v.q[3]));
+    vst1q_s8(p, vcombine_s8(vmovn_s16(low), vmovn_s16(high)));
+}
+
+typedef int8x16_t lookup16; /* a table of sixteen bytes */
+
+MFK_INLINE int32x4_t lookup_4(lookup16 table, int32x4_t v)
+{
+    return vreinterpretq_s32_s8(vqtbl1q_s8(table, vreinterpretq_u8_s32(v)));
+}
+
+/* Each byte of the second, below 16, to its place in the first. */
+MFK_INLINE i32x16 i32x16_lookup(lookup16 table, i32x16 v)
+{
+    return i32x16_of(lookup_4(table, v.q[0]), lookup_4(table, v.q[1]), lookup_4(table, v.q[2]),
+                     lookup_4(table, v.q[3]));
+}
+
+/* Of signed bytes, each 128 too large. */
+MFK_INLINE lookup16 lookup16_of(const int8_t table[16])
+{
+    return veorq_s8(vld1q_s8(table), vdupq_n_s8(-128));
 }
 
 /* Sixteen 32-bit lanes whose high halves are zero. */

@@ -8,7 +8,7 @@
 
 void mfk_gemm_f32_6x16_neon(const mfk_gemm_args *args)
 {
-    gemm(args, args->scratch, A_FLOATS);
+    gemm(args, args->scratch, MFK_SCRATCH_BYTES);
 }
 
 void mfk_glu_f32_6x16_neon(const mfk_gemm_args *args)

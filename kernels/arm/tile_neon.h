@@ -13,6 +13,12 @@ MFK_INLINE weights weights_at(const char *b, size_t q)
     uint32x4_t low = vshlq_n_u32(pairs, 16), high = vandq_u32(pairs, vdupq_n_u32(0xffff0000u));
     return (weights){ { vreinterpretq_f32_u32(low), vreinterpretq_f32_u32(high) } };
 }
+#elif defined(GEMM_F16)
+MFK_INLINE weights weights_at(const char *b, size_t q)
+{
+    const uint16_t *w = (const uint16_t *)(const void *)b + 4 * q;
+    return (weights){ { widen_f16_4(w), widen_f16_4(w + MFK_NR) } };
+}
 #else
 MFK_INLINE weights weights_at(const char *b, size_t q)
 {

@@ -1,0 +1,18 @@
+/* gemm_q8_neon.c - pairs of words: there is no instruction for four bytes. */
+#include "f32x16_neon.h"
+
+#include "dot_neon.h"
+
+#define TILE_ROWS 4
+#define TILE_PANELS(rows) ((rows) <= 1 ? 2 : 1)
+#include "simd/gemm_q_simd.h"
+
+void mfk_gemm_q8_4x16_neon(const mfk_gemm_args *args)
+{
+    gemm(args, args->scratch, MFK_SCRATCH_BYTES);
+}
+
+void mfk_glu_q8_4x16_neon(const mfk_gemm_args *args)
+{
+    glu(args);
+}
