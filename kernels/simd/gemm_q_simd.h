@@ -223,18 +223,19 @@ MFK_INLINE void tile(const tile_args *t, size_t rows, size_t panels, source from
             tile(t, r, 1, from);                              \
     }
 #if TILE_ROWS == 6
-#define TILES_OF(name, from)                                             \
-    TILE_OF(name, 1, from)                                               \
-    TILE_OF(name, 2, from)                                               \
-    TILE_OF(name, 3, from) TILE_OF(name, 4, from) TILE_OF(name, 5, from) \
-        TILE_OF(name, 6, from) static void (*const name[])(              \
-            const tile_args *t, size_t panels) = { name##_1, name##_2, name##_3, name##_4, name##_5, name##_6 };
+#define TILES_OF(name, from)                                                                          \
+    TILE_OF(name, 1, from)                                                                            \
+    TILE_OF(name, 2, from)                                                                            \
+    TILE_OF(name, 3, from)                                                                            \
+    TILE_OF(name, 4, from) TILE_OF(name, 5, from) TILE_OF(name, 6, from) static void (*const name[])( \
+        const tile_args *t, size_t panels) = { name##_1, name##_2, name##_3, name##_4, name##_5, name##_6 };
 #else
-#define TILES_OF(name, from)                                                   \
-    TILE_OF(name, 1, from)                                                     \
-    TILE_OF(name, 2, from)                                                     \
-    TILE_OF(name, 3, from) TILE_OF(name, 4, from) static void (*const name[])( \
-        const tile_args *t, size_t panels) = { name##_1, name##_2, name##_3, name##_4 };
+#define TILES_OF(name, from)                                                                                      \
+    TILE_OF(name, 1, from)                                                                                        \
+    TILE_OF(name, 2, from)                                                                                        \
+    TILE_OF(name, 3, from)                                                                                        \
+    TILE_OF(name, 4, from) static void (*const name[])(const tile_args *t, size_t panels) = { name##_1, name##_2, \
+                                                                                              name##_3, name##_4 };
 #endif
 #ifdef GEMM_Q4
 TILES_OF(tiles, FROM_Q4)
