@@ -133,7 +133,7 @@ void cli_progress_end(void);                                      /* wipes it */
 int cli_print_json(json_t *object);
 /* Text from outside (paths, prompts, names in files), which may not be UTF-8: invalid bytes become U+FFFD. */
 json_t *cli_json_text(const char *text, size_t bytes);
-json_t *cli_json_string(const char *text);                         /* up to the terminator; NULL: null */
+json_t *cli_json_string(const char *text); /* up to the terminator; NULL: null */
 
 /* ---- Files and time ---- */
 
