@@ -222,26 +222,43 @@ MFK_INLINE void tile(const tile_args *t, size_t rows, size_t panels, source from
         else                                                  \
             tile(t, r, 1, from);                              \
     }
-#if TILE_ROWS == 6
-#define TILES_OF(name, from)                                                                          \
-    TILE_OF(name, 1, from)                                                                            \
-    TILE_OF(name, 2, from)                                                                            \
-    TILE_OF(name, 3, from)                                                                            \
-    TILE_OF(name, 4, from) TILE_OF(name, 5, from) TILE_OF(name, 6, from) static void (*const name[])( \
-        const tile_args *t, size_t panels) = { name##_1, name##_2, name##_3, name##_4, name##_5, name##_6 };
-#else
-#define TILES_OF(name, from)                                                                                      \
-    TILE_OF(name, 1, from)                                                                                        \
-    TILE_OF(name, 2, from)                                                                                        \
-    TILE_OF(name, 3, from)                                                                                        \
-    TILE_OF(name, 4, from) static void (*const name[])(const tile_args *t, size_t panels) = { name##_1, name##_2, \
-                                                                                              name##_3, name##_4 };
-#endif
 #ifdef GEMM_Q4
-TILES_OF(tiles, FROM_Q4)
-TILES_OF(tiles_looked_up, FROM_LOOKED_UP)
+#define STORED FROM_Q4
 #else
-TILES_OF(tiles, FROM_Q8)
+#define STORED FROM_Q8
+#endif
+TILE_OF(tiles, 1, STORED)
+TILE_OF(tiles, 2, STORED)
+TILE_OF(tiles, 3, STORED)
+TILE_OF(tiles, 4, STORED)
+#if TILE_ROWS > 4
+TILE_OF(tiles, 5, STORED)
+TILE_OF(tiles, 6, STORED)
+#endif
+
+static void (*const tiles[])(const tile_args *t, size_t panels) = {
+    tiles_1, tiles_2, tiles_3, tiles_4,
+#if TILE_ROWS > 4
+    tiles_5, tiles_6,
+#endif
+};
+
+#ifdef GEMM_Q4
+TILE_OF(tiles_looked_up, 1, FROM_LOOKED_UP)
+TILE_OF(tiles_looked_up, 2, FROM_LOOKED_UP)
+TILE_OF(tiles_looked_up, 3, FROM_LOOKED_UP)
+TILE_OF(tiles_looked_up, 4, FROM_LOOKED_UP)
+#if TILE_ROWS > 4
+TILE_OF(tiles_looked_up, 5, FROM_LOOKED_UP)
+TILE_OF(tiles_looked_up, 6, FROM_LOOKED_UP)
+#endif
+
+static void (*const tiles_looked_up[])(const tile_args *t, size_t panels) = {
+    tiles_looked_up_1, tiles_looked_up_2, tiles_looked_up_3, tiles_looked_up_4,
+#if TILE_ROWS > 4
+    tiles_looked_up_5, tiles_looked_up_6,
+#endif
+};
 #endif
 
 static void any_tile(const tile_args *t, size_t rows, size_t panels, bool looked_up)
