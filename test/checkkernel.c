@@ -1,8 +1,9 @@
 /* checkkernel.c - lists, checks and times every kernel of kernels.inc at every processor level.
  *
- *     checkkernel [--levels] [--list] [--bench] [--kernel NAME] [--level NAME] [--seed N]
+ *     checkkernel [--levels] [--list] [--bench] [--quick] [--kernel NAME] [--level NAME] [--seed N]
  *
- * --levels prints the names of the levels that this processor has, lowest first, and --level takes one of them.
+ * --levels prints the names of the levels that this processor has, lowest first, and --level takes one of them;
+ * --quick takes fewer shapes.
  * Without --bench each kernel is checked at the first level that offers it: its bits against
  * docs/arithmetic.md, on every edge of its tiles, with NaN and unmapped pages where it must not read and
  * canaries where it must not write. Exit status 0 when all passed. */
@@ -235,6 +236,8 @@ int main(int argc, char **argv)
             o.list = true;
         else if (strcmp(argv[i], "--bench") == 0)
             o.bench = true;
+        else if (strcmp(argv[i], "--quick") == 0)
+            run.quick = true;
         else if (strcmp(argv[i], "--kernel") == 0 && i + 1 < argc)
             o.kernel = argv[++i];
         else if (strcmp(argv[i], "--level") == 0 && i + 1 < argc)
@@ -242,7 +245,7 @@ int main(int argc, char **argv)
         else if (strcmp(argv[i], "--seed") == 0 && i + 1 < argc)
             run.seed = strtoull(argv[++i], NULL, 0);
         else {
-            fprintf(stderr, "usage: checkkernel [--levels] [--list] [--bench] [--kernel NAME] [--level NAME] "
+            fprintf(stderr, "usage: checkkernel [--levels] [--list] [--bench] [--quick] [--kernel NAME] [--level NAME] "
                             "[--seed N]\n");
             return 2;
         }

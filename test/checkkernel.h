@@ -12,6 +12,7 @@
 #include <stdbool.h>
 
 typedef struct check_run {
+    bool quick;            /* fewer shapes, for emulators */
     uint64_t seed, random; /* every kernel starts from the seed, so that one alone repeats */
     const char *kernel;    /* the one being checked */
     mfk_table table;       /* the level's */
