@@ -1,5 +1,5 @@
-/* test_train_threads.c - the threads of a trainer, by the kernels of inference. Made for ThreadSanitizer, which does not
- * see into BLIS. */
+/* test_train_threads.c - the threads of a trainer, by the kernels of inference. Made for ThreadSanitizer, which does
+ * not see into BLIS. */
 #include "train_fixture.h"
 
 #include "cpu.h"
