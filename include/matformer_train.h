@@ -162,10 +162,11 @@ typedef struct mf_trainer_info {
     double granularity_flops[MF_TRAIN_MAX_GRANULARITY];
     const char *granularity_name[MF_TRAIN_MAX_GRANULARITY]; /* live as long as the trainer */
     const char *gemm; /* of matrix products, and the architecture that it takes: "blis haswell" */
+    uint64_t run;     /* a hash of all that the result depends on: model, data and options, as a checkpoint has it */
 } mf_trainer_info;
-#define MF_TRAINER_INFO_INIT                                                    \
-    {                                                                           \
-        sizeof(mf_trainer_info), 0, 0, 0, 0, 0, 0, { 0 }, { 0 }, { NULL }, NULL \
+#define MF_TRAINER_INFO_INIT                                                       \
+    {                                                                              \
+        sizeof(mf_trainer_info), 0, 0, 0, 0, 0, 0, { 0 }, { 0 }, { NULL }, NULL, 0 \
     }
 
 MF_API mf_status mf_trainer_info_get(const mf_trainer *trainer, mf_trainer_info *info);

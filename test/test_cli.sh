@@ -263,7 +263,7 @@ if [ "$train" = yes ]; then
     refused "over a text of --data" --out "$folder/copy.txt" --data "$folder/copy.txt"
     refused "over a text of --valid" --out "$folder/link.txt" --valid "$folder/valid.txt"
     refused "in both --data and --valid" --out "$folder/x.mf" --valid "$folder/train.txt"
-    refused "batch times --sequence" --out "$folder/x.mf" --batch 65536 --sequence 65536
+    refused "65536 sequences of 65536 tokens is too large" --out "$folder/x.mf" --batch 65536 --sequence 65536
     mv "$folder/copy.txt" "$folder/$odd.txt"
     expect 0 train --data "$folder/$odd.txt" --out "$folder/$odd.mf" --steps 1 --layers 1 --d-model 32 --heads 1 \
         --head-group 1 --d-ff 32 -g A:1 --vocab 300 --batch 1 --sequence 32 --threads 1 --json

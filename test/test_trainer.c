@@ -345,6 +345,13 @@ Test(trainer, a_stopped_step_leaves_the_state_before_it)
     free(tokens);
 }
 
+static uint64_t run_of(const mf_trainer *t)
+{
+    mf_trainer_info info = MF_TRAINER_INFO_INIT;
+    cr_assert_eq(mf_trainer_info_get(t, &info), MF_OK);
+    return info.run;
+}
+
 Test(trainer, a_checkpoint_of_another_run_is_refused_by_name)
 {
     int32_t *tokens = make_tokens();
@@ -353,22 +360,28 @@ Test(trainer, a_checkpoint_of_another_run_is_refused_by_name)
     mf_error error = MF_ERROR_INIT;
     mf_trainer *t = make_trainer(&model, &options);
     cr_assert_eq(mf_trainer_save(t, path, &error), MF_OK);
+    uint64_t run = run_of(t);
+    step(t);
+    cr_assert_eq(run_of(t), run);
     mf_trainer_close(t);
 
     options.batch = 8;
     t = make_trainer(&model, &options);
     expect(MF_E_INVALID, mf_trainer_load(t, path, &error), &error, "batch differs");
+    cr_assert_neq(run_of(t), run);
     mf_trainer_close(t);
     options.batch = 4;
     model.d_ff = 128;
     t = make_trainer(&model, &options);
     expect(MF_E_INVALID, mf_trainer_load(t, path, &error), &error, "d_ff differs");
+    cr_assert_neq(run_of(t), run);
     mf_trainer_close(t);
     model.d_ff = 256;
     tokens[1234] = (tokens[1234] + 1) % 61;
     t = make_trainer(&model, &options);
     expect(MF_E_INVALID, mf_trainer_load(t, path, &error), &error, "tokens differs");
     expect(MF_E_NOT_FOUND, mf_trainer_load(t, other_path, &error), &error, "opened");
+    cr_assert_neq(run_of(t), run);
     mf_trainer_close(t);
     free(tokens);
 }
@@ -665,6 +678,9 @@ Test(trainer, a_trainer_without_tokens_does_not_step)
     mf_trainer *t = make_trainer(&model, NULL);
     expect(MF_E_INVALID, mf_trainer_step(t, NULL, &error), &error, "without tokens");
     mf_trainer_close(t);
+    mf_trainer_options options = MF_TRAINER_OPTIONS_INIT;
+    options.batch = options.sequence = 1 << 16; /* 2^32 tokens: their number would wrap */
+    expect(MF_E_INVALID, mf_trainer_create(&t, &model, &options, &error), &error, "too large");
     mf_trainer_close(NULL);
 }
 
@@ -701,6 +717,58 @@ Test(trainer, a_tokenizer_is_learned_and_used_before_there_is_a_model)
     mf_train_blob_free(&blob);
     cr_assert_null(blob.data);
     mf_train_blob_free(&blob);
+}
+
+/* ---- Arguments ---- */
+
+/* For each pointer argument of each function of matformer_train.h in turn: a status where it is wanted, or nothing. */
+Test(trainer, null_is_refused_or_means_the_default)
+{
+    int32_t *tokens = make_tokens();
+    mf_train_model model = small_model();
+    mf_trainer_options options = small_options(tokens);
+    mf_train_tokens text = { tokens, 100, sizeof(*tokens) };
+    mf_trainer_info info = MF_TRAINER_INFO_INIT;
+    mf_trainer *t = make_trainer(&model, &options), *none = NULL;
+    mf_train_blob blob;
+    int32_t out[8];
+    size_t n;
+    mf_status wanted = MF_E_INVALID;
+    cr_expect_eq(mf_trainer_create(NULL, &model, &options, NULL), wanted);
+    cr_expect_eq(mf_trainer_create(&none, NULL, &options, NULL), wanted);
+    cr_expect_eq(mf_trainer_create(&none, &model, NULL, NULL), MF_OK);
+    mf_trainer_close(none);
+    mf_trainer_close(NULL);
+    cr_expect_eq(mf_trainer_info_get(NULL, &info), wanted);
+    cr_expect_eq(mf_trainer_info_get(t, NULL), wanted);
+    cr_expect_eq(mf_trainer_step(NULL, NULL, NULL), wanted);
+    cr_expect_eq(mf_trainer_step(t, NULL, NULL), MF_OK);
+    cr_expect_eq(mf_trainer_step_count(NULL), 0);
+    mf_trainer_stop(NULL, 1);
+    cr_expect_eq(mf_trainer_evaluate(NULL, NULL, &text, 0, NULL, NULL, NULL), wanted);
+    cr_expect_eq(mf_trainer_evaluate(t, NULL, NULL, 0, NULL, NULL, NULL), wanted);
+    cr_expect_eq(mf_trainer_evaluate(t, NULL, &text, 0, NULL, NULL, NULL), MF_OK);
+    cr_expect_eq(mf_trainer_save(NULL, path, NULL), wanted);
+    cr_expect_eq(mf_trainer_save(t, NULL, NULL), wanted);
+    cr_expect_eq(mf_trainer_load(NULL, path, NULL), wanted);
+    cr_expect_eq(mf_trainer_load(t, NULL, NULL), wanted);
+    cr_expect_eq(mf_trainer_export(NULL, path, NULL, NULL), wanted);
+    cr_expect_eq(mf_trainer_export(t, NULL, NULL, NULL), wanted);
+    cr_expect_eq(mf_trainer_import(NULL, path, NULL), wanted);
+    cr_expect_eq(mf_trainer_import(t, NULL, NULL), wanted);
+    mf_trainer_close(t);
+    free(tokens);
+
+    cr_expect_eq(mf_train_tokenizer(NULL, "abab", 4, 258, NULL), wanted);
+    cr_expect_eq(mf_train_tokenizer(&blob, NULL, 4, 258, NULL), wanted);
+    cr_expect_eq(mf_train_tokenizer(&blob, "abab", 4, 258, NULL), MF_OK);
+    cr_expect_eq(mf_train_tokenize(NULL, blob.bytes, "ab", 2, out, 8, &n, NULL, NULL), wanted);
+    cr_expect_eq(mf_train_tokenize(blob.data, blob.bytes, NULL, 2, out, 8, &n, NULL, NULL), wanted);
+    cr_expect_eq(mf_train_tokenize(blob.data, blob.bytes, "ab", 2, NULL, 8, &n, NULL, NULL), wanted);
+    cr_expect_eq(mf_train_tokenize(blob.data, blob.bytes, "ab", 2, out, 8, NULL, NULL, NULL), wanted);
+    cr_expect_eq(mf_train_tokenize(blob.data, blob.bytes, "ab", 2, out, 8, &n, NULL, NULL), MF_OK);
+    mf_train_blob_free(&blob);
+    mf_train_blob_free(NULL);
 }
 
 /* ---- Memory ---- */

@@ -145,10 +145,9 @@ static mf_status fill_options(train_data *data, train_options *options, mf_error
     options->model.has_eos = data->eos >= 0;
     options->model.eos_token = data->eos;
     options->trainer.tokens = (mf_train_tokens){ data->train.tokens, data->train.n_token, sizeof(*data->train.tokens) };
-    uint64_t step_tokens = (uint64_t)options->trainer.batch * options->trainer.sequence;
-    if (step_tokens > UINT32_MAX) return invalid(error, "--batch times --sequence is %s tokens or more", "2^32");
     if (options->epochs > 0) {
-        double steps = ceil(options->epochs * (double)data->train.n_token / (double)step_tokens);
+        double step_tokens = (double)options->trainer.batch * options->trainer.sequence;
+        double steps = ceil(options->epochs * (double)data->train.n_token / step_tokens);
         if (steps > TRAIN_MAX_STEP) return invalid(error, "--epochs makes too many steps%s", "");
         options->trainer.n_step = (uint64_t)steps;
     }

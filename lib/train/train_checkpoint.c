@@ -109,6 +109,14 @@ static void describe(const mf_trainer *t, field *list)
     put(&f, "tokens", t->data_hash);
 }
 
+uint64_t mfi_train_run_hash(const mf_trainer *trainer)
+{
+    field list[MAX_FIELDS];
+    memset(list, 0, sizeof(list));
+    describe(trainer, list);
+    return XXH64(list, sizeof(list), 0);
+}
+
 static void fill_header(const mf_trainer *t, header *h)
 {
     memset(h, 0, sizeof(*h));
@@ -127,6 +135,7 @@ static uint64_t hash_arrays(const float *weights, const float *moments, size_t n
 
 mf_status mf_trainer_save(mf_trainer *trainer, const char *path, mf_error *error)
 {
+    if (!trainer || !path) return mfi_fail(error, MF_E_INVALID, "trainer or path is NULL");
     size_t array_bytes = trainer->layout.n_float * sizeof(float);
     uint64_t hash = hash_arrays(trainer->weights, trainer->m, trainer->layout.n_float);
     header h;
@@ -198,6 +207,7 @@ static mf_status load(mf_trainer *t, int fd, const char *path, mf_error *error)
 
 mf_status mf_trainer_load(mf_trainer *trainer, const char *path, mf_error *error)
 {
+    if (!trainer || !path) return mfi_fail(error, MF_E_INVALID, "trainer or path is NULL");
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0) return mfi_fail(error, MF_E_NOT_FOUND, "%s: can't be opened", path);
     mf_status status = load(trainer, fd, path, error);

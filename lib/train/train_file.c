@@ -36,6 +36,7 @@ static mf_status read_weights(void *user, const char *name, size_t row, size_t n
 mf_status mf_trainer_export(mf_trainer *trainer, const char *path, const mf_train_export_options *options,
                             mf_error *error)
 {
+    if (!trainer || !path) return mfi_fail(error, MF_E_INVALID, "trainer or path is NULL");
     mf_train_export_options o;
     memset(&o, 0, sizeof(o));
     mf_status status = mfi_read_options(&o, sizeof(o), sizeof(o), options, "mf_train_export_options", error);
@@ -240,6 +241,7 @@ static mf_status import_from(mf_trainer *t, const mfi_container *container, cons
 
 mf_status mf_trainer_import(mf_trainer *trainer, const char *path, mf_error *error)
 {
+    if (!trainer || !path) return mfi_fail(error, MF_E_INVALID, "trainer or path is NULL");
     mf_model_options options = { .struct_size = sizeof(options), .allocator = trainer->allocator };
     mfi_container_source source = { .path = path, .fd = -1 };
     mfi_container *container = NULL;

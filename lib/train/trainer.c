@@ -231,17 +231,18 @@ mf_status mf_trainer_info_get(const mf_trainer *trainer, mf_trainer_info *info)
     full.n_thread = mfi_pool_size(trainer->tasks.pool);
     full.tokens_per_step = trainer->options.batch * trainer->options.sequence;
     full.gemm = trainer->gemm_name;
+    full.run = mfi_train_run_hash(trainer);
     return mfi_write_info(info, &full, sizeof(full), sizeof(full));
 }
 
 uint64_t mf_trainer_step_count(const mf_trainer *trainer)
 {
-    return trainer->step;
+    return trainer ? trainer->step : 0;
 }
 
 void mf_trainer_stop(mf_trainer *trainer, int stop)
 {
-    atomic_store(&trainer->stop, stop != 0);
+    if (trainer) atomic_store(&trainer->stop, stop != 0);
 }
 
 /* ---- A step ---- */
@@ -321,6 +322,7 @@ static bool update(mf_trainer *t, double *norm, double *learning_rate)
 mf_status mf_trainer_step(mf_trainer *trainer, mf_train_report *report, mf_error *error)
 {
     mf_trainer *t = trainer;
+    if (!t) return mfi_fail(error, MF_E_INVALID, "trainer is NULL");
     if (!t->options.tokens.tokens) return mfi_fail(error, MF_E_INVALID, "the trainer was created without tokens");
     uint64_t begin = mfi_now_ns();
     double loss[MF_TRAIN_MAX_GRANULARITY] = { 0 };
@@ -371,6 +373,7 @@ mf_status mf_trainer_evaluate(mf_trainer *trainer, const mf_train_view *view, co
 {
     mf_trainer *t = trainer;
     uint32_t ffn[MFI_MAX_LAYER], heads[MFI_MAX_LAYER];
+    if (!t || !tokens) return mfi_fail(error, MF_E_INVALID, "trainer or tokens is NULL");
     mf_status status = mfi_train_view_read(t, view, ffn, heads, error);
     if (status == MF_OK) status = mfi_train_tokens_check(tokens, t->config.n_vocab, error);
     if (status != MF_OK) return status;

@@ -210,6 +210,8 @@ mf_status mfi_train_config(mfi_matlm_config *config, const mf_train_model *given
 mf_status mfi_train_options(mf_trainer_options *options, const mf_trainer_options *given, mf_error *error);
 mf_status mfi_train_probability(double *probability, const mf_trainer_options *options, uint32_t n_granularity,
                                 mf_error *error);
+/* Of what mf_trainer_load() compares (train_checkpoint.c). */
+uint64_t mfi_train_run_hash(const mf_trainer *trainer);
 /* Widths and heads [n_layer] of a view. */
 mf_status mfi_train_view_read(const mf_trainer *trainer, const mf_train_view *given, uint32_t *ffn, uint32_t *heads,
                               mf_error *error);

@@ -114,6 +114,9 @@ mf_status mfi_train_options(mf_trainer_options *options, const mf_trainer_option
     if (options->batch > MAX_EXTENT || options->sequence > MAX_EXTENT || options->batch % options->n_micro != 0)
         return mfi_fail(error, MF_E_INVALID, "a batch of %u sequences can't be cut into %u equal parts", options->batch,
                         options->n_micro);
+    if ((uint64_t)options->batch * options->sequence > UINT32_MAX)
+        return mfi_fail(error, MF_E_INVALID, "a step of %u sequences of %u tokens is too large", options->batch,
+                        options->sequence);
     if (options->beta1 >= 1 || options->beta2 >= 1)
         return mfi_fail(error, MF_E_INVALID, "beta1 and beta2 must be below 1");
     if (options->warmup > options->n_step)
