@@ -298,39 +298,43 @@ sys.exit(any(abs(trained[s] - found[s]) > 1e-5 for s in trained))' "$folder/trai
         fail "eval and train do not agree: $(cat "$folder/trained" "$folder/out")"
     cmp -s "$folder/a.losses" "$folder/b.losses" || fail "a resumed run made another model"
 
-    # Without the memory beside the checkpoint, what --out holds is measured, and no worse model replaces it.
+    # The best loss so far is what --out states of it, and the file beside the checkpoint holds but a time.
     again() {
         # shellcheck disable=SC2086
         expect "$1" train --data "$folder/train.txt" --valid "$folder/valid.txt" --out "$folder/b.mf" $shape --json \
-            --checkpoint "$folder/b.ck" --lr 3e-3 --steps 12
+            --checkpoint "$folder/b.ck"
     }
     cp "$folder/b.mf" "$folder/kept.mf"
-    for memory in '' '{' '{"step": 8, "best": 9.0, "best_step": 8, "stale": 0, "elapsed": 1.0, "losses": {}}'; do
+    for time in '' '{'; do
         rm -f "$folder/b.ck.json"
-        [ -z "$memory" ] || echo "$memory" >"$folder/b.ck.json"
+        [ -z "$time" ] || echo "$time" >"$folder/b.ck.json"
         again 0
-        says "b.ck.json does not belong"
-        json "o['best_step'] == 12 and all(abs(o['held_out'][s] - l) < 1e-5 for s, l in
+        says "b.ck.json holds no time"
+        json "o['best_step'] == 12 and all(abs(o['held_out'][s] - l) < 1e-8 for s, l in
             json.load(open('$folder/trained'))['held_out'].items())"
         cmp -s "$folder/b.mf" "$folder/kept.mf" || fail "the best model was replaced"
     done
     again 0
-    [ -s "$folder/err" ] && fail "a good memory was not read"
-    rm "$folder/b.ck.json"
+    [ -s "$folder/err" ] && fail "a good time was not read"
+    rm "$folder/b.mf"
+    again 0
+    json "o['best_step'] == 0 and not o['held_out']"
     echo damaged >"$folder/b.mf"
     again 1
-    says "move --out away"
+    says "move the file away"
 
     # Signals: a run that two of them stopped and that goes on writes, to the byte, the file of one that was left
     # alone. The names are the same, since the command line is in the file.
     mkdir "$folder/whole" "$folder/parts"
-    begin() {
+    begin() { # begin FOLDER ARGUMENT...
+        place=$folder/$1
+        shift
         # Word splitting is wanted; exec, so that the signal reaches the program.
         # shellcheck disable=SC2086
-        exec "$matformer" train --data "$folder/train.txt" --valid "$folder/valid.txt" --out "$folder/$1/m.mf" \
-            --checkpoint "$folder/$1/m.ck" --every 5 --layers 2 --d-model 64 --heads 2 --head-group 2 --d-ff 128 \
+        exec "$matformer" train --data "$folder/train.txt" --valid "$folder/valid.txt" --out "$place/m.mf" \
+            --checkpoint "$place/m.ck" --every 5 --layers 2 --d-model 64 --heads 2 --head-group 2 --d-ff 128 \
             --vocab 300 --batch 4 --sequence 32 --steps 600 --evaluate-every 150 --threads 1 \
-            >"$folder/$1/out" 2>"$folder/$1/err" </dev/null
+            "$@" >"$place/out" 2>"$place/err" </dev/null
     }
     # wait_newer FILE THAN: until FILE is there and newer, or half a minute.
     wait_newer() {
@@ -353,10 +357,23 @@ sys.exit(any(abs(trained[s] - found[s]) > 1e-5 for s in trained))' "$folder/trai
         got=$?
         [ $got -eq "${signal#*:}" ] || fail "SIG${signal%:*} ended a training with status $got"
         [ -s "$folder/parts/m.ck" ] || fail "no checkpoint after a signal"
+        [ $signal = INT:130 ] || cp "$folder/parts/m.ck" "$folder/early.ck"
     done
     (begin parts) || fail "a training did not go on: $(cat "$folder/parts/err")"
     says "resumed from" parts/out
     cmp "$folder/whole/m.mf" "$folder/parts/m.mf" || fail "a run that signals stopped made another model"
+
+    # As after a crash, --out holds a later model than an early checkpoint's, which is better than those that the next
+    # steps make: it stays. A model of another run does not count.
+    for found in whole/m.mf a.mf; do
+        cp "$folder/early.ck" "$folder/parts/m.ck"
+        cp "$folder/$found" "$folder/parts/m.mf"
+        rm "$folder/parts/m.ck.json"
+        (begin parts --minutes 0.001) || fail "a training did not go on: $(cat "$folder/parts/err")"
+        says "the time is up" parts/out
+        cmp -s "$folder/$found" "$folder/parts/m.mf"
+        [ $? -eq "$([ $found = a.mf ] && echo 1 || echo 0)" ] || fail "--out held $found, and a model of few steps came"
+    done
 
     # A reader that goes away ends the training, with a checkpoint.
     {

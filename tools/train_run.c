@@ -1,26 +1,23 @@
 /* train_run.c - one training run: steps, evaluations, checkpoints, the curve, and stopping well. */
 #include <errno.h>
-#include <fcntl.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <unistd.h>
 
+#include "train_clock.h"
 #include "train_data.h"
 
 typedef struct loss_set {
     double of[MF_TRAIN_MAX_GRANULARITY]; /* NaN: unknown */
 } loss_set;
 
-/* What a checkpoint of the library does not hold, kept beside it as CHECKPOINT.json. */
-typedef struct run_memory {
-    double best; /* mean held-out loss of what --out holds; INFINITY: nothing yet */
-    uint64_t best_step;
-    uint32_t stale; /* evaluations since */
-    double elapsed; /* seconds of earlier processes */
-    loss_set best_losses;
-} run_memory;
+/* What --out holds. A run that goes on reads it there: a second record could say something else. */
+typedef struct best_model {
+    double mean; /* held-out loss; INFINITY: nothing yet, or nothing is held out */
+    uint64_t step;
+    loss_set losses;
+} best_model;
 
 typedef enum stop_reason { STOP_STEPS, STOP_PATIENCE, STOP_MINUTES, STOP_OUTPUT, STOP_SIGNAL } stop_reason;
 
@@ -29,11 +26,11 @@ typedef struct train_run {
     train_data data;
     mf_trainer *trainer;
     mf_trainer_info info;
-    run_memory memory;
+    best_model best;
     FILE *log;
-    int lock; /* of the checkpoint; -1: none */
-    double began;
-    loss_set sum; /* of training losses since the last row */
+    int clock;            /* train_clock.h; -1 without a checkpoint */
+    double began, before; /* before: seconds of earlier processes */
+    loss_set sum;         /* of training losses since the last row */
     uint64_t n_sum[MF_TRAIN_MAX_GRANULARITY];
     double speed; /* tokens per second, smoothed */
     double step_time;
@@ -42,7 +39,7 @@ typedef struct train_run {
 
 static double elapsed(const train_run *run)
 {
-    return run->memory.elapsed + cli_now() - run->began;
+    return run->before + cli_now() - run->began;
 }
 
 static bool is_trained(const train_run *run, uint32_t granularity)
@@ -50,28 +47,34 @@ static bool is_trained(const train_run *run, uint32_t granularity)
     return run->options->trainer.objective != MF_OBJECTIVE_SINGLE || run->options->trainer.granularity == granularity;
 }
 
-/* The loss of each granularity on the held-out text, and their mean. */
-static mf_status measure(const train_run *run, loss_set *held_out, double *mean, mf_error *error)
+static loss_set unknown_losses(void)
 {
-    mf_train_tokens tokens = { run->data.valid.tokens, run->data.valid.n_token, sizeof(*run->data.valid.tokens) };
-    mf_status status = MF_OK;
-    double sum = 0, n = 0;
-    for (uint32_t g = 0; g < run->info.n_granularity && status == MF_OK; g++) {
-        held_out->of[g] = NAN;
-        if (!is_trained(run, g)) continue;
-        mf_train_view view = MF_TRAIN_VIEW_INIT;
-        view.granularity = run->info.granularity_name[g];
-        cli_progress_text("held-out loss of %s", view.granularity);
-        status = mf_trainer_evaluate(run->trainer, &view, &tokens, run->options->evaluate_tokens, &held_out->of[g],
-                                     NULL, error);
-        sum += held_out->of[g];
-        n++;
-    }
-    *mean = sum / n;
-    return status;
+    loss_set losses;
+    for (uint32_t g = 0; g < MF_TRAIN_MAX_GRANULARITY; g++)
+        losses.of[g] = NAN;
+    return losses;
 }
 
-/* ---- The state beside a checkpoint ---- */
+/* Over what is trained; NaN where one is unknown. */
+static double mean_of(const train_run *run, const loss_set *losses)
+{
+    double sum = 0, n = 0;
+    for (uint32_t g = 0; g < run->info.n_granularity; g++) {
+        if (!is_trained(run, g)) continue;
+        sum += losses->of[g];
+        n++;
+    }
+    return sum / n;
+}
+
+/* Evaluations since the best one. */
+static uint64_t stale(const train_run *run, uint64_t step)
+{
+    uint64_t every = run->options->evaluate_every;
+    return step > run->best.step ? step / every - run->best.step / every : 0;
+}
+
+/* ---- What a person and the log see ---- */
 
 static json_t *losses_json(const train_run *run, const loss_set *losses)
 {
@@ -81,159 +84,6 @@ static json_t *losses_json(const train_run *run, const loss_set *losses)
             json_object_set_new(object, run->info.granularity_name[g], json_real(losses->of[g]));
     return object;
 }
-
-/* A file beside the checkpoint. */
-static char *beside(const train_run *run, const char *suffix)
-{
-    char *path = NULL;
-    return asprintf(&path, "%s%s", run->options->checkpoint, suffix) < 0 ? NULL : path;
-}
-
-static bool write_synced(json_t *root, const char *path)
-{
-    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (fd < 0) return false;
-    bool good = json_dumpfd(root, fd, JSON_INDENT(2)) == 0 && fsync(fd) == 0;
-    return close(fd) == 0 && good;
-}
-
-static mf_status save_memory(const train_run *run, mf_error *error)
-{
-    char *path = beside(run, ".json"), *temporary = beside(run, cli_format(".json.%ld.tmp", (long)getpid()).text);
-    json_t *root = json_pack("{s:I, s:f, s:I, s:I, s:f, s:o}", "step", (json_int_t)mf_trainer_step_count(run->trainer),
-                             "best", isfinite(run->memory.best) ? run->memory.best : 0.0, "best_step",
-                             (json_int_t)run->memory.best_step, "stale", (json_int_t)run->memory.stale, "elapsed",
-                             elapsed(run), "losses", losses_json(run, &run->memory.best_losses));
-    mf_status status = MF_OK;
-    if (!path || !temporary || !root) {
-        status = error->status = MF_E_NOMEM;
-    } else if (!write_synced(root, temporary) || rename(temporary, path) != 0) {
-        status = cli_fail_file(error, path);
-        unlink(temporary);
-    }
-    json_decref(root);
-    free(path);
-    free(temporary);
-    return status;
-}
-
-/* False where the file is missing, cannot be read, or was saved with another step's checkpoint. */
-static bool load_memory(train_run *run)
-{
-    char *path = beside(run, ".json");
-    json_t *root = path ? json_load_file(path, 0, NULL) : NULL, *known;
-    free(path);
-    json_int_t step, best_step, stale;
-    double best, seconds;
-    bool good = json_unpack(root, "{s:I, s:F, s:I, s:I, s:F, s:o}", "step", &step, "best", &best, "best_step",
-                            &best_step, "stale", &stale, "elapsed", &seconds, "losses", &known) == 0 &&
-                (uint64_t)step == mf_trainer_step_count(run->trainer);
-    if (good) {
-        run->memory.best = best > 0 ? best : INFINITY;
-        run->memory.best_step = (uint64_t)best_step;
-        run->memory.stale = (uint32_t)stale;
-        run->memory.elapsed = seconds;
-    }
-    for (uint32_t g = 0; good && g < run->info.n_granularity; g++) {
-        json_t *loss = json_object_get(known, run->info.granularity_name[g]);
-        if (loss) run->memory.best_losses.of[g] = json_number_value(loss);
-    }
-    json_decref(root);
-    return good;
-}
-
-/* The step whose model a file holds; 0: unknown. */
-static uint64_t step_of_model(const char *path)
-{
-    mf_model *model;
-    mf_error error = MF_ERROR_INIT;
-    if (mf_model_open(&model, path, NULL, &error) != MF_OK) return 0;
-    const char *step = mf_model_metadata(model, "training.step", 0);
-    uint64_t number = step ? strtoull(step, NULL, 10) : 0;
-    mf_model_close(model);
-    return number;
-}
-
-/* For a checkpoint whose memory is lost, so that no worse model replaces what --out holds: measures that one in
- * the trainer, which then gets the checkpoint again. */
-static mf_status restore_memory(train_run *run, mf_error *error)
-{
-    const train_options *o = run->options;
-    uint64_t step = mf_trainer_step_count(run->trainer);
-    if (access(o->out, F_OK) != 0) return MF_OK; /* there is no model yet */
-    mf_status status = MF_OK;
-    if (run->data.valid.n_token > 0) {
-        status = mf_trainer_import(run->trainer, o->out, error);
-        if (status == MF_OK) status = measure(run, &run->memory.best_losses, &run->memory.best, error);
-        cli_progress_end();
-        if (status != MF_OK) {
-            mf_error cause = *error;
-            snprintf(error->detail, sizeof(error->detail),
-                     "move --out away or give --restart: %s.json is not the checkpoint's, and --out cannot be measured "
-                     "instead: %.100s",
-                     o->checkpoint, cause.detail);
-            return status;
-        }
-        status = mf_trainer_load(run->trainer, o->checkpoint, error);
-    }
-    run->memory.best_step = step_of_model(o->out);
-    if (run->memory.best_step < step)
-        run->memory.stale = (uint32_t)((step - run->memory.best_step) / o->evaluate_every);
-    fprintf(stderr, "matformer: %s.json does not belong to the checkpoint; %s was measured instead\n", o->checkpoint,
-            o->out);
-    return status;
-}
-
-/* The lock is a file of its own, since the checkpoint is a new file each time. */
-static mf_status lock_checkpoint(train_run *run, mf_error *error)
-{
-    char *path = beside(run, ".lock");
-    if (!path) return error->status = MF_E_NOMEM;
-    mf_status status = MF_OK;
-    run->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-    if (run->lock < 0) {
-        status = cli_fail_file(error, path);
-    } else if (flock(run->lock, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
-        snprintf(error->detail, sizeof(error->detail),
-                 "another training uses the checkpoint %s; wait for its end, or give another --checkpoint",
-                 run->options->checkpoint);
-        status = error->status = MF_E_BUSY;
-    }
-    free(path);
-    return status;
-}
-
-static mf_status save_checkpoint(train_run *run, mf_error *error)
-{
-    if (!run->options->checkpoint) return MF_OK;
-    mf_status status = mf_trainer_save(run->trainer, run->options->checkpoint, error);
-    return status == MF_OK ? save_memory(run, error) : status;
-}
-
-/* A new run forgets what an earlier one left beside the checkpoint. */
-static void forget_memory(const train_run *run)
-{
-    char *path = beside(run, ".json");
-    if (path) unlink(path);
-    free(path);
-}
-
-static mf_status resume(train_run *run, mf_error *error)
-{
-    const train_options *o = run->options;
-    if (!o->checkpoint) return MF_OK;
-    mf_status status = lock_checkpoint(run, error);
-    if (status != MF_OK) return status;
-    if (o->restart || access(o->checkpoint, F_OK) != 0) {
-        forget_memory(run);
-        return MF_OK;
-    }
-    status = mf_trainer_load(run->trainer, o->checkpoint, error);
-    if (status != MF_OK || load_memory(run)) return status;
-    return restore_memory(run, error);
-}
-
-/* ---- What a person and the log see ---- */
 
 static void print_losses(const train_run *run, const loss_set *losses)
 {
@@ -330,8 +180,8 @@ static void count_step(train_run *run, const mf_train_report *report)
 
 /* Keys and values of the file's metadata: how it was made. */
 typedef struct metadata {
-    char text[MF_TRAIN_MAX_GRANULARITY + 4][2][64];
-    const char *pairs[2 * (MF_TRAIN_MAX_GRANULARITY + 5) + 1];
+    char text[MF_TRAIN_MAX_GRANULARITY + 5][2][64];
+    const char *pairs[2 * (MF_TRAIN_MAX_GRANULARITY + 6) + 1];
     size_t n;
 } metadata;
 
@@ -344,17 +194,24 @@ static void add_metadata(metadata *m, const char *key, const char *suffix, const
     m->pairs[m->n++] = m->text[i][1];
 }
 
+static cli_text run_name(const train_run *run)
+{
+    return cli_format("%016llx", (unsigned long long)run->info.run);
+}
+
+/* The losses in full, since a run that goes on compares with them. */
 static void describe_run(const train_run *run, const loss_set *held_out, metadata *m)
 {
     unsigned long long step = mf_trainer_step_count(run->trainer);
+    add_metadata(m, "training.run", "", run_name(run).text);
     add_metadata(m, "training.step", "", cli_format("%llu", step).text);
     add_metadata(m, "training.tokens", "", cli_format("%llu", step * run->info.tokens_per_step).text);
     add_metadata(m, "training.seed", "", cli_format("%llu", (unsigned long long)run->options->trainer.seed).text);
     add_metadata(m, "training.gemm", "", run->info.gemm);
-    for (uint32_t g = 0; held_out && g < run->info.n_granularity; g++)
+    for (uint32_t g = 0; g < run->info.n_granularity; g++)
         if (isfinite(held_out->of[g]))
             add_metadata(m, "training.held_out_loss.", run->info.granularity_name[g],
-                         cli_format("%.5f", held_out->of[g]).text);
+                         cli_format("%.17g", held_out->of[g]).text);
     m->pairs[m->n++] = "training.command";
     m->pairs[m->n++] = run->options->command;
     m->pairs[m->n] = NULL;
@@ -373,36 +230,90 @@ static mf_status write_model(const train_run *run, const loss_set *held_out, mf_
     return mf_trainer_export(run->trainer, run->options->out, &options, error);
 }
 
+/* What an earlier process left in --out: that of another run does not count. */
+static mf_status read_best(train_run *run, mf_error *error)
+{
+    mf_error why = MF_ERROR_INIT;
+    mf_model *model;
+    mf_status status = mf_model_open(&model, run->options->out, NULL, &why);
+    if (status == MF_E_NOT_FOUND) return MF_OK;
+    if (status != MF_OK) {
+        snprintf(error->detail, sizeof(error->detail),
+                 "%s; the best model so far should be there: move the file away to go on without it", why.detail);
+        return error->status = status;
+    }
+    const char *name = mf_model_metadata(model, "training.run", 0),
+               *step = mf_model_metadata(model, "training.step", 0);
+    if (name && step && strcmp(name, run_name(run).text) == 0) {
+        run->best.step = strtoull(step, NULL, 10);
+        for (uint32_t g = 0; g < run->info.n_granularity; g++) {
+            cli_text key = cli_format("training.held_out_loss.%s", run->info.granularity_name[g]);
+            const char *loss = mf_model_metadata(model, key.text, 0);
+            if (loss) run->best.losses.of[g] = strtod(loss, NULL);
+        }
+        double mean = mean_of(run, &run->best.losses);
+        if (isfinite(mean)) run->best.mean = mean;
+    }
+    mf_model_close(model);
+    return MF_OK;
+}
+
+static mf_status measure(const train_run *run, loss_set *held_out, mf_error *error)
+{
+    mf_train_tokens tokens = { run->data.valid.tokens, run->data.valid.n_token, sizeof(*run->data.valid.tokens) };
+    mf_status status = MF_OK;
+    for (uint32_t g = 0; g < run->info.n_granularity && status == MF_OK; g++) {
+        if (!is_trained(run, g)) continue;
+        mf_train_view view = MF_TRAIN_VIEW_INIT;
+        view.granularity = run->info.granularity_name[g];
+        cli_progress_text("held-out loss of %s", view.granularity);
+        status = mf_trainer_evaluate(run->trainer, &view, &tokens, run->options->evaluate_tokens, &held_out->of[g],
+                                     NULL, error);
+    }
+    return status;
+}
+
 /* Measures the held-out losses, and keeps the model where their mean is the best so far. Without held-out text
  * the latest model is kept. */
 static mf_status evaluate(train_run *run, mf_error *error)
 {
-    loss_set held_out;
-    for (uint32_t g = 0; g < MF_TRAIN_MAX_GRANULARITY; g++)
-        held_out.of[g] = NAN;
-    double mean = NAN;
-    bool has_text = run->data.valid.n_token > 0, best = !has_text;
-    mf_status status = has_text ? measure(run, &held_out, &mean, error) : MF_OK;
+    loss_set held_out = unknown_losses();
+    bool has_text = run->data.valid.n_token > 0;
+    mf_status status = has_text ? measure(run, &held_out, error) : MF_OK;
     if (status != MF_OK) return status;
-    run->memory.stale++;
-    if (has_text && mean < run->memory.best) best = true;
-    if (best) {
-        status = write_model(run, has_text ? &held_out : NULL, error);
-        run->memory.best = has_text ? mean : INFINITY;
-        run->memory.best_step = mf_trainer_step_count(run->trainer);
-        run->memory.best_losses = held_out;
-        run->memory.stale = 0;
-    }
+    double mean = mean_of(run, &held_out);
+    bool best = !has_text || mean < run->best.mean;
+    if (best) status = write_model(run, &held_out, error);
+    if (status != MF_OK) return status;
+    if (best) run->best = (best_model){ has_text ? mean : INFINITY, mf_trainer_step_count(run->trainer), held_out };
     write_log(run,
               json_pack("{s:I, s:o, s:b, s:f}", "step", (json_int_t)mf_trainer_step_count(run->trainer), "held_out",
                         losses_json(run, &held_out), "best", (int)(best && has_text), "elapsed", elapsed(run)));
     print_row(run, &held_out, best && has_text);
     memset(&run->sum, 0, sizeof(run->sum));
     memset(run->n_sum, 0, sizeof(run->n_sum));
-    return status;
+    return MF_OK;
 }
 
 /* ---- The run ---- */
+
+static mf_status save_checkpoint(train_run *run, mf_error *error)
+{
+    if (!run->options->checkpoint) return MF_OK;
+    mf_status status = mf_trainer_save(run->trainer, run->options->checkpoint, error);
+    return status == MF_OK ? train_clock_write(run->clock, elapsed(run), error) : status;
+}
+
+static mf_status resume(train_run *run, mf_error *error)
+{
+    const train_options *o = run->options;
+    if (!o->checkpoint || o->restart || access(o->checkpoint, F_OK) != 0) return MF_OK;
+    mf_status status = mf_trainer_load(run->trainer, o->checkpoint, error);
+    if (status == MF_OK) status = read_best(run, error);
+    if (status == MF_OK && !train_clock_read(run->clock, &run->before))
+        fprintf(stderr, "matformer: %s.json holds no time; it is counted from now on\n", o->checkpoint);
+    return status;
+}
 
 static void stop_trainer(void *trainer)
 {
@@ -420,7 +331,7 @@ static bool ends(const train_run *run, uint64_t step, stop_reason *reason)
     const train_options *o = run->options;
     if (step >= o->trainer.n_step)
         *reason = STOP_STEPS;
-    else if (o->patience > 0 && run->memory.stale >= o->patience)
+    else if (o->patience > 0 && stale(run, step) >= o->patience)
         *reason = STOP_PATIENCE;
     else if (o->minutes > 0 && elapsed(run) > 60 * o->minutes)
         *reason = STOP_MINUTES;
@@ -459,16 +370,14 @@ static mf_status train(train_run *run, stop_reason *reason, mf_error *error)
 
 static mf_status open_run(train_run *run, train_options *options, mf_error *error)
 {
-    for (uint32_t g = 0; g < MF_TRAIN_MAX_GRANULARITY; g++)
-        run->memory.best_losses.of[g] = NAN;
     mf_status status = train_data_prepare(&run->data, options, error);
     if (status == MF_OK) status = mf_trainer_create(&run->trainer, &options->model, &options->trainer, error);
     if (status == MF_OK) status = mf_trainer_info_get(run->trainer, &run->info);
     if (status == MF_OK && options->init) status = mf_trainer_import(run->trainer, options->init, error);
+    if (status == MF_OK && options->checkpoint) status = train_clock_open(options->checkpoint, &run->clock, error);
     if (status == MF_OK) status = resume(run, error);
-    if (status == MF_OK && options->log && !(run->log = fopen(options->log, options->restart ? "w" : "a"))) {
+    if (status == MF_OK && options->log && !(run->log = fopen(options->log, options->restart ? "w" : "a")))
         status = cli_fail_file(error, options->log);
-    }
     return status;
 }
 
@@ -497,14 +406,14 @@ static int conclude(const train_run *run, stop_reason reason, int signal_number)
     if (run->options->json) {
         int status = cli_print_json(json_pack(
             "{s:o, s:s, s:I, s:I, s:o, s:I, s:f, s:f, s:I}", "out", cli_json_string(run->options->out), "stopped",
-            reasons[reason], "step", (json_int_t)step, "best_step", (json_int_t)run->memory.best_step, "held_out",
-            losses_json(run, &run->memory.best_losses), "tokens", (json_int_t)(step * run->info.tokens_per_step),
+            reasons[reason], "step", (json_int_t)step, "best_step", (json_int_t)run->best.step, "held_out",
+            losses_json(run, &run->best.losses), "tokens", (json_int_t)(step * run->info.tokens_per_step),
             "tokens_per_second", run->speed, "elapsed", elapsed(run), "params", (json_int_t)run->info.n_param));
         return signal_number ? 128 + signal_number : status;
     }
     printf("\n%s after step %llu, %s; ", sentences[reason], step, cli_seconds(elapsed(run)).text);
-    if (run->memory.best_step > 0)
-        printf("%s holds the model of step %llu\n", run->options->out, (unsigned long long)run->memory.best_step);
+    if (run->best.step > 0)
+        printf("%s holds the model of step %llu\n", run->options->out, (unsigned long long)run->best.step);
     else
         printf("no model was written yet\n");
     if (reason == STOP_SIGNAL && run->options->checkpoint)
@@ -517,14 +426,16 @@ static void close_run(train_run *run)
     mf_trainer_close(run->trainer);
     train_data_free(&run->data);
     if (run->log) fclose(run->log);
-    if (run->lock >= 0) close(run->lock);
+    if (run->clock >= 0) close(run->clock);
 }
 
 int train_execute(train_options *options)
 {
-    train_run run = {
-        .options = options, .lock = -1, .info = MF_TRAINER_INFO_INIT, .memory.best = INFINITY, .began = cli_now()
-    };
+    train_run run = { .options = options,
+                      .info = MF_TRAINER_INFO_INIT,
+                      .best = { INFINITY, 0, unknown_losses() },
+                      .clock = -1,
+                      .began = cli_now() };
     mf_error error = MF_ERROR_INIT;
     stop_reason reason = STOP_STEPS;
     int signal_number = 0, exit_status;
