@@ -180,8 +180,10 @@ print(r["offset"] + r["stored_bytes"])' "$folder/out")
 head -c "$cut" "$model" >"$folder/cut.mf"
 expect 0 info "$folder/cut.mf" --verify
 says "not verified: the last 1 of 3 shells" out
+says "^L .* not in the file" out
 expect 0 info "$folder/cut.mf" --verify --json
 json 'not o["verified"] and o["shells_verified"] == o["shells_resident"] == 2'
+json '[g["in_file"] for g in o["granularities"]] == [True, True, False]'
 expect 0 run "$folder/cut.mf" -p x -n 2 --json --threads 1
 json 'o["size"] == "M"'
 head -c 300 "$story" >"$folder/text.txt"

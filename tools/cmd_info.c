@@ -11,6 +11,7 @@ typedef struct inspection {
     bool verified, tensors, json;
     mf_model *model;
     mf_model_info info;
+    uint32_t n_usable; /* granularities, of info.n_granularity */
     bool tokenizer;
 } inspection;
 
@@ -50,7 +51,7 @@ static mf_submodel *open_granularity(const inspection *in, uint32_t index, const
 static int print_granularities(const inspection *in)
 {
     cli_table *table = cli_table_create(
-        "<size|FFN width|heads|layers|parameters|body|read per token|FLOPs per token|cache per position|shells");
+        "<size|FFN width|heads|layers|parameters|body|read per token|FLOPs per token|cache per position|shells|<");
     int status = CLI_OK;
     for (uint32_t i = 0; i < in->info.n_granularity && status == CLI_OK; i++) {
         const char *name;
@@ -68,6 +69,7 @@ static int print_granularities(const inspection *in)
             cli_table_cell(table, "%s", cli_number((double)v.flops_per_token).text);
             cli_table_cell(table, "%s", cli_bytes((double)v.cache_bytes_per_position).text);
             cli_table_cell(table, "%u", v.n_shell);
+            cli_table_cell(table, "%s", i < in->n_usable ? "" : "not in the file");
         }
         mf_submodel_close(view);
     }
@@ -103,7 +105,9 @@ static int print_json(const inspection *in)
     for (uint32_t g = 0; g < i->n_granularity; g++) {
         const char *name;
         mf_submodel *view = open_granularity(in, g, &name);
-        if (view) json_array_append_new(granularities, cli_view_json(view, name));
+        json_t *object = view ? cli_view_json(view, name) : NULL;
+        json_object_set_new(object, "in_file", json_boolean(g < in->n_usable));
+        json_array_append_new(granularities, object);
         mf_submodel_close(view);
     }
     const char *key;
@@ -170,6 +174,7 @@ static int run(const cli_command *self, int argc, char **argv)
     if (cli_model_open(&in.model, in.path, &model_options, &error) != MF_OK) return cli_fail(&error);
     size_t n_token;
     mf_model_info_get(in.model, &in.info);
+    in.n_usable = cli_usable_granularities(in.model);
     in.tokenizer = mf_tokenize(in.model, "", 0, NULL, 0, &n_token) == MF_OK;
     status = in.json ? print_json(&in) : print_text(&in);
     mf_model_close(in.model);
