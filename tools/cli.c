@@ -191,7 +191,7 @@ static void *wait_for_signals(void *unused)
         int number = 0;
         sigwait(&interrupt.signals, &number);
         if (interrupt.ended) return NULL;
-        if (interrupt.came) _exit(128 + number);
+        if (interrupt.came) _exit(CLI_SIGNAL + number);
         interrupt.came = number;
         interrupt.on_signal(interrupt.user);
     }

@@ -20,7 +20,7 @@
 #endif
 
 /* What a command returns, and the process exits with. */
-enum { CLI_OK = 0, CLI_FAILED = 1, CLI_USAGE = 2, CLI_INTERRUPTED = 130 };
+enum { CLI_OK = 0, CLI_FAILED = 1, CLI_USAGE = 2, CLI_SIGNAL = 128 /* and its number */ };
 
 /* ---- Options ---- */
 

@@ -182,7 +182,7 @@ static int execute(bench *b, const char *what, const bench_shape *shape)
     mf_model_close(b->model);
     if (status == MF_OK && b->json) return cli_print_json(out);
     json_decref(out);
-    if (status == MF_E_CANCELLED) return 128 + cli_interrupted();
+    if (status == MF_E_CANCELLED) return CLI_SIGNAL + cli_interrupted();
     return status == MF_OK ? CLI_OK : cli_fail(&error);
 }
 

@@ -301,7 +301,7 @@ static int execute(run_state *run)
     if (status != MF_OK && !(status == MF_E_CANCELLED && signal_number)) return cli_fail(&error);
     int exit_status = run->json ? print_result_json(run, &result, signal_number != 0) : CLI_OK;
     print_timing(run, &result);
-    return signal_number ? 128 + signal_number : exit_status;
+    return signal_number ? CLI_SIGNAL + signal_number : exit_status;
 }
 
 static int check_options(const run_state *run)

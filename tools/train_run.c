@@ -409,7 +409,7 @@ static int conclude(const train_run *run, stop_reason reason, int signal_number)
             reasons[reason], "step", (json_int_t)step, "best_step", (json_int_t)run->best.step, "held_out",
             losses_json(run, &run->best.losses), "tokens", (json_int_t)(step * run->info.tokens_per_step),
             "tokens_per_second", run->speed, "elapsed", elapsed(run), "params", (json_int_t)run->info.n_param));
-        return signal_number ? 128 + signal_number : status;
+        return signal_number ? CLI_SIGNAL + signal_number : status;
     }
     printf("\n%s after step %llu, %s; ", sentences[reason], step, cli_seconds(elapsed(run)).text);
     if (run->best.step > 0)
@@ -418,7 +418,7 @@ static int conclude(const train_run *run, stop_reason reason, int signal_number)
         printf("no model was written yet\n");
     if (reason == STOP_SIGNAL && run->options->checkpoint)
         printf("The same command goes on from %s.\n", run->options->checkpoint);
-    return signal_number ? 128 + signal_number : CLI_OK;
+    return signal_number ? CLI_SIGNAL + signal_number : CLI_OK;
 }
 
 static void close_run(train_run *run)
