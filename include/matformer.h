@@ -167,8 +167,8 @@ typedef struct mf_model_options {
     mf_verify verify;
     mf_arithmetic arithmetic;
     const char *widest; /* name of the widest granularity to load; NULL: all of the file */
-    const char *cpu;    /* highest processor level to use: "scalar"; "avx2", "avx512"; "neon", "dotprod", "i8mm"; NULL:
-                           what there is. The environment variable MF_CPU lowers it further. */
+    const char *cpu;    /* highest processor level to use: "scalar"; "avx2", "avxvnni", "avx512", "avx512vnni"; "neon",
+                           "dotprod", "i8mm"; NULL: what there is. The environment variable MF_CPU lowers it further. */
     uint32_t n_thread;  /* threads for decoding; 0: one per usable core */
     uint32_t reserved;
     mf_progress progress;

@@ -11,6 +11,20 @@
 const int8_t mfk_q4_table[MFK_Q4_TABLE_BYTES] = { -127, -100, -79, -61, -46, -33, -21, -10, 0,
                                                   9,    19,   30,  42,  56,  73,  95,  -17 };
 
+float mfk_largest(mfk_type type)
+{
+    switch (type) {
+    case MFK_F16:
+        return 65504.0f;
+    case MFK_Q8:
+        return 127 * 65504.0f;
+    case MFK_Q4:
+        return 127 * mfk_q4_scale(127, mfk_q4_table[MFK_Q4_BIAS_AT]);
+    default:
+        return INFINITY;
+    }
+}
+
 static float largest(size_t n, const float *x)
 {
     float most = 0.0f;

@@ -9,8 +9,8 @@ enum { MFK_Q4_BIAS_AT = 16, MFK_Q4_TABLE_BYTES = 17, MFK_Q4_BLOCK = 16 };
 /* The table that new Q4 tensors get, and after it their bias. */
 extern const int8_t mfk_q4_table[MFK_Q4_TABLE_BYTES];
 
-/* The largest weight that has a scale under that bias. */
-#define MFK_Q4_LARGEST 59.0f
+/* The largest weight that a type holds: beyond, it has no scale under that bias, or none in f16, or is no f16. */
+float mfk_largest(mfk_type type);
 
 /* Chooses the scale (f16) and the codes of 32 weights, value + 128. Weights that are not finite give a scale of NaN. */
 void mfk_quantize_q8(const float x[MFK_BLOCK], uint8_t code[MFK_BLOCK], uint16_t *scale);

@@ -181,6 +181,39 @@ Test(matlm_save, a_failing_source_leaves_no_file)
     free(path);
 }
 
+static mf_status large_read(void *user, const char *name, size_t row, size_t n_row, size_t column, size_t n_column,
+                            float *out, mf_error *error)
+{
+    mf_status status = fixture_read_weights(NULL, name, row, n_row, column, n_column, out, error);
+    if (strcmp(name, "layers.2.ffn.down") == 0) out[n_column - 1] = *(const float *)user;
+    return status;
+}
+
+Test(matlm_save, weights_that_a_type_does_not_hold_are_refused_by_name)
+{
+    static const struct {
+        mfk_type type;
+        float held, refused;
+    } cases[] = { { MFK_Q4, 59.0f, -60.0f }, { MFK_F16, -65504.0f, 65505.0f }, { MFK_Q8, 8.3e6f, 8.4e6f } };
+    mf_allocator allocator = mfi_allocator(NULL);
+    mfi_matlm_config config;
+    cr_assert_eq(fixture_config(&config, false, true, &allocator), MF_OK);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char *path = fixture_path();
+        mf_error error = MF_ERROR_INIT;
+        float weight = cases[i].refused;
+        mfi_weights weights = { large_read, &weight };
+        mfi_matlm_save_options options = { .type = cases[i].type };
+        cr_assert_eq(mfi_matlm_save(&config, &weights, &options, &allocator, path, &error), MF_E_RANGE);
+        cr_assert(strstr(error.detail, "layers.2.ffn.down"), "%s", error.detail);
+        cr_assert(access(path, F_OK) != 0);
+        weight = cases[i].held;
+        cr_assert_eq(mfi_matlm_save(&config, &weights, &options, &allocator, path, &error), MF_OK, "%s", error.detail);
+        fixture_remove(path);
+    }
+    mfi_matlm_config_free(&config, &allocator);
+}
+
 /* ---- Rules ---- */
 
 static void expect_refused(const mfi_matlm_config *config, const char *part)

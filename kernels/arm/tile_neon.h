@@ -29,19 +29,18 @@ MFK_INLINE weights weights_at(const char *b, size_t q)
 
 MFK_INLINE void tile_chains(const tile_args *t, size_t rows, size_t panels, f32x16 *acc)
 {
-    const float *at = t->a;
-    const char *b = t->b, *b_end = t->b + t->k * K_BYTES;
-    for (; b < b_end; b += 2 * K_BYTES, at += 2 * rows) {
+    const float *rows_a = t->a;
+    for (size_t at = 0; at < t->k * K_BYTES; at += 2 * K_BYTES, rows_a += 2 * rows) {
         float32x4_t a[3]; /* [2][rows] */
         UNROLLED (i, rows / 2)
-            a[i] = vld1q_f32(at + 4 * i);
-        if (rows % 2) a[rows / 2] = vcombine_f32(vld1_f32(at + 2 * rows - 2), vdup_n_f32(0.0f));
+            a[i] = vld1q_f32(rows_a + 4 * i);
+        if (rows % 2) a[rows / 2] = vcombine_f32(vld1_f32(rows_a + 2 * rows - 2), vdup_n_f32(0.0f));
         UNROLLED (i, 4 * panels) {
             size_t p = i / 4, q = i % 4;
-            const char *line = b + p * t->b_panel_bytes;
+            const char *line = t->b + at + p * t->b_panel_bytes;
             weights w = weights_at(line, q);
-            if (q == 0) __builtin_prefetch(line + PREFETCH_BYTES);
-            if (q == 1 && K_BYTES == 64) __builtin_prefetch(line + PREFETCH_BYTES + 64);
+            if (q == 0) __builtin_prefetch(ahead(t, at) + p * t->b_panel_bytes);
+            if (q == 1 && K_BYTES == 64) __builtin_prefetch(ahead(t, at + 64) + p * t->b_panel_bytes);
             UNROLLED (j, 2 * rows) {
                 float32x4_t *to = &acc[j % rows * panels + p].q[q];
                 *to = vfmaq_n_f32(*to, w.of[j / rows], a[j / 4][j % 4]);

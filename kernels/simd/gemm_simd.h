@@ -39,6 +39,13 @@ typedef struct tile_args {
     bool resume;
 } tile_args;
 
+/* What is announced when the chains are at byte `at` of the panels. */
+MFK_INLINE const char *ahead(const tile_args *t, size_t at)
+{
+    const size_t bytes = t->k * K_BYTES, to = at + (bytes < PREFETCH_BYTES ? bytes : PREFETCH_BYTES);
+    return to < bytes ? t->b + to : t->next + (to - bytes);
+}
+
 /* Every chain takes a step. */
 MFK_INLINE void one_input(const float *a, size_t rows, size_t panels, const f32x16 *w, f32x16 *acc)
 {
@@ -54,16 +61,15 @@ MFK_INLINE void one_input(const float *a, size_t rows, size_t panels, const f32x
 MFK_INLINE void tile_chains(const tile_args *t, size_t rows, size_t panels, f32x16 *acc)
 {
     const float *a = t->a;
-    const size_t bytes = t->k * K_BYTES, distance = bytes < PREFETCH_BYTES ? bytes : PREFETCH_BYTES;
-    for (size_t at = 0; at < bytes; at += 64) {
-        const char *b = t->b + at, *ahead = at + distance < bytes ? b + distance : t->next + (at + distance - bytes);
+    for (size_t at = 0; at < t->k * K_BYTES; at += 64) {
+        const char *b = t->b + at, *next = ahead(t, at);
 #ifdef GEMM_BF16
         const i32x16 high = i32x16_set((int32_t)0xffff0000u);
         i32x16 line[4];
         f32x16 w[4];
         UNROLLED (p, panels) {
             line[p] = i32x16_load(b + p * t->b_panel_bytes);
-            __builtin_prefetch(ahead + p * t->b_panel_bytes);
+            __builtin_prefetch(next + p * t->b_panel_bytes);
             w[p] = f32x16_of_bits(i32x16_shift_left(line[p], 16));
         }
         one_input(a, rows, panels, w, acc);
@@ -74,7 +80,7 @@ MFK_INLINE void tile_chains(const tile_args *t, size_t rows, size_t panels, f32x
         f32x16 w[4];
         UNROLLED (p, panels) {
             w[p] = f32x16_load_f16((const uint16_t *)(const void *)(b + p * t->b_panel_bytes));
-            __builtin_prefetch(ahead + p * t->b_panel_bytes);
+            __builtin_prefetch(next + p * t->b_panel_bytes);
         }
         one_input(a, rows, panels, w, acc);
         a += rows;
@@ -84,7 +90,7 @@ MFK_INLINE void tile_chains(const tile_args *t, size_t rows, size_t panels, f32x
         f32x16 w[4];
         UNROLLED (p, panels) {
             w[p] = f32x16_load((const float *)(const void *)(b + p * t->b_panel_bytes));
-            __builtin_prefetch(ahead + p * t->b_panel_bytes);
+            __builtin_prefetch(next + p * t->b_panel_bytes);
         }
 #endif
         one_input(a, rows, panels, w, acc);

@@ -352,12 +352,21 @@ static void read_shell_bounds(compiler *c)
     }
 }
 
+/* Whether some product wants its input quantized; else the buffers for that are empty. */
+static bool has_quantized(const mfi_container *container)
+{
+    for (uint32_t i = 0; i < mfi_container_tensor_count(container); i++)
+        if (mfk_type_quantized(mfi_container_tensor(container, i)->type)) return true;
+    return false;
+}
+
 static void add_layers(compiler *c)
 {
     const mfi_matlm_config *config = c->config;
     mfi_program *program = c->program;
     const uint32_t kv = mfi_kv_heads(config->n_head, config->head_group) * config->d_head;
     const uint32_t q = config->n_head * config->d_head;
+    const bool quantized = has_quantized(c->container);
     const buffers b = {
         .x = mfi_program_buffer(program, MFI_ROWS_ALL, config->d_model),
         .attn_in = mfi_program_buffer(program, MFI_ROWS_ATTN, config->d_model),
@@ -370,11 +379,11 @@ static void add_layers(compiler *c)
         .hidden = mfi_program_buffer(program, MFI_ROWS_FFN, config->d_ff),
         .y_ffn = mfi_program_buffer(program, MFI_ROWS_FFN, config->d_model),
         .out = mfi_program_buffer(program, MFI_ROWS_OUT, config->d_model),
-        .attn_in_q8 = mfi_program_quantized_buffer(program, MFI_ROWS_ATTN, config->d_model),
-        .attn_q8 = mfi_program_quantized_buffer(program, MFI_ROWS_ATTN, q),
-        .ffn_in_q8 = mfi_program_quantized_buffer(program, MFI_ROWS_FFN, config->d_model),
-        .hidden_q8 = mfi_program_quantized_buffer(program, MFI_ROWS_FFN, config->d_ff),
-        .out_q8 = mfi_program_quantized_buffer(program, MFI_ROWS_OUT, config->d_model),
+        .attn_in_q8 = mfi_program_quantized_buffer(program, MFI_ROWS_ATTN, quantized ? config->d_model : 0),
+        .attn_q8 = mfi_program_quantized_buffer(program, MFI_ROWS_ATTN, quantized ? q : 0),
+        .ffn_in_q8 = mfi_program_quantized_buffer(program, MFI_ROWS_FFN, quantized ? config->d_model : 0),
+        .hidden_q8 = mfi_program_quantized_buffer(program, MFI_ROWS_FFN, quantized ? config->d_ff : 0),
+        .out_q8 = mfi_program_quantized_buffer(program, MFI_ROWS_OUT, quantized ? config->d_model : 0),
     };
     mfi_op *embed = mfi_program_op(program, MFI_OP_EMBED, MFI_ROWS_ALL, 0, b.x, b.x);
     embed->scale = config->embed_scale;

@@ -209,6 +209,21 @@ static void fill_rope(const mfi_matlm_config *config, float *freqs)
         freqs[j] = (float)pow(config->rope_theta, -2.0 * j / config->d_head);
 }
 
+/* Rows [row, row + n_row) of `name`, columns from `column`, to s->rows. A weight that the tensor's type does not hold
+ * is refused. */
+static mf_status read_rows(const saver *s, const mfi_tensor *tensor, const char *name, size_t row, size_t n_row,
+                           size_t column)
+{
+    const size_t k = (size_t)tensor->k;
+    const float most = mfk_largest(tensor->type);
+    mf_status status = s->weights->read(s->weights->user, name, row, n_row, column, k, s->rows, s->error);
+    for (size_t i = 0; i < n_row * k && status == MF_OK; i++)
+        if (fabsf(s->rows[i]) > most)
+            status = mfi_fail(s->error, MF_E_RANGE, "tensor %s has a weight of %g, but %s holds none beyond %g", name,
+                              (double)s->rows[i], mfk_type_name(tensor->type), (double)most);
+    return status;
+}
+
 /* The matrix `name`, rows from `row` and columns from `column`, to panels that lie stride_bytes apart. */
 static mf_status fill_panels(const saver *s, const mfi_tensor *tensor, const char *name, size_t row, size_t column,
                              unsigned char *panels, size_t stride_bytes)
@@ -216,7 +231,7 @@ static mf_status fill_panels(const saver *s, const mfi_tensor *tensor, const cha
     size_t n = (size_t)tensor->n, k = (size_t)tensor->k;
     for (size_t i = 0; i < n; i += READ_ROWS) {
         size_t rows = mfi_min(n - i, READ_ROWS);
-        mf_status status = s->weights->read(s->weights->user, name, row + i, rows, column, k, s->rows, s->error);
+        mf_status status = read_rows(s, tensor, name, row + i, rows, column);
         if (status != MF_OK) return status;
         mfk_pack(tensor->type, mfk_q4_table, rows, k, s->rows, k, panels + i / MFK_NR * stride_bytes, stride_bytes);
     }
@@ -238,7 +253,7 @@ static mf_status fill_table(const saver *s, const mfi_tensor *tensor, unsigned c
 {
     size_t k = (size_t)tensor->k, row_bytes = mfk_row_bytes(tensor->type, k);
     for (size_t row = 0; row < tensor->n; row++, table += row_bytes) {
-        mf_status status = s->weights->read(s->weights->user, tensor->name, row, 1, 0, k, s->rows, s->error);
+        mf_status status = read_rows(s, tensor, tensor->name, row, 1, 0);
         if (status != MF_OK) return status;
         mfk_pack_table_row(tensor->type, mfk_q4_table, k, s->rows, table);
     }
