@@ -93,6 +93,16 @@ def bits_float8(scales, _signed):
     return np.copysign(np.minimum(np.rint(size / step) * step, np.float32((2 - 2 ** -4) * 2 ** top)), scales)
 
 
+# What kernels/pack.h calls a scale of Q4, without its sign: (1 + f / 8) * 2^(e - 17).
+STORED_SCALES = np.float32([(1 + f / 8) * 2.0 ** (e - 17) for e in range(16) for f in range(8)])
+
+
+def bits_stored(scales, _signed=True):
+    """The nearest of those."""
+    cells = (STORED_SCALES[1:] + STORED_SCALES[:-1]) / 2
+    return np.copysign(STORED_SCALES[np.searchsorted(cells, np.abs(scales))], scales)
+
+
 @dataclasses.dataclass(frozen=True)
 class Coding:
     name: str
@@ -105,6 +115,7 @@ class Coding:
 F16 = Coding("f16", bits_f16, 16)
 ROW = Coding("8 bits, f32 per output", bits_row, 8, 32)
 FLOAT8 = Coding("8 bits, floating", bits_float8, 8)
+STORED = Coding("8 bits per 16, as stored", bits_stored, 8, 0, 16)
 HALVES = Coding("8 bits per 16, f32 per output", bits_row, 8, 32, 16)
 
 # ---- Our quantisers: blocks [b][32 or 16] ----
@@ -441,6 +452,7 @@ def entries():
     yield q4("linear -8..7", LINEAR, "search", HALVES, group="beyond")
     yield q4("fixed mirrored", MIRRORED, "search", HALVES, main=True, group="beyond")
     yield q4("fixed mirrored", MIRRORED, "search", HALVES, weigh=True, main=True, group="beyond")
+    yield q4("fixed mirrored", MIRRORED, "search", STORED, main=True, group="beyond")
     yield Entry("beyond", "Q4 fixed symmetric and an 8-bit shift, search; 8 bits, f32 per output", Q4Shifted(EVEN))
     for coding in (F16, ROW, HALVES):
         yield Entry("q8", f"Q8 extreme; {coding.name}", Q8(coding), main=coding is not HALVES)
