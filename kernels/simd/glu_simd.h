@@ -32,6 +32,11 @@ static void glu_quantize(const mfk_gemm_args *part, const float *chains, mfk_q8_
                        q + u / MFK_BLOCK);
 }
 
+static void *row_of(void *rows, size_t row_bytes, size_t row)
+{
+    return (char *)rows + row * row_bytes;
+}
+
 static void glu(const mfk_gemm_args *args)
 {
     float *chains = args->scratch; /* [GLU_ROWS][2 * GLU_UNITS] */
@@ -47,12 +52,12 @@ static void glu(const mfk_gemm_args *args)
             part.b = (const char *)args->b + u / MFK_NR * 2 * args->b_panel_bytes;
             gemm(&part, chains + GLU_CHAINS, MFK_SCRATCH_BYTES - GLU_CHAINS * sizeof(float));
             for (size_t r = 0; r < part.m; r++) {
-                char *c = (char *)args->c + (row + r) * args->c_row_bytes;
-                char *q = (char *)args->q + (row + r) * args->q_row_bytes;
+                const float *both = chains + r * 2 * GLU_UNITS;
                 if (args->q)
-                    glu_quantize(args, chains + r * 2 * GLU_UNITS, (mfk_q8_block *)(void *)q + u / MFK_BLOCK, n);
+                    glu_quantize(args, both,
+                                 (mfk_q8_block *)row_of(args->q, args->q_row_bytes, row + r) + u / MFK_BLOCK, n);
                 else
-                    glu_activate(args, chains + r * 2 * GLU_UNITS, (float *)(void *)c + u, n);
+                    glu_activate(args, both, (float *)row_of(args->c, args->c_row_bytes, row + r) + u, n);
             }
         }
     }
