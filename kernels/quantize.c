@@ -71,20 +71,26 @@ void mfk_quantize_q8(const float x[MFK_BLOCK], uint8_t code[MFK_BLOCK], uint16_t
 
 /* ---- Q4 ---- */
 
-/* The place in the table, which ascends, whose value is nearest to v. */
-static uint8_t nearest(const int8_t *table, float v)
+/* Places in the table, which ascends, whose values are nearest: how many of its 15 middles lie below. */
+static void nearest(const float middle[15], const float v[MFK_Q4_BLOCK], int32_t place[MFK_Q4_BLOCK])
 {
-    uint8_t i = 0;
-    while (i < 15 && v > 0.5f * (float)(table[i] + table[i + 1]))
-        i++;
-    return i;
+    for (size_t i = 0; i < MFK_Q4_BLOCK; i++)
+        place[i] = 0;
+    for (size_t t = 0; t < 15; t++)
+        for (size_t i = 0; i < MFK_Q4_BLOCK; i++)
+            place[i] += v[i] > middle[t];
 }
 
-static double codes_q4(const int8_t *table, const float x[MFK_Q4_BLOCK], float scale, uint8_t code[MFK_Q4_BLOCK])
+/* The squared error, or as much of it as reaches `enough`. */
+static double codes_q4(const int8_t *table, const float middle[15], const float x[MFK_Q4_BLOCK], float scale,
+                       double enough, int32_t code[MFK_Q4_BLOCK])
 {
+    float v[MFK_Q4_BLOCK];
     double error = 0;
-    for (size_t i = 0; i < MFK_Q4_BLOCK; i++) {
-        code[i] = nearest(table, x[i] / scale);
+    for (size_t i = 0; i < MFK_Q4_BLOCK; i++)
+        v[i] = x[i] / scale;
+    nearest(middle, v, code);
+    for (size_t i = 0; i < MFK_Q4_BLOCK && error < enough; i++) {
         const double off = (double)x[i] - (double)scale * table[code[i]];
         error += off * off;
     }
@@ -108,8 +114,10 @@ void mfk_quantize_q4(const int8_t *table, const float x[MFK_Q4_BLOCK], uint8_t c
     const int8_t bias = table[MFK_Q4_BIAS_AT];
     const float most = largest(MFK_Q4_BLOCK, x);
     const float reach = (float)(-table[0] > table[15] ? -table[0] : table[15]);
-    float finite[MFK_Q4_BLOCK];
+    float finite[MFK_Q4_BLOCK], middle[15];
     double least = INFINITY;
+    for (size_t t = 0; t < 15; t++)
+        middle[t] = 0.5f * (float)(table[t] + table[t + 1]);
     for (size_t i = 0; i < MFK_Q4_BLOCK; i++)
         finite[i] = most >= 0.0f ? x[i] : 0.0f;
     const int first = (int)scale_code(most >= 0.0f ? most / reach : 0.0f, bias) - BELOW;
@@ -117,12 +125,12 @@ void mfk_quantize_q4(const int8_t *table, const float x[MFK_Q4_BLOCK], uint8_t c
         const int magnitude = first + i / 2;
         if (magnitude < 0 || magnitude > 127) continue;
         const uint8_t next = (uint8_t)(magnitude | (i % 2 ? 0x80 : 0));
-        uint8_t next_code[MFK_Q4_BLOCK];
-        const double error = codes_q4(table, finite, mfk_q4_scale(next, bias), next_code);
+        int32_t next_code[MFK_Q4_BLOCK];
+        const double error = codes_q4(table, middle, finite, mfk_q4_scale(next, bias), least, next_code);
         if (!(error < least)) continue;
         least = error;
         *scale = next;
         for (size_t j = 0; j < MFK_Q4_BLOCK; j++)
-            code[j] = next_code[j];
+            code[j] = (uint8_t)next_code[j];
     }
 }

@@ -44,10 +44,21 @@ typedef struct bench_roof bench_roof;
 /* `bytes`: the largest buffer to be read, in 2 MiB pages where granted. NULL: no memory. */
 bench_roof *bench_roof_create(uint32_t n_thread, size_t bytes);
 void bench_roof_free(bench_roof *roof);
-/* Seconds to read the first `bytes` bytes once, each thread its part in `n_stream` (1 or 4) streams. */
-double bench_roof_read(bench_roof *roof, size_t bytes, int n_stream);
-/* f32 operations per second of all threads together, a fused multiply-add counting as two. */
+/* Ways to read. What is best differs between processors, sizes and hours. */
+typedef struct bench_read {
+    int n_stream;
+    size_t ahead; /* bytes ahead that are prefetched; 0: none */
+} bench_read;
+enum { BENCH_READS = 6 };
+static const bench_read bench_reads[BENCH_READS] = {
+    { 1, 0 }, { 4, 0 }, { 8, 0 }, { 1, 2048 }, { 4, 2048 }, { 8, 2048 }
+};
+
+/* Seconds to read the first `bytes` bytes once, each thread its part. */
+double bench_roof_read(bench_roof *roof, size_t bytes, bench_read how);
+/* Operations per second of all threads together, a multiply-add counting as two: in f32, and of bytes summed exactly. */
 double bench_roof_fma(bench_roof *roof);
+double bench_roof_dot(bench_roof *roof);
 const char *bench_roof_cpu(void); /* the instructions that both use */
 
 #endif

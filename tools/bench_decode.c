@@ -13,7 +13,7 @@ typedef struct point {
     mf_submodel *view;
     mf_submodel_info info;
     double width; /* hidden units of all layers */
-    double seconds[MAX_ROUND], read_1[MAX_ROUND], read_4[MAX_ROUND], peak[MAX_ROUND];
+    double seconds[MAX_ROUND], read[BENCH_READS][MAX_ROUND], peak[MAX_ROUND], dot_peak[MAX_ROUND];
 } point;
 
 typedef struct runner {
@@ -97,16 +97,17 @@ static mf_status measure_decode(runner *r, point *p, uint32_t round, mf_error *e
     mf_status status = forward(r, p->view, 1, &unused, error);
     if (status == MF_OK) status = forward(r, p->view, 1, &p->seconds[round], error);
     size_t bytes = (size_t)p->info.bytes_per_token;
-    for (int i = 0; i < 2; i++)
-        p->read_1[round] = bench_roof_read(r->roof, bytes, 1);
-    for (int i = 0; i < 2; i++)
-        p->read_4[round] = bench_roof_read(r->roof, bytes, 4);
+    for (int i = 0; i < BENCH_READS; i++) {
+        bench_roof_read(r->roof, bytes, bench_reads[i]);
+        p->read[i][round] = bench_roof_read(r->roof, bytes, bench_reads[i]);
+    }
     return status;
 }
 
 static mf_status measure_prefill(runner *r, point *p, uint32_t round, mf_error *error)
 {
     p->peak[round] = bench_roof_fma(r->roof);
+    p->dot_peak[round] = bench_roof_dot(r->roof);
     return forward(r, p->view, PREFILL_TOKENS, &p->seconds[round], error);
 }
 
@@ -156,8 +157,10 @@ static line fit_line(const point *points, const double *seconds)
 
 static double best_read(point *p, uint32_t rounds)
 {
-    double one = bench_median(p->read_1, rounds), four = bench_median(p->read_4, rounds);
-    return (double)p->info.bytes_per_token / (one < four ? one : four);
+    double least = bench_median(p->read[0], rounds);
+    for (int i = 1; i < BENCH_READS; i++)
+        least = fmin(least, bench_median(p->read[i], rounds));
+    return (double)p->info.bytes_per_token / least;
 }
 
 static void report_decode(runner *r, json_t *out)
@@ -197,7 +200,8 @@ mf_status bench_decode(const bench *b, json_t *out, mf_error *error)
 {
     runner r = { .b = b };
     bench_title(b,
-                "Decode: one token at a time, %u threads. Roof: reading as many bytes with %s, best of 1 and 4 streams",
+                "Decode: one token at a time, %u threads. Roof: reading as many bytes with %s, the best of 1, 4 and 8 "
+                "streams with and without prefetch",
                 b->n_thread, bench_roof_cpu());
     double unused;
     mf_status status = open_runner(&r, (size_t)b->info.weight_bytes, error);
@@ -219,21 +223,26 @@ static double prefill_operations(const point *p)
 
 static void report_prefill(runner *r, json_t *out)
 {
-    cli_table *table = cli_table_create("width|time|tokens/s|GFLOP/s|peak GFLOP/s|share of peak");
+    cli_table *table =
+        cli_table_create("width|time|tokens/s|GFLOP/s|f32 peak|share of it|int8 peak, GOP/s|share of it");
     json_t *list = json_array();
     for (uint32_t i = 0; i < STEPS; i++) {
         point *p = &r->points[i];
         double seconds = bench_median(p->seconds, r->b->rounds), peak = bench_median(p->peak, r->b->rounds);
-        double rate = prefill_operations(p) / seconds;
+        double rate = prefill_operations(p) / seconds, dot_peak = bench_median(p->dot_peak, r->b->rounds);
         cli_table_cell(table, "%.3f", p->ratio);
         cli_table_cell(table, "%s", cli_seconds(seconds).text);
         cli_table_cell(table, "%.1f", PREFILL_TOKENS / seconds);
         cli_table_cell(table, "%.1f", 1e-9 * rate);
         cli_table_cell(table, "%.1f", 1e-9 * peak);
         cli_table_cell(table, "%.0f %%", 100 * rate / peak);
-        json_array_append_new(list, json_pack("{s:f, s:f, s:f, s:f, s:f, s:f}", "ratio", p->ratio, "seconds", seconds,
-                                              "tokens_per_second", PREFILL_TOKENS / seconds, "flops_per_second", rate,
-                                              "peak_flops_per_second", peak, "share_of_peak", rate / peak));
+        cli_table_cell(table, "%.1f", 1e-9 * dot_peak);
+        cli_table_cell(table, "%.0f %%", 100 * rate / dot_peak);
+        json_array_append_new(list,
+                              json_pack("{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "ratio", p->ratio, "seconds",
+                                        seconds, "tokens_per_second", PREFILL_TOKENS / seconds, "flops_per_second",
+                                        rate, "peak_flops_per_second", peak, "share_of_peak", rate / peak,
+                                        "int8_peak_per_second", dot_peak, "share_of_int8_peak", rate / dot_peak));
     }
     if (!r->b->json) cli_table_print(table, stdout);
     cli_table_free(table);
@@ -243,8 +252,9 @@ static void report_prefill(runner *r, json_t *out)
 mf_status bench_prefill(const bench *b, json_t *out, mf_error *error)
 {
     runner r = { .b = b };
-    bench_title(b, "Prefill: a prompt of %d tokens, %u threads. Peak: f32 multiply-adds with %s", PREFILL_TOKENS,
-                b->n_thread, bench_roof_cpu());
+    bench_title(
+        b, "Prefill: a prompt of %d tokens, %u threads. Peaks: f32 multiply-adds, and dot products of bytes, with %s",
+        PREFILL_TOKENS, b->n_thread, bench_roof_cpu());
     double unused;
     mf_status status = open_runner(&r, 1 << 20, error);
     if (status == MF_OK) status = forward(&r, r.points[STEPS - 1].view, PREFILL_TOKENS, &unused, error);

@@ -1,4 +1,4 @@
-/* bench_roof.c - read bandwidth and f32 multiply-add peak of this machine. */
+/* bench_roof.c - read bandwidth and multiply-add peaks of this machine. */
 #include <math.h>
 #include <pthread.h>
 #include <sched.h>
@@ -21,9 +21,11 @@ enum { MAX_THREAD = 256, FMA_ROUNDS = 1 << 21 };
 /* The results are kept, so that no compiler drops the loops. */
 typedef struct loops {
     const char *cpu;
-    uint64_t (*read)(const unsigned char *at, size_t bytes, int n_stream); /* bytes: a multiple of 1024 */
+    /* bytes: a multiple of 2048. ahead: prefetched so far ahead; 0: not at all. */
+    uint64_t (*read)(const unsigned char *at, size_t bytes, int n_stream, size_t ahead);
     float (*fma)(int rounds);
-    double fma_operations; /* of one round */
+    int (*dot)(int rounds);                /* exact dot products of bytes */
+    double fma_operations, dot_operations; /* of one round; a multiply-add counts as two */
 } loops;
 
 /* Eight independent sums of plain C. */
@@ -36,8 +38,18 @@ static float fma_plain(int rounds)
     return a[0] + a[1] + a[2] + a[3] + a[4] + a[5] + a[6] + a[7];
 }
 
-static uint64_t read_plain(const unsigned char *at, size_t bytes, int n_stream)
+static int dot_plain(int rounds)
 {
+    int a[8] = { 1, 2, 3, 4, 5, 6, 7, 8 };
+    for (int r = 0; r < rounds / 8; r++)
+        for (int i = 0; i < 8; i++)
+            a[i] += (int8_t)(a[i] >> 8) * (int8_t)r;
+    return a[0] + a[1] + a[2] + a[3] + a[4] + a[5] + a[6] + a[7];
+}
+
+static uint64_t read_plain(const unsigned char *at, size_t bytes, int n_stream, size_t ahead)
+{
+    (void)ahead;
     uint64_t sum = 0, word;
     size_t part = bytes / (size_t)n_stream;
     for (size_t i = 0; i < part; i += sizeof(word))
@@ -89,14 +101,56 @@ __attribute__((target("avx2,fma"))) static float fma_avx2(int rounds)
     return _mm_cvtss_f32(_mm256_castps256_ps128(sum));
 }
 
+__attribute__((target("avx512f,avx512bw,avx512vnni"))) static int dot_avx512vnni(int rounds)
+{
+    const __m512i x = _mm512_set1_epi32(0x01020304), y = _mm512_set1_epi32(0x7f010203);
+#define BEGIN(i) __m512i a##i = _mm512_set1_epi32(i);
+#define STEP(i) a##i = _mm512_dpbusd_epi32(a##i, x, y);
+#define ADD(i) sum = _mm512_add_epi32(sum, a##i);
+    CHAINS(BEGIN)
+    for (int r = 0; r < rounds; r++) {
+        CHAINS(STEP)
+    }
+    __m512i sum = _mm512_setzero_si512();
+    CHAINS(ADD)
+#undef BEGIN
+#undef STEP
+#undef ADD
+    return _mm512_reduce_add_epi32(sum);
+}
+
+/* Without vpdpbusd a dot product of four bytes takes two of pairs of words and their sum. */
+__attribute__((target("avx2"))) static int dot_avx2(int rounds)
+{
+    const __m256i x = _mm256_set1_epi32(0x01020304), y = _mm256_set1_epi32(0x7f010203);
+    const __m256i one = _mm256_set1_epi16(1);
+#define BEGIN(i) __m256i a##i = _mm256_set1_epi32(i);
+#define STEP(i) \
+    a##i = _mm256_add_epi32(a##i, _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_xor_si256(x, a##i), y), one));
+#define ADD(i) sum = _mm256_add_epi32(sum, a##i);
+    CHAINS(BEGIN)
+    for (int r = 0; r < rounds; r++) {
+        CHAINS(STEP)
+    }
+    __m256i sum = _mm256_setzero_si256();
+    CHAINS(ADD)
+#undef BEGIN
+#undef STEP
+#undef ADD
+    return _mm256_extract_epi32(sum, 0) + _mm256_extract_epi32(sum, 5);
+}
+
 /* 256 bytes of each stream at a time. */
-__attribute__((target("avx512f"))) static uint64_t read_avx512(const unsigned char *at, size_t bytes, int n_stream)
+__attribute__((target("avx512f"))) static uint64_t read_avx512(const unsigned char *at, size_t bytes, int n_stream,
+                                                               size_t ahead)
 {
     size_t part = bytes / (size_t)n_stream;
     __m512i a = _mm512_setzero_si512(), b = a, c = a, d = a;
     for (size_t i = 0; i < part; i += 256)
         for (int s = 0; s < n_stream; s++) {
             const unsigned char *p = at + (size_t)s * part + i;
+            for (size_t line = 0; line < 256 && ahead > 0; line += 64)
+                _mm_prefetch((const char *)p + ahead + line, _MM_HINT_T0);
             a = _mm512_xor_si512(a, _mm512_loadu_si512(p));
             b = _mm512_xor_si512(b, _mm512_loadu_si512(p + 64));
             c = _mm512_xor_si512(c, _mm512_loadu_si512(p + 128));
@@ -106,13 +160,16 @@ __attribute__((target("avx512f"))) static uint64_t read_avx512(const unsigned ch
     return (uint64_t)_mm512_reduce_or_epi64(a);
 }
 
-__attribute__((target("avx2"))) static uint64_t read_avx2(const unsigned char *at, size_t bytes, int n_stream)
+__attribute__((target("avx2"))) static uint64_t read_avx2(const unsigned char *at, size_t bytes, int n_stream,
+                                                          size_t ahead)
 {
     size_t part = bytes / (size_t)n_stream;
     __m256i a = _mm256_setzero_si256(), b = a, c = a, d = a;
     for (size_t i = 0; i < part; i += 128)
         for (int s = 0; s < n_stream; s++) {
             const unsigned char *p = at + (size_t)s * part + i;
+            for (size_t line = 0; line < 128 && ahead > 0; line += 64)
+                _mm_prefetch((const char *)p + ahead + line, _MM_HINT_T0);
             a = _mm256_xor_si256(a, _mm256_loadu_si256((const __m256i *)(const void *)p));
             b = _mm256_xor_si256(b, _mm256_loadu_si256((const __m256i *)(const void *)(p + 32)));
             c = _mm256_xor_si256(c, _mm256_loadu_si256((const __m256i *)(const void *)(p + 64)));
@@ -127,11 +184,14 @@ __attribute__((target("avx2"))) static uint64_t read_avx2(const unsigned char *a
 static loops best_loops(void)
 {
 #if BENCH_X86
-    if (__builtin_cpu_supports("avx512f")) return (loops){ "avx512", read_avx512, fma_avx512, 2.0 * 16 * 10 };
+    if (__builtin_cpu_supports("avx512vnni"))
+        return (loops){ "avx512vnni", read_avx512, fma_avx512, dot_avx512vnni, 2.0 * 16 * 10, 2.0 * 64 * 10 };
+    if (__builtin_cpu_supports("avx512f"))
+        return (loops){ "avx512", read_avx512, fma_avx512, dot_avx2, 2.0 * 16 * 10, 2.0 * 32 * 10 };
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-        return (loops){ "avx2", read_avx2, fma_avx2, 2.0 * 8 * 10 };
+        return (loops){ "avx2", read_avx2, fma_avx2, dot_avx2, 2.0 * 8 * 10, 2.0 * 32 * 10 };
 #endif
-    return (loops){ "plain C", read_plain, fma_plain, 2.0 };
+    return (loops){ "plain C", read_plain, fma_plain, dot_plain, 2.0, 2.0 };
 }
 
 const char *bench_roof_cpu(void)
@@ -141,7 +201,7 @@ const char *bench_roof_cpu(void)
 
 /* ---- The threads ---- */
 
-typedef enum roof_job { JOB_READ, JOB_FMA, JOB_END } roof_job;
+typedef enum roof_job { JOB_READ, JOB_FMA, JOB_DOT, JOB_END } roof_job;
 
 struct bench_roof {
     loops loops;
@@ -157,7 +217,7 @@ struct bench_roof {
     atomic_uint awake, started, done, ticket;
     roof_job job;
     size_t job_bytes;
-    int n_stream;
+    bench_read how;
     atomic_ullong kept;
 };
 
@@ -167,8 +227,13 @@ static void work(bench_roof *roof, uint32_t thread)
         atomic_fetch_add(&roof->kept, (unsigned long long)roof->loops.fma(FMA_ROUNDS));
         return;
     }
-    size_t part = roof->job_bytes / roof->n_thread / 1024 * 1024;
-    atomic_fetch_add(&roof->kept, roof->loops.read(roof->buffer + thread * part, part, roof->n_stream));
+    if (roof->job == JOB_DOT) {
+        atomic_fetch_add(&roof->kept, (unsigned long long)roof->loops.dot(FMA_ROUNDS));
+        return;
+    }
+    size_t part = roof->job_bytes / roof->n_thread / 2048 * 2048;
+    const unsigned char *at = roof->buffer + thread * part;
+    atomic_fetch_add(&roof->kept, roof->loops.read(at, part, roof->how.n_stream, roof->how.ahead));
 }
 
 static void *serve(void *argument)
@@ -252,14 +317,19 @@ void bench_roof_free(bench_roof *roof)
     free(roof);
 }
 
-double bench_roof_read(bench_roof *roof, size_t bytes, int n_stream)
+double bench_roof_read(bench_roof *roof, size_t bytes, bench_read how)
 {
     roof->job_bytes = bytes < roof->bytes ? bytes : roof->bytes;
-    roof->n_stream = n_stream;
+    roof->how = how;
     return run_job(roof, JOB_READ);
 }
 
 double bench_roof_fma(bench_roof *roof)
 {
     return roof->n_thread * roof->loops.fma_operations * FMA_ROUNDS / run_job(roof, JOB_FMA);
+}
+
+double bench_roof_dot(bench_roof *roof)
+{
+    return roof->n_thread * roof->loops.dot_operations * FMA_ROUNDS / run_job(roof, JOB_DOT);
 }

@@ -89,8 +89,15 @@ mf_status bench_views(const bench *b, json_t *out, mf_error *error)
 
 /* ---- The model ---- */
 
-static const bench_shape default_shape = {
-    .n_layer = 8, .d_model = 1024, .n_head = 8, .head_group = 8, .d_head = 128, .d_ff = 8192, .n_vocab = 4096
+/* The first is the default; 160m and 1.1b are small Llamas that other programs are measured on, the latter TinyLlama's
+ * shape; gemma3n has the FFN of Gemma 3n, and gemv little else than one. */
+static const char shape_names[] = "wide|160m|1.1b|gemma3n|gemv";
+static const bench_shape shapes[] = {
+    { .n_layer = 8, .d_model = 1024, .n_head = 8, .head_group = 8, .d_head = 128, .d_ff = 8192, .n_vocab = 4096 },
+    { .n_layer = 12, .d_model = 768, .n_head = 12, .head_group = 1, .d_head = 64, .d_ff = 3072, .n_vocab = 32000 },
+    { .n_layer = 22, .d_model = 2048, .n_head = 32, .head_group = 8, .d_head = 64, .d_ff = 5632, .n_vocab = 32000 },
+    { .n_layer = 8, .d_model = 2048, .n_head = 8, .head_group = 4, .d_head = 256, .d_ff = 16384, .n_vocab = 4096 },
+    { .n_layer = 1, .d_model = 2048, .n_head = 8, .head_group = 8, .d_head = 64, .d_ff = 262144, .n_vocab = 256 },
 };
 
 static void leave_to_writer(void *unused)
@@ -195,8 +202,8 @@ static uint32_t usable_cores(void)
 static int run(const cli_command *self, int argc, char **argv)
 {
     bench b = { .rounds = 9 };
-    bench_shape shape = default_shape;
-    int load = 0, type = 1;
+    bench_shape own = { 0 };
+    int load = 0, type = 1, named = 0;
     static const char *const type_names[] = { "f32", "bf16", "f16", "q8", "q4" };
     static const char types[] = "f32|bf16|f16|q8|q4";
     const cli_option options[] = {
@@ -205,9 +212,10 @@ static int run(const cli_command *self, int argc, char **argv)
         { CLI_CHOICE, "load", 0, "copy|map", &load, "weights in memory of their own, or mapped (copy)", 0, 0 },
         { CLI_FLAG, "json", 0, NULL, &b.json, "print one JSON object", 0, 0 },
         { CLI_SECTION, "", 0, NULL, NULL, "The random model that is measured where no FILE is given", 0, 0 },
-        { CLI_U32, "layers", 0, "N", &shape.n_layer, "(8)", 1, 512 },
-        { CLI_U32, "d-model", 0, "N", &shape.d_model, "(1024)", 32, 65536 },
-        { CLI_U32, "d-ff", 0, "N", &shape.d_ff, "a multiple of 256 (8192)", 256, 1 << 20 },
+        { CLI_CHOICE, "shape", 0, shape_names, &named, "(wide)", 0, 0 },
+        { CLI_U32, "layers", 0, "N", &own.n_layer, "other than the shape's", 1, 512 },
+        { CLI_U32, "d-model", 0, "N", &own.d_model, "likewise", 32, 65536 },
+        { CLI_U32, "d-ff", 0, "N", &own.d_ff, "likewise; a multiple of 256", 256, 1 << 20 },
         { CLI_CHOICE, "type", 0, types, &type, "of the matrices (bf16)", 0, 0 },
     };
     int first, status;
@@ -221,6 +229,10 @@ static int run(const cli_command *self, int argc, char **argv)
     b.path = first < argc ? argv[first] : NULL;
     b.copy = load == 0;
     if (b.n_thread == 0) b.n_thread = usable_cores();
+    bench_shape shape = shapes[named];
+    if (own.n_layer > 0) shape.n_layer = own.n_layer;
+    if (own.d_model > 0) shape.d_model = own.d_model;
+    if (own.d_ff > 0) shape.d_ff = own.d_ff;
     shape.type = type_names[type];
     return execute(&b, what, &shape);
 }
