@@ -1,5 +1,6 @@
 /* test_many_threads.c - 64 threads on one model, each with a session, a view and an executor of its own, and
  * some with a view that others use too. Each must say what it says alone. Made for ThreadSanitizer. */
+#include "host_threads.h"
 #include "run_model.h"
 
 #include <criterion/criterion.h>
@@ -225,6 +226,70 @@ Test(many_threads, an_executor_in_use_says_busy)
     mf_model_close(model);
     drop_file(&file);
     random_model_free(&random);
+}
+
+/* ---- The host's threads ---- */
+
+static mf_executor *new_host_executor(mf_model *model, uint32_t n_thread, host *h)
+{
+    mf_executor_options options = MF_EXECUTOR_OPTIONS_INIT;
+    mf_executor *executor = NULL;
+    options.n_thread = n_thread;
+    options.parallel_for = host_parallel_for;
+    options.parallel_for_user = h;
+    cr_assert(mf_executor_create(&executor, model, &options, NULL) == MF_OK);
+    return executor;
+}
+
+/* Prompts and single tokens, one view at a time and several at once, whatever the host does with the parts. */
+Test(many_threads, a_hosts_threads_give_the_same_bits_in_any_order)
+{
+    enum { SESSIONS = 3 };
+    static const char *const texts[SESSIONS] = { "S", "M;skip=1", "L;heads=3x2" };
+    random_shape shape = { "small", 2, 32, 32, 4, 2, 128, 61, 96, 3, MFI_NORM_RMS, MFI_FFN_GATED, MFK_SILU, true, 2 };
+    static const mfk_type types[HOST_KINDS] = { MFK_F32, MFK_Q8, MFK_BF16 };
+    for (host_kind kind = 0; kind < HOST_KINDS; kind++)
+        for (uint32_t n_thread = 1; n_thread <= 4; n_thread++) {
+            random_model random;
+            cr_assert(random_model_init_shape(&random, &shape, 8 + n_thread) == MF_OK);
+            model_file file = make_random_file(&random, types[kind], MFI_RAW, false);
+            mf_model *model = open_file(&file, NULL);
+            host h = { .kind = kind, .random = n_thread };
+            mf_executor *executor = new_host_executor(model, n_thread, &h);
+            int32_t *tokens = new_tokens(model, LENGTH, &(rng){ 8 });
+            mf_submodel *views[SESSIONS];
+            mf_session *sessions[SESSIONS];
+            outputs out[SESSIONS];
+            for (uint32_t i = 0; i < SESSIONS; i++) {
+                views[i] = take_named(model, texts[i]);
+                sessions[i] = new_session(model);
+                out[i] = new_outputs(model, LENGTH);
+                run_more(executor, sessions[i], views[i], tokens, 7, &out[i]);
+                run_more(executor, sessions[i], views[i], tokens, 1, &out[i]);
+            }
+            for (uint32_t at = 8; at < LENGTH;) {
+                mf_request requests[SESSIONS];
+                const uint32_t n = at < 20 ? 1 : LENGTH - at;
+                for (uint32_t i = 0; i < SESSIONS; i++)
+                    requests[i] = request_all(sessions[i], views[i], tokens + at, n, &out[i], at);
+                cr_assert(mf_forward(executor, requests, SESSIONS, sizeof(mf_request), NULL) == MF_OK);
+                at += n;
+            }
+            cr_assert_eq(h.loops > 0, n_thread > 1);
+            for (uint32_t i = 0; i < SESSIONS; i++) {
+                outputs expected = run_alone(model, views[i], tokens, LENGTH);
+                cr_assert(same_bits(&out[i], &expected), "host %d, %u threads, session %u", kind, n_thread, i);
+                drop_outputs(&expected);
+                drop_outputs(&out[i]);
+                mf_session_close(sessions[i]);
+                mf_submodel_close(views[i]);
+            }
+            free(tokens);
+            mf_executor_close(executor);
+            mf_model_close(model);
+            drop_file(&file);
+            random_model_free(&random);
+        }
 }
 
 /* ---- One executor of several threads ---- */

@@ -28,10 +28,11 @@ mf_status mfi_program_create(mfi_program **out, const mf_allocator *allocator, c
     program->slot_layer = mfi_alloc_array(allocator, sizes->n_layer, sizeof *program->slot_layer);
     program->shell_bound = mfi_alloc_array(allocator, shell_bound_count(program), sizeof *program->shell_bound);
     program->op = mfi_alloc_array(allocator, sizes->max_op, sizeof *program->op);
+    program->stage = mfi_alloc_array(allocator, sizes->max_op + 1, sizeof *program->stage);
     program->buffer = mfi_alloc_array(allocator, sizes->max_buffer, sizeof *program->buffer);
     program->piece = mfi_alloc_array(allocator, sizes->max_piece, sizeof *program->piece);
-    if (!program->layer || !program->slot_layer || !program->shell_bound || !program->op || !program->buffer ||
-        !program->piece) {
+    if (!program->layer || !program->slot_layer || !program->shell_bound || !program->op || !program->stage ||
+        !program->buffer || !program->piece) {
         mfi_program_free(program);
         return mfi_fail(error, MF_E_NOMEM, "no memory for an operation list of %u layers", sizes->n_layer);
     }
@@ -47,6 +48,7 @@ void mfi_program_free(mfi_program *program)
     mfi_free(&allocator, program->slot_layer, program->n_layer * sizeof *program->slot_layer);
     mfi_free(&allocator, program->shell_bound, shell_bound_count(program) * sizeof *program->shell_bound);
     mfi_free(&allocator, program->op, program->op_capacity * sizeof *program->op);
+    mfi_free(&allocator, program->stage, (program->op_capacity + 1) * sizeof *program->stage);
     mfi_free(&allocator, program->buffer, program->buffer_capacity * sizeof *program->buffer);
     mfi_free(&allocator, program->piece, program->piece_capacity * sizeof *program->piece);
     mfi_free(&allocator, program, sizeof *program);
@@ -117,8 +119,10 @@ mf_status mfi_program_finish(mfi_program *program, mf_error *error)
         if (stride % 1024 == 0) stride += MFI_LINE / sizeof(float);
         program->buffer[i].stride = (uint32_t)stride;
     }
-    for (uint32_t i = 0; i + 1 < program->n_op; i++)
-        program->op[i].barrier = !(is_row_wise(program->op[i].kind) && is_row_wise(program->op[i + 1].kind));
+    for (uint32_t i = 1; i < program->n_op; i++)
+        if (!is_row_wise(program->op[i].kind) || !is_row_wise(program->op[i - 1].kind))
+            program->stage[++program->n_stage] = i;
+    program->stage[++program->n_stage] = program->n_op;
     return MF_OK;
 }
 

@@ -73,7 +73,6 @@ typedef struct mfi_op {
     uint16_t n_stream, stream[MFI_MAX_STREAM], coefficient, coefficient_at; /* COMBINE */
     uint32_t slot;                                                          /* of the cache: STORE, ATTEND */
     uint32_t window; /* ATTEND: positions seen, itself included; 0: all */
-    bool barrier;    /* threads meet after it: worked out by mfi_program_finish */
 } mfi_op;
 
 typedef struct mfi_buffer {
@@ -99,6 +98,8 @@ typedef struct mfi_program {
     uint32_t *slot_layer;  /* [n_slot] */
     mfi_op *op;
     uint32_t n_op, op_capacity;
+    uint32_t *stage; /* [n_stage + 1] stage s is operations stage[s] .. stage[s + 1] - 1; threads meet between two */
+    uint32_t n_stage;
     mfi_buffer *buffer;
     uint32_t n_buffer, buffer_capacity;
     const mfi_tensor **piece; /* storage of all parts' piece lists */
@@ -121,7 +122,7 @@ mfi_op *mfi_program_op(mfi_program *program, mfi_op_kind kind, mfi_rows rows, ui
 /* Adds a product to a GEMM or GLU. `piece` [n_shell] is copied. */
 void mfi_program_part(mfi_program *program, mfi_op *op, const mfi_tensor *const *piece, uint32_t n_shell, uint16_t dst,
                       mfi_extent n_of);
-/* Works out strides and barriers; MF_E_FORMAT when a capacity was exceeded. */
+/* Works out strides and stages; MF_E_FORMAT when a capacity was exceeded. */
 mf_status mfi_program_finish(mfi_program *program, mf_error *error);
 /* Shells that a width of a layer reaches into; at least 1. */
 uint32_t mfi_program_shells(const mfi_program *program, uint32_t layer, uint32_t ffn);

@@ -185,36 +185,32 @@ static bool all_cancelled(const mf_executor *e)
     return true;
 }
 
-/* Thread 0 looks for cancellation when a layer begins; all act on it after the next barrier. The layer's number
- * is what is published, not a flag, so that a slow thread cannot take the next layer's decision for this one's. */
-static void run_program(void *user, uint32_t thread, uint32_t n_thread)
+/* Thread 0 looks for cancellation when a layer begins; all act on it when the next stage does. The layer's number is
+ * what is published, not a flag, so that a slow thread cannot take the next layer's decision for this one's. */
+static bool run_stage(void *user, uint32_t stage, uint32_t thread, uint32_t n_thread)
 {
     mf_executor *e = user;
     const mfi_program *program = e->model->program;
-    const mfi_fp_mode mode = mfi_fp_enter();
-    bool unread = false;
+    const uint32_t begin = program->stage[stage], end = program->stage[stage + 1];
     (void)n_thread;
-    for (uint32_t i = 0; i < program->n_op; i++) {
+    if (begin > 0 && atomic_load_explicit(&e->stop_layer, memory_order_relaxed) <= program->op[begin - 1].layer)
+        return false;
+    for (uint32_t i = begin; i < end; i++) {
         const mfi_op *op = &program->op[i];
-        if (i == 0 || op->layer != op[-1].layer) {
-            unread = true;
-            if (thread == 0 && all_cancelled(e)) {
-                uint_least32_t none = UINT32_MAX;
-                atomic_compare_exchange_strong_explicit(&e->stop_layer, &none, op->layer, memory_order_relaxed,
-                                                        memory_order_relaxed);
-            }
+        if (thread == 0 && (i == 0 || op->layer != op[-1].layer) && all_cancelled(e)) {
+            uint_least32_t none = UINT32_MAX;
+            atomic_compare_exchange_strong_explicit(&e->stop_layer, &none, op->layer, memory_order_relaxed,
+                                                    memory_order_relaxed);
         }
         run_op(e, op, thread);
-        if (!op->barrier) continue;
-        mfi_pool_barrier(e->pool, thread);
-        if (unread && atomic_load_explicit(&e->stop_layer, memory_order_relaxed) <= op->layer) break;
-        unread = false;
     }
-    mfi_fp_leave(mode);
+    return true;
 }
 
 void mfi_run(mf_executor *e)
 {
+    const mfi_fp_mode mode = mfi_fp_enter();
     atomic_store_explicit(&e->stop_layer, UINT32_MAX, memory_order_relaxed);
-    mfi_pool_run(e->pool, run_program, e);
+    mfi_pool_run_stages(e->pool, e->model->program->n_stage, run_stage, e);
+    mfi_fp_leave(mode);
 }
