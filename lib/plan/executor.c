@@ -20,10 +20,24 @@ static void lay_out_space(mfi_space *space, mfi_arena *arena, uint32_t max_rows,
     if (arena->base != NULL) *space = (mfi_space){ .row_of = row_of, .index_of = index_of, .step = step };
 }
 
+static void lay_out_copies(mf_executor *e, mfi_arena *arena, uint32_t thread)
+{
+    const mfi_program *program = e->model->program;
+    float **copied = mfi_carve(arena, program->n_buffer, sizeof *copied);
+    for (uint32_t i = 0; i < program->n_buffer; i++) {
+        float *copy = NULL;
+        if (program->buffer[i].copied) copy = mfi_carve(arena, program->buffer[i].stride, MFI_FEW_ROWS * sizeof(float));
+        if (arena->base != NULL) copied[i] = copy != NULL ? copy : e->shared[i];
+    }
+    if (arena->base != NULL) e->copied[thread] = copied;
+}
+
 static void lay_out(mf_executor *e, mfi_arena *arena)
 {
     const mfi_program *program = e->model->program;
-    e->buffer = mfi_carve(arena, program->n_buffer, sizeof *e->buffer);
+    e->shared = mfi_carve(arena, program->n_buffer, sizeof *e->shared);
+    e->buffer = mfi_carve(arena, e->n_thread, sizeof *e->buffer);
+    e->copied = mfi_carve(arena, e->n_thread, sizeof *e->copied);
     e->scratch = mfi_carve(arena, e->n_thread, sizeof *e->scratch);
     e->logits_tile = mfi_carve(arena, e->n_thread, sizeof *e->logits_tile);
     e->attn = mfi_carve(arena, program->n_layer, sizeof *e->attn);
@@ -33,9 +47,10 @@ static void lay_out(mf_executor *e, mfi_arena *arena)
         size_t floats = 0;
         if (!mfi_mul(program->buffer[i].stride, e->max_rows, &floats)) floats = SIZE_MAX;
         float *buffer = mfi_carve(arena, floats, sizeof(float));
-        if (real) e->buffer[i] = buffer;
+        if (real) e->shared[i] = buffer;
     }
     for (uint32_t t = 0; t < e->n_thread; t++) {
+        lay_out_copies(e, arena, t);
         unsigned char *scratch = mfi_carve(arena, MFK_SCRATCH_BYTES, 1);
         float *tile = mfi_carve(arena, MFI_LOGITS_ROWS * MFI_LOGITS_COLUMNS, sizeof(float));
         if (real) e->scratch[t] = scratch, e->logits_tile[t] = tile;
