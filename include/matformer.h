@@ -295,22 +295,41 @@ MF_API mf_status mf_submodel_layer(const mf_submodel *submodel, uint32_t layer, 
 MF_API mf_status mf_submodel_text(const mf_submodel *submodel, char *text, size_t capacity, size_t *bytes);
 
 /* ---- Executor -----------------------------------------------------------------------------------
- * Worker threads and workspace, reserved for a model. One call at a time; MF_E_BUSY otherwise. */
+ * Threads and workspace, reserved for a model. One call at a time; MF_E_BUSY otherwise. */
 
 typedef struct mf_executor mf_executor;
 
+/* A loop over the host's own threads (TBB, OpenMP, GCD, a pool of its own): runs task(task_user, i) once for every i
+ * of [0, n), each on any thread, in any order, at the same time or one after another, and returns when all have
+ * returned. Tasks wait for nothing but the processor, and each is given the floating-point mode that it needs. What
+ * was written before the call is seen by the tasks, and what they wrote after it. */
+typedef void (*mf_task)(void *task_user, uint32_t index);
+typedef void (*mf_parallel_for)(void *user, uint32_t n, mf_task task, void *task_user);
+
+/* For spin_us: the workers sleep as soon as a call ends. */
+#define MF_SPIN_NONE UINT32_MAX
+
+/* On unequal cores n_thread 0 counts the fast ones, and where the threads fit there the workers stay on these: every
+ * thread gets an equal share of the work, so that a slow one would keep the others waiting.
+ *
+ * With parallel_for the executor starts no threads. A forward calls it from the calling thread, several times for a
+ * layer and with n = n_thread, so n_thread should be what the host's pool has; spin_us and cpus are then of no use.
+ * None of these options changes a result. */
 typedef struct mf_executor_options {
     size_t struct_size;
-    uint32_t n_thread;     /* the caller counts as one; 0: one per usable core */
+    uint32_t n_thread;     /* the caller counts as one; 0: one per usable core, of the fast ones */
     uint32_t max_tokens;   /* rows computed at once, over all requests; 0: 512. Longer inputs run in pieces. */
     uint32_t max_requests; /* 0: 64 */
-    uint32_t spin_us;      /* after a call its workers spin this long for the next one, then sleep; 0: 200 */
+    uint32_t spin_us;      /* after a call its workers spin this long for the next one, then sleep; 0: 200;
+                              MF_SPIN_NONE: not at all */
     const int *cpus;       /* [n_cpu] processors for the workers, in turn; NULL: wherever the system puts them */
     size_t n_cpu;
+    mf_parallel_for parallel_for; /* NULL: worker threads of the executor's own */
+    void *parallel_for_user;
 } mf_executor_options;
-#define MF_EXECUTOR_OPTIONS_INIT                         \
-    {                                                    \
-        sizeof(mf_executor_options), 0, 0, 0, 0, NULL, 0 \
+#define MF_EXECUTOR_OPTIONS_INIT                                     \
+    {                                                                \
+        sizeof(mf_executor_options), 0, 0, 0, 0, NULL, 0, NULL, NULL \
     }
 
 MF_API mf_status mf_executor_create(mf_executor **out, mf_model *model, const mf_executor_options *options,

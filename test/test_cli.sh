@@ -226,6 +226,13 @@ for what in decode prefill; do
     json "len(o['$what']['points']) == 8 and all(p['seconds'] > 0 for p in o['$what']['points'])"
 done
 
+expect 0 bench mixed "$model" --rounds 5 --json --threads 1
+json '(set(o["mixed"]) == {"mixed", "all_widest", "one_widest", "one_by_one"} and
+       all(abs(m["mixed_to_this"] * m["seconds"] / o["mixed"]["mixed"]["seconds"] - 1) < 1e-6 for m in o["mixed"].values()))'
+expect 0 bench switch "$model" --rounds 5 --json --threads 1
+json '(abs(o["switch"]["narrow"]["to_mean"] + o["switch"]["wide"]["to_mean"] - 2) < 1e-6 and
+       all(o["switch"][w][k] > 0 for w in ("first_narrow", "first_wide") for k in ("steady_seconds", "first_seconds")))'
+
 # bench: a signal while the model is written leaves no file.
 mkdir "$folder/tmp"
 TMPDIR=$folder/tmp "$matformer" bench views --threads 1 >"$folder/out" 2>&1 &

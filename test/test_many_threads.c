@@ -1,5 +1,6 @@
 /* test_many_threads.c - 64 threads on one model, each with a session, a view and an executor of its own, and
  * some with a view that others use too. Each must say what it says alone. Made for ThreadSanitizer. */
+#include "host_threads.h"
 #include "run_model.h"
 
 #include <criterion/criterion.h>
@@ -8,6 +9,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 enum { THREADS = 64, LENGTH = 70 };
 
@@ -221,6 +223,141 @@ Test(many_threads, an_executor_in_use_says_busy)
     cr_assert(mf_forward(r.executor, NULL, 0, sizeof(mf_request), NULL) == MF_E_INVALID);
     mf_session_close(r.session);
     mf_executor_close(r.executor);
+    mf_submodel_close(view);
+    mf_model_close(model);
+    drop_file(&file);
+    random_model_free(&random);
+}
+
+/* ---- The host's threads ---- */
+
+static mf_executor *new_host_executor(mf_model *model, uint32_t n_thread, host *h)
+{
+    mf_executor_options options = MF_EXECUTOR_OPTIONS_INIT;
+    mf_executor *executor = NULL;
+    options.n_thread = n_thread;
+    options.parallel_for = host_parallel_for;
+    options.parallel_for_user = h;
+    cr_assert(mf_executor_create(&executor, model, &options, NULL) == MF_OK);
+    return executor;
+}
+
+/* Runs the sessions' first tokens one by one, then rows of all of them: few, and many. */
+static void run_mixed(mf_executor *executor, mf_session **sessions, mf_submodel **views, size_t n_session,
+                      const int32_t *tokens, outputs *out)
+{
+    enum { ALONE = 3, SINGLE = 20 };
+    for (size_t i = 0; i < n_session; i++)
+        for (uint32_t n = 0; n < ALONE; n++)
+            run_more(executor, sessions[i], views[i], tokens, 1, &out[i]);
+    for (uint32_t at = ALONE; at < LENGTH;) {
+        mf_request requests[8];
+        const uint32_t n = at < SINGLE ? 1 : LENGTH - at;
+        for (size_t i = 0; i < n_session; i++)
+            requests[i] = request_all(sessions[i], views[i], tokens + at, n, &out[i], at);
+        cr_assert(mf_forward(executor, requests, n_session, sizeof(mf_request), NULL) == MF_OK);
+        at += n;
+    }
+}
+
+/* One thread's part of a stage before or after another's, in any order, or at the same time: whatever depends on another
+ * thread's part of the same stage shows. Rows are few enough to be computed by every thread, or too many for that. */
+Test(many_threads, a_hosts_threads_give_the_same_bits_in_any_order)
+{
+    enum { MAX_SESSIONS = 6 };
+    static const mfk_type types[] = { MFK_F32, MFK_Q8, MFK_BF16, MFK_Q4 };
+    for (uint32_t round = 0; round < test_rounds(24); round++) {
+        const uint32_t n_thread = 1 + round % 4, n_session = 1 + round % MAX_SESSIONS;
+        random_model random;
+        rng r = { round };
+        cr_assert(random_model_init(&random, 3000 + round) == MF_OK);
+        model_file file = make_random_file(&random, types[rng_below(&r, 4)], MFI_RAW, false);
+        mf_model *model = open_file(&file, NULL);
+        host h = { .kind = (host_kind)(round / 4 % HOST_KINDS), .random = round };
+        mf_executor *executor = new_host_executor(model, n_thread, &h);
+        int32_t *tokens = new_tokens(model, LENGTH, &r);
+        mf_submodel *views[MAX_SESSIONS];
+        mf_session *sessions[MAX_SESSIONS];
+        outputs out[MAX_SESSIONS];
+        for (uint32_t i = 0; i < n_session; i++) {
+            const widths w = i == 0 ? granularity_widths(&random.config, 0) : random_widths(&random.config, &r);
+            views[i] = take_view(model, &w);
+            sessions[i] = new_session(model);
+            out[i] = new_outputs(model, LENGTH);
+        }
+        run_mixed(executor, sessions, views, n_session, tokens, out);
+        cr_assert_eq(h.loops > 0, n_thread > 1);
+        for (uint32_t i = 0; i < n_session; i++) {
+            outputs expected = run_alone(model, views[i], tokens, LENGTH);
+            cr_assert(same_bits(&out[i], &expected), "round %u, session %u", round, i);
+            drop_outputs(&expected);
+            drop_outputs(&out[i]);
+            mf_session_close(sessions[i]);
+            mf_submodel_close(views[i]);
+        }
+        free(tokens);
+        mf_executor_close(executor);
+        mf_model_close(model);
+        drop_file(&file);
+        random_model_free(&random);
+    }
+}
+
+/* A host's loops are the stages between which threads meet. Up to eight rows, those of a layer are: norm and the first
+ * product; rotation, storing and attention, or attention apart where heads do not divide; its output; norm and the FFN's
+ * first product; its second. */
+Test(many_threads, few_rows_meet_five_times_a_layer)
+{
+    enum { KV_HEADS = 2, FEW = 8 };
+    random_model random;
+    random_shape shape = { "small", 5, 32, 32, 4, 2, 128, 61, 96, 3, MFI_NORM_RMS, MFI_FFN_GATED, MFK_SILU, true, 0 };
+    cr_assert(random_model_init_shape(&random, &shape, 9) == MF_OK);
+    for (uint32_t n_thread = 2; n_thread <= 4; n_thread++)
+        for (uint32_t n_row = 1; n_row <= FEW + 1; n_row++) {
+            model_file file = make_random_file(&random, n_row % 2 ? MFK_Q8 : MFK_BF16, MFI_RAW, false);
+            mf_model *model = open_file(&file, NULL);
+            mf_submodel *view = take_named(model, "M");
+            mf_session *session = new_session(model);
+            host h = { .kind = HOST_SERIAL };
+            mf_executor *executor = new_host_executor(model, n_thread, &h);
+            const int32_t tokens[FEW + 1] = { 1 };
+            mf_request request = { .session = session, .submodel = view, .tokens = tokens, .n_token = n_row };
+            cr_assert(mf_forward(executor, &request, 1, sizeof(request), NULL) == MF_OK);
+            const uint32_t a_layer = KV_HEADS % n_thread == 0 ? 5 : 6;
+            if (n_row <= FEW)
+                cr_assert_eq(h.loops, a_layer * shape.n_layer + 1);
+            else
+                cr_assert_gt(h.loops, 6 * shape.n_layer + 1);
+            mf_executor_close(executor);
+            mf_session_close(session);
+            mf_submodel_close(view);
+            mf_model_close(model);
+            drop_file(&file);
+        }
+    random_model_free(&random);
+}
+
+/* A number of microseconds that means none must not be taken for one. */
+Test(many_threads, workers_told_not_to_spin_use_no_processor_time_after_a_call)
+{
+    random_model random;
+    cr_assert(random_model_init_shape(&random, random_shape_find("tiny"), 7) == MF_OK);
+    model_file file = make_random_file(&random, MFK_F32, MFI_RAW, false);
+    mf_model *model = open_file(&file, NULL);
+    mf_submodel *view = take_named(model, "M");
+    mf_session *session = new_session(model);
+    mf_executor_options options = MF_EXECUTOR_OPTIONS_INIT;
+    mf_executor *executor = NULL;
+    options.spin_us = MF_SPIN_NONE;
+    cr_assert(mf_executor_create(&executor, model, &options, NULL) == MF_OK);
+    mf_request request = { .session = session, .submodel = view, .tokens = (int32_t[]){ 1, 2, 3 }, .n_token = 3 };
+    cr_assert(mf_forward(executor, &request, 1, sizeof(request), NULL) == MF_OK);
+    const struct timespec pause = { 0, 200 * 1000 * 1000 };
+    const clock_t before = clock();
+    nanosleep(&pause, NULL);
+    cr_assert_lt(clock() - before, CLOCKS_PER_SEC / 20);
+    mf_session_close(session);
+    mf_executor_close(executor);
     mf_submodel_close(view);
     mf_model_close(model);
     drop_file(&file);

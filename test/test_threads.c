@@ -6,7 +6,10 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -14,6 +17,8 @@
 #include "arena.h"
 #include "counting_allocator.h"
 #include "defs.h"
+#include "fp_control.h"
+#include "host_threads.h"
 #include "page_pool.h"
 #include "platform.h"
 #include "threads.h"
@@ -56,7 +61,7 @@ int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes, v
 static mfi_pool *make_pool(uint32_t n_thread, uint32_t spin_us)
 {
     mf_allocator allocator = mfi_allocator(NULL);
-    mfi_pool_options options = { n_thread, spin_us, spin_us, NULL, 0 };
+    mfi_pool_options options = { .n_thread = n_thread, .run_spin_us = spin_us, .idle_spin_us = spin_us };
     mfi_pool *pool = NULL;
     cr_assert_eq(mfi_pool_create(&pool, &allocator, &options, NULL), MF_OK);
     return pool;
@@ -65,38 +70,192 @@ static mfi_pool *make_pool(uint32_t n_thread, uint32_t spin_us)
 #define MAX_THREAD 8
 #define N_ROUND 50
 
-/* Neighbours exchange plain values across barriers: a barrier that lets one through early, or does not order
- * memory, gives a wrong sum (and a report from ThreadSanitizer). */
+/* Neighbours exchange plain values from stage to stage: a thread that is let through early, or memory that is not
+ * ordered, gives a wrong value (and a report from ThreadSanitizer). */
 typedef struct exchange {
-    mfi_pool *pool;
-    unsigned value[MAX_THREAD], wrong[MAX_THREAD], runs[MAX_THREAD];
+    unsigned value[MAX_THREAD], wrong[MAX_THREAD], stages[MAX_THREAD];
+    unsigned last; /* stage to be the last */
 } exchange;
 
-static void exchange_values(void *user, uint32_t thread, uint32_t n_thread)
+static bool exchange_values(void *user, uint32_t stage, uint32_t thread, uint32_t n_thread)
 {
     exchange *x = user;
-    x->runs[thread]++;
-    for (unsigned round = 1; round <= N_ROUND; round++) {
+    const uint32_t next = (thread + 1) % n_thread, round = stage / 2 + 1;
+    if (stage % 2 == 0)
         x->value[thread] = round * (thread + 1);
-        mfi_pool_barrier(x->pool, thread);
-        uint32_t next = (thread + 1) % n_thread;
-        if (x->value[next] != round * (next + 1)) x->wrong[thread]++;
-        mfi_pool_barrier(x->pool, thread);
-    }
+    else if (x->value[next] != round * (next + 1))
+        x->wrong[thread]++;
+    x->stages[thread]++;
+    return stage != x->last;
 }
 
-Test(threads, runs_and_barriers_keep_all_threads_together)
+static void expect_exchanged(mfi_pool *pool, uint32_t n_thread)
+{
+    enum { RUNS = 20 };
+    exchange x = { .last = UINT_MAX };
+    cr_assert_eq(mfi_pool_size(pool), n_thread);
+    for (unsigned run = 0; run < RUNS; run++)
+        mfi_pool_run_stages(pool, 2 * N_ROUND, exchange_values, &x);
+    x.last = 6;
+    mfi_pool_run_stages(pool, 2 * N_ROUND, exchange_values, &x);
+    for (uint32_t t = 0; t < n_thread; t++)
+        cr_assert(x.wrong[t] == 0 && x.stages[t] == RUNS * 2 * N_ROUND + x.last + 1);
+}
+
+Test(threads, stages_keep_all_threads_together_and_end_where_they_say)
 {
     for (uint32_t n_thread = 1; n_thread <= MAX_THREAD; n_thread++)
         for (uint32_t spin_us = 0; spin_us <= 50; spin_us += 50) {
-            exchange x = { .pool = make_pool(n_thread, spin_us) };
-            cr_assert_eq(mfi_pool_size(x.pool), n_thread);
-            for (unsigned run = 0; run < 20; run++)
-                mfi_pool_run(x.pool, exchange_values, &x);
-            mfi_pool_destroy(x.pool);
-            for (uint32_t t = 0; t < n_thread; t++)
-                cr_assert(x.wrong[t] == 0 && x.runs[t] == 20);
+            mfi_pool *pool = make_pool(n_thread, spin_us);
+            expect_exchanged(pool, n_thread);
+            mfi_pool_destroy(pool);
         }
+}
+
+/* ---- A host's threads ---- */
+
+Test(threads, a_host_that_runs_parts_one_by_one_in_any_order_or_at_once_will_do)
+{
+    for (host_kind kind = 0; kind < HOST_KINDS; kind++)
+        for (uint32_t n_thread = 1; n_thread <= MAX_THREAD; n_thread++) {
+            mf_allocator allocator = mfi_allocator(NULL);
+            host h = { .kind = kind, .random = n_thread };
+            mfi_pool_options options = { .n_thread = n_thread,
+                                         .parallel_for = host_parallel_for,
+                                         .parallel_for_user = &h };
+            mfi_pool *pool = NULL;
+            cr_assert_eq(mfi_pool_create(&pool, &allocator, &options, NULL), MF_OK);
+            expect_exchanged(pool, n_thread);
+            cr_assert_eq(h.loops > 0, n_thread > 1);
+            mfi_pool_destroy(pool);
+        }
+}
+
+static void see_mode(void *user, uint32_t thread, uint32_t n_thread)
+{
+    (void)n_thread;
+    ((unsigned long *)user)[thread] = fp_control();
+}
+
+Test(threads, a_hosts_thread_has_the_floating_point_mode_during_a_part_and_its_own_after)
+{
+    mf_allocator allocator = mfi_allocator(NULL);
+    host h = { .kind = HOST_SERIAL };
+    mfi_pool_options options = { .n_thread = 3, .parallel_for = host_parallel_for, .parallel_for_user = &h };
+    mfi_pool *pool = NULL;
+    unsigned long during[3];
+    cr_assert_eq(mfi_pool_create(&pool, &allocator, &options, NULL), MF_OK);
+    fp_set_control(fp_control() | FP_FLUSH);
+    mfi_pool_run(pool, see_mode, during);
+    cr_assert_eq(fp_control() & FP_FLUSH, FP_FLUSH);
+    mfi_pool_destroy(pool);
+    for (unsigned t = 0; t < 3; t++)
+        cr_assert_eq(during[t] & FP_FLUSH, 0);
+}
+
+/* ---- Unequal cores ---- */
+
+/* A folder like /sys/devices/system/cpu; of a speed of 0 there is no file. */
+static void write_speeds(const char *root, const char *file, const unsigned *speed, int n)
+{
+    for (int cpu = 0; cpu < n; cpu++) {
+        char path[256];
+        snprintf(path, sizeof(path), "%s/cpu%d", root, cpu);
+        mkdir(path, 0777);
+        snprintf(path, sizeof(path), "%s/cpu%d/cpufreq", root, cpu);
+        mkdir(path, 0777);
+        snprintf(path, sizeof(path), "%s/cpu%d/%s", root, cpu, file);
+        unlink(path);
+        if (speed[cpu] == 0) continue;
+        FILE *out = fopen(path, "w");
+        cr_assert(out && fprintf(out, "%u\n", speed[cpu]) > 0);
+        fclose(out);
+    }
+}
+
+/* Of all ways to choose the k fastest, the one that ends equal shares soonest. */
+static void expect_fast(const char *root, const unsigned *speed, const int *cpus, size_t n)
+{
+    int kept[8], sorted[8];
+    memcpy(kept, cpus, n * sizeof(*cpus));
+    const size_t n_kept = mfi_fast_cpus(kept, n, root);
+    for (size_t i = 0; i < n; i++) {
+        size_t at = i;
+        for (; at > 0 && speed[sorted[at - 1]] < speed[cpus[i]]; at--)
+            sorted[at] = sorted[at - 1];
+        sorted[at] = cpus[i];
+    }
+    unsigned best = 0;
+    for (size_t k = 1; k <= n; k++)
+        best = best > k * speed[sorted[k - 1]] ? best : (unsigned)k * speed[sorted[k - 1]];
+    unsigned slowest = UINT_MAX, fastest_left = 0;
+    for (size_t i = 0; i < n; i++) {
+        bool is_kept = false;
+        for (size_t k = 0; k < n_kept; k++)
+            is_kept = is_kept || kept[k] == cpus[i];
+        if (is_kept && speed[cpus[i]] < slowest) slowest = speed[cpus[i]];
+        if (!is_kept && speed[cpus[i]] > fastest_left) fastest_left = speed[cpus[i]];
+    }
+    cr_assert_eq(n_kept * slowest, best);
+    cr_assert_lt(fastest_left, slowest);
+}
+
+Test(threads, of_unequal_cores_those_are_taken_that_end_equal_shares_soonest)
+{
+    enum { N = 8 };
+    char root[] = "/tmp/cpusXXXXXX";
+    cr_assert(mkdtemp(root));
+    static const char *const files[] = { "cpufreq/cpuinfo_max_freq", "cpu_capacity" };
+    static const struct {
+        unsigned speed[N];
+        size_t n_fast;
+    } machines[] = {
+        { { 1024, 1024, 1024, 1024, 1024, 1024, 1024, 1024 }, 8 }, /* all alike */
+        { { 381, 381, 381, 381, 1024, 1024, 1024, 1024 }, 4 },     /* big.LITTLE */
+        { { 325, 325, 325, 325, 870, 870, 870, 1024 }, 4 },        /* and one still bigger */
+        { { 980, 980, 980, 1024, 1024, 980, 980, 980 }, 8 },       /* hardly unequal */
+        { { 100, 100, 1024, 100, 100, 100, 100, 100 }, 1 },
+        { { 381, 381, 381, 381, 1024, 0, 1024, 1024 }, 8 }, /* not told of all */
+    };
+    int cpus[N] = { 0, 1, 2, 3, 4, 5, 6, 7 };
+    uint64_t random = 1;
+    for (size_t f = 0; f < MFI_COUNT(files); f++) {
+        for (size_t m = 0; m < MFI_COUNT(machines); m++) {
+            int kept[N];
+            memcpy(kept, cpus, sizeof(cpus));
+            write_speeds(root, files[f], machines[m].speed, N);
+            cr_assert_eq(mfi_fast_cpus(kept, N, root), machines[m].n_fast);
+        }
+        for (unsigned round = 0; round < 50; round++) {
+            unsigned speed[N];
+            for (unsigned cpu = 0; cpu < N; cpu++) {
+                random = random * 6364136223846793005u + 1442695040888963407u;
+                speed[cpu] = 1 + (unsigned)(random >> 33) % (round % 2 ? 4 : 1000);
+            }
+            write_speeds(root, files[f], speed, N);
+            expect_fast(root, speed, cpus + round % 3, N - round % 3);
+        }
+        write_speeds(root, files[f], (unsigned[N]){ 0 }, N);
+    }
+    for (int cpu = 0; cpu < N; cpu++) {
+        char path[256];
+        snprintf(path, sizeof(path), "%s/cpu%d/cpufreq", root, cpu);
+        rmdir(path);
+        snprintf(path, sizeof(path), "%s/cpu%d", root, cpu);
+        rmdir(path);
+    }
+    cr_assert_eq(rmdir(root), 0);
+}
+
+Test(threads, the_processors_of_this_process_are_listed)
+{
+    int cpus[MFI_MAX_CPU];
+    const size_t n = mfi_usable_cpus(cpus);
+    bool found = false;
+    cr_assert_eq(n, mfi_usable_cores());
+    for (size_t i = 0; i < n; i++)
+        found = found || cpus[i] == sched_getcpu();
+    cr_assert(found);
 }
 
 static void add_one(void *user, uint32_t thread, uint32_t n_thread)
@@ -157,17 +316,32 @@ Test(threads, workers_block_signals_and_the_caller_keeps_its_mask)
         cr_assert_eq(sigismember(&before, signal), sigismember(&after, signal));
 }
 
+static void see_processors(void *user, uint32_t thread, uint32_t n_thread)
+{
+    (void)n_thread;
+    sched_getaffinity(0, sizeof(cpu_set_t), (cpu_set_t *)user + thread);
+}
+
 Test(threads, workers_go_to_the_processors_that_are_listed)
 {
     mf_allocator allocator = mfi_allocator(NULL);
     int here = sched_getcpu(), impossible = -2;
-    mfi_pool_options options = { 3, 0, 0, &here, 1 };
+    mfi_pool_options options = { .n_thread = 3, .cpus = &here, .n_cpu = 1 };
     mfi_pool *pool = NULL;
     cr_assert_eq(mfi_pool_create(&pool, &allocator, &options, NULL), MF_OK);
-    unsigned done[3 * 64] = { 0 };
-    mfi_pool_run(pool, add_one, done);
+    cpu_set_t allowed[3];
+    mfi_pool_run(pool, see_processors, allowed);
     mfi_pool_destroy(pool);
+    cr_assert(CPU_COUNT(&allowed[1]) == 1 && CPU_ISSET((unsigned)here, &allowed[1]));
+
+    int all[MFI_MAX_CPU];
+    options = (mfi_pool_options){ .n_thread = 3, .cpus = all, .n_cpu = mfi_usable_cpus(all), .any_cpu = true };
+    cr_assert_eq(mfi_pool_create(&pool, &allocator, &options, NULL), MF_OK);
+    mfi_pool_run(pool, see_processors, allowed);
+    mfi_pool_destroy(pool);
+    cr_assert(CPU_EQUAL(&allowed[0], &allowed[1]) && CPU_EQUAL(&allowed[0], &allowed[2]));
     options.cpus = &impossible;
+    options.n_cpu = 1;
     cr_assert_eq(mfi_pool_create(&pool, &allocator, &options, NULL), MF_E_INVALID);
     cr_assert_null(pool);
 }
@@ -176,7 +350,7 @@ Test(threads, a_worker_that_cannot_start_fails_cleanly)
 {
     counting c = { 0 };
     mf_allocator allocator = counting_allocator(&c);
-    mfi_pool_options options = { 5, 50, 50, NULL, 0 };
+    mfi_pool_options options = { .n_thread = 5, .run_spin_us = 50, .idle_spin_us = 50 };
     for (int failing = 1; failing <= 4; failing++) {
         mfi_pool *pool = NULL;
         mf_error error = MF_ERROR_INIT;

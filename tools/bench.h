@@ -19,6 +19,8 @@ typedef struct bench {
 mf_status bench_views(const bench *b, json_t *out, mf_error *error);
 mf_status bench_decode(const bench *b, json_t *out, mf_error *error);
 mf_status bench_prefill(const bench *b, json_t *out, mf_error *error);
+mf_status bench_mixed(const bench *b, json_t *out, mf_error *error);
+mf_status bench_switch(const bench *b, json_t *out, mf_error *error);
 mf_status bench_kernels(const bench *b, json_t *out, mf_error *error);
 mf_status bench_train(const bench *b, json_t *out, mf_error *error);
 

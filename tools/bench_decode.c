@@ -129,7 +129,17 @@ static mf_status measure(runner *r, const char *what, mf_status (*one)(runner *,
 typedef struct line {
     double constant, slope; /* seconds; seconds per hidden unit */
     double worst;           /* largest deviation, relative to the line */
+    double rest; /* seconds of `constant` beyond reading what every width reads, as fast as hidden units are */
 } line;
+
+/* Bytes and width are on a line of their own, exactly. */
+static double beyond_reading(const line *l, const point *first, const point *last)
+{
+    const double bytes = (double)last->info.bytes_per_token - (double)first->info.bytes_per_token;
+    const double bytes_per_unit = bytes / (last->width - first->width);
+    const double constant_bytes = (double)first->info.bytes_per_token - bytes_per_unit * first->width;
+    return l->constant - constant_bytes / bytes_per_unit * l->slope;
+}
 
 /* Least squares of the relative deviation: each point weighs 1 / seconds^2. */
 static line fit_line(const point *points, const double *seconds)
@@ -150,6 +160,7 @@ static line fit_line(const point *points, const double *seconds)
         double on_line = l.constant + l.slope * points[i].width;
         l.worst = fmax(l.worst, fabs(seconds[i] - on_line) / on_line);
     }
+    l.rest = beyond_reading(&l, &points[0], &points[STEPS - 1]);
     return l;
 }
 
@@ -189,11 +200,13 @@ static void report_decode(runner *r, json_t *out)
         cli_table_print(table, stdout);
         printf("Time is %s + %s per 1000 hidden units; no point is farther than %.1f %% from that line.\n",
                cli_seconds(l.constant).text, cli_seconds(1000 * l.slope).text, 100 * l.worst);
+        printf("Reading what every width reads, as fast as hidden units are, leaves %.0f us of it.\n", 1e6 * l.rest);
     }
     cli_table_free(table);
     json_object_set_new(out, "decode",
-                        json_pack("{s:o, s:{s:f, s:f, s:f}}", "points", list, "line", "constant_seconds", l.constant,
-                                  "seconds_per_unit", l.slope, "worst_deviation", l.worst));
+                        json_pack("{s:o, s:{s:f, s:f, s:f, s:f}}", "points", list, "line", "constant_seconds",
+                                  l.constant, "seconds_per_unit", l.slope, "worst_deviation", l.worst,
+                                  "constant_beyond_reading_seconds", l.rest));
 }
 
 mf_status bench_decode(const bench *b, json_t *out, mf_error *error)

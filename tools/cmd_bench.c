@@ -160,7 +160,8 @@ static const struct {
     bool only_by_name; /* takes minutes */
 } measurements[] = {
     { "views", bench_views, true, false },     { "decode", bench_decode, true, false },
-    { "prefill", bench_prefill, true, false }, { "kernels", bench_kernels, false, false },
+    { "prefill", bench_prefill, true, false }, { "mixed", bench_mixed, true, false },
+    { "switch", bench_switch, true, false },   { "kernels", bench_kernels, false, false },
 #if defined(MATFORMER_TRAIN)
     { "train", bench_train, false, true },
 #endif
@@ -208,7 +209,7 @@ static int run(const cli_command *self, int argc, char **argv)
     static const char types[] = "f32|bf16|f16|q8|q4";
     const cli_option options[] = {
         { CLI_U32, "rounds", 'r', "N", &b.rounds, "measurements of each point (9)", 5, MAX_ROUND },
-        { CLI_U32, "threads", 0, "N", &b.n_thread, "for decode and prefill (0: one per core)", 0, 256 },
+        { CLI_U32, "threads", 0, "N", &b.n_thread, "(0: one per core)", 0, 256 },
         { CLI_CHOICE, "load", 0, "copy|map", &load, "weights in memory of their own, or mapped (copy)", 0, 0 },
         { CLI_FLAG, "json", 0, NULL, &b.json, "print one JSON object", 0, 0 },
         { CLI_SECTION, "", 0, NULL, NULL, "The random model that is measured where no FILE is given", 0, 0 },
@@ -224,7 +225,8 @@ static int run(const cli_command *self, int argc, char **argv)
     bool known = false;
     for (size_t i = 0; i < CLI_COUNT(measurements); i++)
         known = known || is_wanted(i, what);
-    if (!known) return cli_usage(self, "\"%s\" is not views, decode, prefill, kernels, train or all", what);
+    if (!known)
+        return cli_usage(self, "\"%s\" is not views, decode, prefill, mixed, switch, kernels, train or all", what);
     if (argc - first > 1) return cli_usage(self, "one file is wanted, not %d", argc - first);
     b.path = first < argc ? argv[first] : NULL;
     b.copy = load == 0;
@@ -239,11 +241,13 @@ static int run(const cli_command *self, int argc, char **argv)
 
 const cli_command cmd_bench = {
     .name = "bench",
-    .usage = "[views|decode|prefill|kernels|train|all] [FILE] [OPTION...]",
+    .usage = "[views|decode|prefill|mixed|switch|kernels|train|all] [FILE] [OPTION...]",
     .summary = "How fast this machine runs a model, against what the machine can do",
     .details = "views    the time to create a view\n"
                "decode   one token at a time, at eight widths, against the measured read bandwidth\n"
                "prefill  a prompt, at eight widths, against the measured multiply-add peak\n"
+               "mixed    a batch whose rows have widths of their own, against rows of one width and single calls\n"
+               "switch   a timeline that changes its width, against one that keeps it\n"
                "kernels  the f32 GEMM by itself against BLIS, where libblis.so.4 is installed; BLIS_ARCH_TYPE chooses\n"
                "         BLIS's kernels, MF_CPU ours\n"
                "train    training steps, against the measured multiply-add peak; minutes, and so not part of all\n\n"

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -112,6 +113,64 @@ uint32_t mfi_usable_cores(void)
     /* Also for machines of more processors than the set above holds. */
     long n = sysconf(_SC_NPROCESSORS_ONLN);
     return n > 0 ? (uint32_t)n : 1;
+}
+
+size_t mfi_usable_cpus(int *cpus)
+{
+    size_t n = 0;
+#if defined(__linux__)
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof(set), &set) != 0) return 0;
+    for (unsigned cpu = 0; cpu < CPU_SETSIZE && cpu < MFI_MAX_CPU; cpu++)
+        if (CPU_ISSET(cpu, &set)) cpus[n++] = (int)cpu;
+#else
+    (void)cpus;
+#endif
+    return n;
+}
+
+/* One number of every processor from a file of its own under `sysfs`; false where one has none. */
+static bool read_speeds(unsigned *speed, const int *cpus, size_t n, const char *sysfs, const char *file)
+{
+    for (size_t i = 0; i < n; i++) {
+        char path[512], text[16];
+        snprintf(path, sizeof(path), "%s/cpu%d/%s", sysfs, cpus[i], file);
+        int fd = open(path, O_RDONLY | O_CLOEXEC);
+        if (fd < 0) return false;
+        ssize_t bytes = read(fd, text, sizeof(text) - 1);
+        close(fd);
+        text[bytes > 0 ? bytes : 0] = '\0';
+        speed[i] = (unsigned)strtoul(text, NULL, 10);
+        if (speed[i] == 0) return false;
+    }
+    return true;
+}
+
+/* The speed s for which s times the number of processors that have it is the greatest; of equals the higher. */
+static unsigned slowest_useful(const unsigned *speed, size_t n)
+{
+    uint64_t most = 0;
+    unsigned useful = 0;
+    for (size_t i = 0; i < n; i++) {
+        uint64_t together = 0;
+        for (size_t j = 0; j < n; j++)
+            together += speed[j] >= speed[i] ? speed[i] : 0;
+        if (together > most || (together == most && speed[i] > useful)) most = together, useful = speed[i];
+    }
+    return useful;
+}
+
+size_t mfi_fast_cpus(int *cpus, size_t n, const char *sysfs)
+{
+    unsigned speed[MFI_MAX_CPU];
+    if (n > MFI_MAX_CPU || (!read_speeds(speed, cpus, n, sysfs, "cpu_capacity") &&
+                            !read_speeds(speed, cpus, n, sysfs, "cpufreq/cpuinfo_max_freq")))
+        return n;
+    const unsigned useful = slowest_useful(speed, n);
+    size_t kept = 0;
+    for (size_t i = 0; i < n; i++)
+        if (speed[i] >= useful) cpus[kept++] = cpus[i];
+    return kept;
 }
 
 int64_t mfi_process_id(void)

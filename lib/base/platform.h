@@ -18,6 +18,13 @@ mf_status mfi_protect_read(void *at, size_t bytes);
 
 uint64_t mfi_now_ns(void);       /* monotonic */
 uint32_t mfi_usable_cores(void); /* of this process's affinity mask, at least 1 */
+/* Their numbers to cpus[MFI_MAX_CPU], and how many; 0 where the system does not tell. */
+#define MFI_MAX_CPU 1024u
+size_t mfi_usable_cpus(int *cpus);
+/* Keeps those of cpus[n] that make equal shares of work end soonest, and returns how many: with k cores a share is
+ * 1 / k of the work, and the slowest of them ends last, so that k times its speed is the greatest. Speeds are
+ * cpu_capacity under `sysfs` (/sys/devices/system/cpu), else the highest clock; all are kept where one is unknown. */
+size_t mfi_fast_cpus(int *cpus, size_t n, const char *sysfs);
 int64_t mfi_process_id(void);
 
 /* Writing a file that appears under its name only when it is whole: writes go to a temporary name beside

@@ -1,4 +1,4 @@
-/* threads.c - the pool. Every wait is for a word to change: spin, then park.
+/* threads.c - the pool. Every wait of our own workers is for a word to change: spin, then park.
  *
  * Parking loses no wakeup: a waiter counts itself in `n_parked` before it looks at the word for the last
  * time, and a writer changes the word before it looks at `n_parked`. In the single order of these four
@@ -25,11 +25,13 @@
 #include "platform.h"
 #include "status.h"
 
+enum { ANYWHERE = -1, TOGETHER = -2 };
+
 typedef struct worker {
     alignas(MFI_LINE) mfi_pool *pool;
     uint32_t index;
     uint32_t barrier; /* barriers passed; this thread's alone */
-    int cpu;          /* -1: anywhere */
+    int cpu;          /* ANYWHERE, TOGETHER or a processor */
     pthread_t handle; /* not for index 0, the caller */
 } worker;
 
@@ -37,6 +39,11 @@ struct mfi_pool {
     mf_allocator allocator;
     uint32_t n_thread, n_started; /* n_started counts the caller */
     uint64_t run_spin_ns, idle_spin_ns;
+    mf_parallel_for parallel_for; /* the host's; NULL: the workers below */
+    void *parallel_for_user;
+#if defined(__linux__)
+    cpu_set_t together; /* where any_cpu lets the workers run */
+#endif
     int64_t process;
     pthread_mutex_t mutex;
     pthread_cond_t changed;
@@ -107,16 +114,18 @@ static void change(mfi_pool *pool, atomic_uint *word, unsigned value)
     pthread_mutex_unlock(&pool->mutex);
 }
 
-static void place(int cpu)
+static void place(const worker *self)
 {
 #if defined(__linux__)
-    if (cpu < 0) return;
-    cpu_set_t set;
-    CPU_ZERO(&set);
-    CPU_SET((unsigned)cpu, &set);
+    if (self->cpu == ANYWHERE) return;
+    cpu_set_t set = self->pool->together;
+    if (self->cpu != TOGETHER) {
+        CPU_ZERO(&set);
+        CPU_SET((unsigned)self->cpu, &set);
+    }
     (void)sched_setaffinity(0, sizeof(set), &set); /* a wish: the processor may be offline or not ours */
 #else
-    (void)cpu;
+    (void)self;
 #endif
 }
 
@@ -124,7 +133,7 @@ static void *worker_main(void *argument)
 {
     worker *self = argument;
     mfi_pool *pool = self->pool;
-    place(self->cpu);
+    place(self);
     (void)mfi_fp_enter(); /* for good: the thread is ours, and would have its creator's mode */
     for (unsigned run = 0;; run++) {
         wait_while(pool, &pool->run, run, pool->idle_spin_ns);
@@ -170,6 +179,33 @@ static mf_status check_options(const mfi_pool_options *options, mf_error *error)
     return MF_OK;
 }
 
+/* Where worker `index` is to run. */
+static int place_of(uint32_t index, const mfi_pool_options *options)
+{
+    if (options->cpus == NULL || options->n_cpu == 0) return ANYWHERE;
+    return options->any_cpu ? TOGETHER : options->cpus[(index - 1) % options->n_cpu];
+}
+
+static mf_status start_workers(mfi_pool *pool, const mfi_pool_options *options, mf_error *error)
+{
+#if defined(__linux__)
+    CPU_ZERO(&pool->together);
+    for (size_t i = 0; options->cpus && i < options->n_cpu; i++)
+        CPU_SET((unsigned)options->cpus[i], &pool->together);
+#endif
+    for (; pool->n_started < pool->n_thread; pool->n_started++) {
+        uint32_t i = pool->n_started;
+        pool->workers[i].pool = pool;
+        pool->workers[i].index = i;
+        pool->workers[i].cpu = place_of(i, options);
+        int code = start_worker(pool, i);
+        if (code != 0)
+            return mfi_fail(error, MF_E_THREAD, "worker thread %u of %u could not be started: %s", i,
+                            pool->n_thread - 1, strerror(code));
+    }
+    return MF_OK;
+}
+
 mf_status mfi_pool_create(mfi_pool **out, const mf_allocator *allocator, const mfi_pool_options *options,
                           mf_error *error)
 {
@@ -181,7 +217,10 @@ mf_status mfi_pool_create(mfi_pool **out, const mf_allocator *allocator, const m
     if (!pool) return mfi_fail(error, MF_E_NOMEM, "no memory for %u threads", n_thread);
     pool->allocator = *allocator;
     pool->n_thread = n_thread;
+    pool->n_started = 1;
     pool->process = mfi_process_id();
+    pool->parallel_for = options->parallel_for;
+    pool->parallel_for_user = options->parallel_for_user;
     /* With fewer cores than threads, whoever spins keeps out the thread that it waits for. */
     if (n_thread <= mfi_usable_cores()) {
         pool->run_spin_ns = (uint64_t)options->run_spin_us * 1000;
@@ -189,19 +228,10 @@ mf_status mfi_pool_create(mfi_pool **out, const mf_allocator *allocator, const m
     }
     pthread_mutex_init(&pool->mutex, NULL);
     pthread_cond_init(&pool->changed, NULL);
-
-    bool placed = options->cpus && options->n_cpu > 0;
-    for (pool->n_started = 1; pool->n_started < n_thread; pool->n_started++) {
-        uint32_t i = pool->n_started;
-        pool->workers[i].pool = pool;
-        pool->workers[i].index = i;
-        pool->workers[i].cpu = placed ? options->cpus[(i - 1) % options->n_cpu] : -1;
-        int code = start_worker(pool, i);
-        if (code != 0) {
-            mfi_pool_destroy(pool);
-            return mfi_fail(error, MF_E_THREAD, "worker thread %u of %u could not be started: %s", i, n_thread - 1,
-                            strerror(code));
-        }
+    if (!pool->parallel_for) status = start_workers(pool, options, error);
+    if (status != MF_OK) {
+        mfi_pool_destroy(pool);
+        return status;
     }
     *out = pool;
     return MF_OK;
@@ -227,19 +257,40 @@ uint32_t mfi_pool_size(const mfi_pool *pool)
     return pool->n_thread;
 }
 
+/* ---- Runs ---- */
+
+typedef struct host_part {
+    mfi_pool *pool;
+    void (*work)(void *user, uint32_t thread, uint32_t n_thread);
+    void *user;
+} host_part;
+
+/* On whatever thread the host likes, whose floating-point mode may be any. */
+static void run_host_part(void *user, uint32_t index)
+{
+    const host_part *p = user;
+    const mfi_fp_mode mode = mfi_fp_enter();
+    p->work(p->user, index, p->pool->n_thread);
+    mfi_fp_leave(mode);
+}
+
 void mfi_pool_run(mfi_pool *pool, void (*work)(void *user, uint32_t thread, uint32_t n_thread), void *user)
 {
     if (pool->n_thread == 1) {
         work(user, 0, 1);
-        return;
+    } else if (pool->parallel_for) {
+        host_part part = { pool, work, user };
+        pool->parallel_for(pool->parallel_for_user, pool->n_thread, run_host_part, &part);
+    } else {
+        unsigned finished = atomic_load_explicit(&pool->finished, memory_order_relaxed);
+        begin_run(pool, work, user);
+        work(user, 0, pool->n_thread);
+        wait_while(pool, &pool->finished, finished, pool->run_spin_ns);
     }
-    unsigned finished = atomic_load_explicit(&pool->finished, memory_order_relaxed);
-    begin_run(pool, work, user);
-    work(user, 0, pool->n_thread);
-    wait_while(pool, &pool->finished, finished, pool->run_spin_ns);
 }
 
-void mfi_pool_barrier(mfi_pool *pool, uint32_t thread)
+/* Returns when every thread of the pool has come here. Writes before it are seen after it. */
+static void meet(mfi_pool *pool, uint32_t thread)
 {
     if (pool->n_thread == 1) return;
     unsigned passed = pool->workers[thread].barrier++;
@@ -251,6 +302,43 @@ void mfi_pool_barrier(mfi_pool *pool, uint32_t thread)
         wait_while(pool, &pool->barrier, passed, pool->run_spin_ns);
     }
 }
+
+typedef struct staged {
+    mfi_pool *pool;
+    mfi_stage stage;
+    void *user;
+    uint32_t n_stage, now; /* now: of a host's loop */
+    atomic_bool ended;     /* likewise */
+} staged;
+
+static void walk_stages(void *user, uint32_t thread, uint32_t n_thread)
+{
+    const staged *s = user;
+    for (uint32_t i = 0; i < s->n_stage; i++) {
+        if (i > 0) meet(s->pool, thread);
+        if (!s->stage(s->user, i, thread, n_thread)) return;
+    }
+}
+
+static void run_one_stage(void *user, uint32_t thread, uint32_t n_thread)
+{
+    staged *s = user;
+    if (!s->stage(s->user, s->now, thread, n_thread)) atomic_store_explicit(&s->ended, true, memory_order_relaxed);
+}
+
+void mfi_pool_run_stages(mfi_pool *pool, uint32_t n_stage, mfi_stage stage, void *user)
+{
+    staged s = { .pool = pool, .stage = stage, .user = user, .n_stage = n_stage };
+    atomic_init(&s.ended, false);
+    if (!pool->parallel_for) {
+        mfi_pool_run(pool, walk_stages, &s);
+        return;
+    }
+    for (; s.now < n_stage && !atomic_load_explicit(&s.ended, memory_order_relaxed); s.now++)
+        mfi_pool_run(pool, run_one_stage, &s);
+}
+
+/* ---- Shares ---- */
 
 void mfi_split(size_t n, size_t step, uint32_t thread, uint32_t n_thread, size_t *begin, size_t *end)
 {

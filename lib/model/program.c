@@ -30,8 +30,13 @@ mf_status mfi_program_create(mfi_program **out, const mf_allocator *allocator, c
     program->op = mfi_alloc_array(allocator, sizes->max_op, sizeof *program->op);
     program->buffer = mfi_alloc_array(allocator, sizes->max_buffer, sizeof *program->buffer);
     program->piece = mfi_alloc_array(allocator, sizes->max_piece, sizeof *program->piece);
-    if (!program->layer || !program->slot_layer || !program->shell_bound || !program->op || !program->buffer ||
-        !program->piece) {
+    bool complete = true;
+    for (uint32_t c = 0; c < MFI_N_CUT; c++) {
+        program->stages[c].begin = mfi_alloc_array(allocator, sizes->max_op + 1, sizeof(uint32_t));
+        complete = complete && program->stages[c].begin != NULL;
+    }
+    if (!complete || !program->layer || !program->slot_layer || !program->shell_bound || !program->op ||
+        !program->buffer || !program->piece) {
         mfi_program_free(program);
         return mfi_fail(error, MF_E_NOMEM, "no memory for an operation list of %u layers", sizes->n_layer);
     }
@@ -47,6 +52,8 @@ void mfi_program_free(mfi_program *program)
     mfi_free(&allocator, program->slot_layer, program->n_layer * sizeof *program->slot_layer);
     mfi_free(&allocator, program->shell_bound, shell_bound_count(program) * sizeof *program->shell_bound);
     mfi_free(&allocator, program->op, program->op_capacity * sizeof *program->op);
+    for (uint32_t c = 0; c < MFI_N_CUT; c++)
+        mfi_free(&allocator, program->stages[c].begin, (program->op_capacity + 1) * sizeof(uint32_t));
     mfi_free(&allocator, program->buffer, program->buffer_capacity * sizeof *program->buffer);
     mfi_free(&allocator, program->piece, program->piece_capacity * sizeof *program->piece);
     mfi_free(&allocator, program, sizeof *program);
@@ -88,21 +95,100 @@ void mfi_program_part(mfi_program *program, mfi_op *op, const mfi_tensor *const 
     op->part[op->n_part++] = (mfi_part){ copy, n_shell, dst, n_of };
 }
 
-/* Operations that treat each row apart; all of them give thread t the same rows of ALL. */
-static bool is_row_wise(mfi_op_kind kind)
+/* ---- Stages ---- */
+
+/* Which part of its work an operation gives to a thread. */
+typedef enum share { SHARE_ROWS, SHARE_ALL, SHARE_HEADS, SHARE_COLUMNS, SHARE_TILES } share;
+
+/* What is not a buffer. */
+enum { CACHE = UINT16_MAX, ROTATION = UINT16_MAX - 1 };
+
+typedef struct access {
+    uint16_t buffer;
+    bool writes;
+    share share;
+} access;
+
+enum { MAX_ACCESS = 4 + MFI_MAX_STREAM + MFI_MAX_PART };
+
+static share share_of(const mfi_program *program, const mfi_op *op, mfi_cut cut)
 {
-    switch (kind) {
-    case MFI_OP_EMBED:
-    case MFI_OP_COPY:
-    case MFI_OP_NORM:
-    case MFI_OP_QUANTIZE:
-    case MFI_OP_ADD:
-    case MFI_OP_COMBINE:
+    switch (op->kind) {
+    case MFI_OP_GEMM:
+    case MFI_OP_GLU:
+    case MFI_OP_OUTPUT:
+        return SHARE_COLUMNS;
+    case MFI_OP_ATTEND:
+        return cut == MFI_CUT_HEADS ? SHARE_HEADS : SHARE_TILES;
     case MFI_OP_ROPE:
     case MFI_OP_STORE:
-        return true;
+        return cut == MFI_CUT_HEADS ? SHARE_HEADS : SHARE_ROWS;
     default:
-        return false;
+        return cut != MFI_CUT_ROWS && program->buffer[op->dst].copied ? SHARE_ALL : SHARE_ROWS;
+    }
+}
+
+/* What `op` reads and writes; src2 where it is not used is buffer 0, a read too many. */
+static uint32_t list_accesses(const mfi_op *op, share part, access *list)
+{
+    uint32_t n = 0;
+    if (op->kind != MFI_OP_EMBED) list[n++] = (access){ op->src, false, part };
+    list[n++] = (access){ op->src2, false, part };
+    if (op->kind == MFI_OP_COMBINE) list[n++] = (access){ op->coefficient, false, part };
+    for (uint32_t i = 0; i < op->n_stream; i++)
+        list[n++] = (access){ op->stream[i], false, part };
+    if (op->kind == MFI_OP_EMBED) list[n++] = (access){ ROTATION, true, SHARE_ROWS };
+    if (op->kind == MFI_OP_ROPE) list[n++] = (access){ ROTATION, false, part };
+    if (op->kind == MFI_OP_STORE || op->kind == MFI_OP_ATTEND)
+        list[n++] = (access){ CACHE, op->kind == MFI_OP_STORE, part };
+    for (uint32_t i = 0; i < op->n_part && op->kind != MFI_OP_OUTPUT; i++)
+        list[n++] = (access){ op->part[i].dst, true, part };
+    if (op->n_part == 0 && op->kind != MFI_OP_STORE) list[n++] = (access){ op->dst, true, part };
+    return n;
+}
+
+/* Whether a thread's part of `after` may depend on another thread's part of `before`. Threads have the same rows in
+ * every operation, and the same heads in those of a layer; nothing is said of columns and tiles. */
+static bool conflict(const mfi_program *program, mfi_cut cut, const mfi_op *before, const mfi_op *after)
+{
+    access first[MAX_ACCESS], second[MAX_ACCESS];
+    const share share_before = share_of(program, before, cut), share_after = share_of(program, after, cut);
+    const uint32_t n_first = list_accesses(before, share_before, first);
+    const uint32_t n_second = list_accesses(after, share_after, second);
+    for (uint32_t i = 0; i < n_first; i++)
+        for (uint32_t j = 0; j < n_second; j++) {
+            const access *x = &first[i], *y = &second[j];
+            const bool own = cut != MFI_CUT_ROWS && x->buffer < program->n_buffer && program->buffer[x->buffer].copied;
+            const bool same_part = x->share == y->share && (x->share == SHARE_ROWS ||
+                                                            (x->share == SHARE_HEADS && before->layer == after->layer));
+            if (x->buffer == y->buffer && (x->writes || y->writes) && !own && !same_part) return true;
+        }
+    return false;
+}
+
+/* A stage goes on as long as no operation depends on one that is in it. */
+static void lay_out_stages(mfi_program *program, mfi_cut cut)
+{
+    mfi_stages *stages = &program->stages[cut];
+    stages->begin[0] = stages->n_stage = 0;
+    for (uint32_t i = 0; i < program->n_op; i++) {
+        bool meet = false;
+        for (uint32_t j = stages->begin[stages->n_stage]; j < i; j++)
+            meet = meet || conflict(program, cut, &program->op[j], &program->op[i]);
+        if (meet) stages->begin[++stages->n_stage] = i;
+    }
+    stages->begin[++stages->n_stage] = program->n_op;
+}
+
+static void find_copied(mfi_program *program)
+{
+    for (uint32_t i = 0; i < program->n_buffer; i++)
+        program->buffer[i].copied = true;
+    for (uint32_t i = 0; i < program->n_op; i++) {
+        const mfi_op *op = &program->op[i];
+        for (uint32_t p = 0; p < op->n_part && op->kind != MFI_OP_OUTPUT; p++)
+            program->buffer[op->part[p].dst].copied = false;
+        if (op->kind == MFI_OP_ROPE || op->kind == MFI_OP_ATTEND) program->buffer[op->dst].copied = false;
     }
 }
 
@@ -117,8 +203,9 @@ mf_status mfi_program_finish(mfi_program *program, mf_error *error)
         if (stride % 1024 == 0) stride += MFI_LINE / sizeof(float);
         program->buffer[i].stride = (uint32_t)stride;
     }
-    for (uint32_t i = 0; i + 1 < program->n_op; i++)
-        program->op[i].barrier = !(is_row_wise(program->op[i].kind) && is_row_wise(program->op[i + 1].kind));
+    find_copied(program);
+    for (uint32_t cut = 0; cut < MFI_N_CUT; cut++)
+        lay_out_stages(program, (mfi_cut)cut);
     return MF_OK;
 }
 

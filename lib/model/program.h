@@ -43,6 +43,19 @@ typedef enum mfi_op_kind {
     MFI_OP_OUTPUT    /* hidden states (src) and logits to the callers' memory */
 } mfi_op_kind;
 
+/* How a batch is cut for the threads; the executor chooses by its shape (docs/architecture.md, Threads).
+ *   ROWS    operations that treat rows apart give a thread its rows of ALL
+ *   COPIES  for few rows: every thread computes all rows of the buffers that are `copied`, in copies of its own,
+ *           rather than wait for the thread that has them
+ *   HEADS   the same, and a thread rotates, stores and attends with its key/value heads */
+typedef enum mfi_cut { MFI_CUT_ROWS, MFI_CUT_COPIES, MFI_CUT_HEADS, MFI_N_CUT } mfi_cut;
+
+/* Stage s is operations begin[s] .. begin[s + 1] - 1; threads meet between two stages. */
+typedef struct mfi_stages {
+    uint32_t n_stage;
+    uint32_t *begin; /* [n_stage + 1] */
+} mfi_stages;
+
 /* One product of a GEMM: the same input rows, its own output buffer. `shells` pieces in order: along n for
  * n_of == FFN, along k (each resumed) for k_of == FFN; one piece otherwise. */
 typedef struct mfi_part {
@@ -73,13 +86,14 @@ typedef struct mfi_op {
     uint16_t n_stream, stream[MFI_MAX_STREAM], coefficient, coefficient_at; /* COMBINE */
     uint32_t slot;                                                          /* of the cache: STORE, ATTEND */
     uint32_t window; /* ATTEND: positions seen, itself included; 0: all */
-    bool barrier;    /* threads meet after it: worked out by mfi_program_finish */
 } mfi_op;
 
 typedef struct mfi_buffer {
     mfi_rows rows;
-    uint32_t width;  /* floats of a row, the widest */
-    uint32_t stride; /* floats from row to row, worked out by mfi_program_finish */
+    uint32_t width; /* floats of a row, the widest */
+    /* worked out by mfi_program_finish: */
+    uint32_t stride; /* floats from row to row */
+    bool copied;     /* written only by operations that treat rows apart and need nothing of other threads */
 } mfi_buffer;
 
 /* What every family says of a layer; views are checked against it. */
@@ -99,6 +113,7 @@ typedef struct mfi_program {
     uint32_t *slot_layer;  /* [n_slot] */
     mfi_op *op;
     uint32_t n_op, op_capacity;
+    mfi_stages stages[MFI_N_CUT];
     mfi_buffer *buffer;
     uint32_t n_buffer, buffer_capacity;
     const mfi_tensor **piece; /* storage of all parts' piece lists */
@@ -121,7 +136,7 @@ mfi_op *mfi_program_op(mfi_program *program, mfi_op_kind kind, mfi_rows rows, ui
 /* Adds a product to a GEMM or GLU. `piece` [n_shell] is copied. */
 void mfi_program_part(mfi_program *program, mfi_op *op, const mfi_tensor *const *piece, uint32_t n_shell, uint16_t dst,
                       mfi_extent n_of);
-/* Works out strides and barriers; MF_E_FORMAT when a capacity was exceeded. */
+/* Works out strides, copies and stages; MF_E_FORMAT when a capacity was exceeded. */
 mf_status mfi_program_finish(mfi_program *program, mf_error *error);
 /* Shells that a width of a layer reaches into; at least 1. */
 uint32_t mfi_program_shells(const mfi_program *program, uint32_t layer, uint32_t ffn);

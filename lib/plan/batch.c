@@ -93,6 +93,24 @@ static void lay_out_rows(mf_executor *e)
     e->out.step[0] = (mfi_step){ 0, e->out.n_row };
 }
 
+/* Whether every thread gets as many key/value heads as the others, in every layer. */
+static bool heads_divide(const mf_executor *e)
+{
+    const mfi_program *program = e->model->program;
+    for (uint32_t layer = 0; layer < program->n_layer; layer++)
+        for (uint32_t i = 0; i < e->attn[layer].n_step; i++)
+            if (mfi_kv_heads(e->attn[layer].step[i].extent, program->head_group) % e->n_thread != 0) return false;
+    return true;
+}
+
+static void choose_cut(mf_executor *e)
+{
+    e->cut = MFI_CUT_ROWS;
+    if (e->n_row <= MFI_FEW_ROWS) e->cut = heads_divide(e) ? MFI_CUT_HEADS : MFI_CUT_COPIES;
+    for (uint32_t t = 0; t < e->n_thread; t++)
+        e->buffer[t] = e->cut == MFI_CUT_ROWS ? e->shared : e->copied[t];
+}
+
 void mfi_batch_lay_out(mf_executor *e)
 {
     lay_out_rows(e);
@@ -102,6 +120,7 @@ void mfi_batch_lay_out(mf_executor *e)
         lay_out_space(e, &e->attn[layer], MFI_ROWS_ATTN, layer);
     for (uint32_t layer = 0; layer < e->model->program->n_layer; layer++)
         lay_out_space(e, &e->ffn[layer], MFI_ROWS_FFN, layer);
+    choose_cut(e);
 }
 
 const mfi_space *mfi_batch_space(const mf_executor *e, mfi_rows rows, uint32_t layer)

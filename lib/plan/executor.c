@@ -20,10 +20,24 @@ static void lay_out_space(mfi_space *space, mfi_arena *arena, uint32_t max_rows,
     if (arena->base != NULL) *space = (mfi_space){ .row_of = row_of, .index_of = index_of, .step = step };
 }
 
+static void lay_out_copies(mf_executor *e, mfi_arena *arena, uint32_t thread)
+{
+    const mfi_program *program = e->model->program;
+    float **copied = mfi_carve(arena, program->n_buffer, sizeof *copied);
+    for (uint32_t i = 0; i < program->n_buffer; i++) {
+        float *copy = NULL;
+        if (program->buffer[i].copied) copy = mfi_carve(arena, program->buffer[i].stride, MFI_FEW_ROWS * sizeof(float));
+        if (arena->base != NULL) copied[i] = copy != NULL ? copy : e->shared[i];
+    }
+    if (arena->base != NULL) e->copied[thread] = copied;
+}
+
 static void lay_out(mf_executor *e, mfi_arena *arena)
 {
     const mfi_program *program = e->model->program;
-    e->buffer = mfi_carve(arena, program->n_buffer, sizeof *e->buffer);
+    e->shared = mfi_carve(arena, program->n_buffer, sizeof *e->shared);
+    e->buffer = mfi_carve(arena, e->n_thread, sizeof *e->buffer);
+    e->copied = mfi_carve(arena, e->n_thread, sizeof *e->copied);
     e->scratch = mfi_carve(arena, e->n_thread, sizeof *e->scratch);
     e->logits_tile = mfi_carve(arena, e->n_thread, sizeof *e->logits_tile);
     e->attn = mfi_carve(arena, program->n_layer, sizeof *e->attn);
@@ -33,9 +47,10 @@ static void lay_out(mf_executor *e, mfi_arena *arena)
         size_t floats = 0;
         if (!mfi_mul(program->buffer[i].stride, e->max_rows, &floats)) floats = SIZE_MAX;
         float *buffer = mfi_carve(arena, floats, sizeof(float));
-        if (real) e->buffer[i] = buffer;
+        if (real) e->shared[i] = buffer;
     }
     for (uint32_t t = 0; t < e->n_thread; t++) {
+        lay_out_copies(e, arena, t);
         unsigned char *scratch = mfi_carve(arena, MFK_SCRATCH_BYTES, 1);
         float *tile = mfi_carve(arena, MFI_LOGITS_ROWS * MFI_LOGITS_COLUMNS, sizeof(float));
         if (real) e->scratch[t] = scratch, e->logits_tile[t] = tile;
@@ -55,7 +70,7 @@ static void lay_out(mf_executor *e, mfi_arena *arena)
     e->request = mfi_carve(arena, e->max_requests, sizeof *e->request);
 }
 
-static mf_status reserve(mf_executor *e, const mf_executor_options *options, mf_error *error)
+static mf_status reserve(mf_executor *e, mf_error *error)
 {
     mfi_arena arena = { NULL, 0 };
     lay_out(e, &arena);
@@ -66,8 +81,28 @@ static mf_status reserve(mf_executor *e, const mf_executor_options *options, mf_
                         arena.used, e->max_rows, e->max_requests);
     arena = (mfi_arena){ e->workspace, 0 };
     lay_out(e, &arena);
-    const uint32_t idle_spin_us = options->spin_us ? options->spin_us : DEFAULT_IDLE_SPIN_US;
-    const mfi_pool_options pool = { e->n_thread, RUN_SPIN_US, idle_spin_us, options->cpus, options->n_cpu };
+    return MF_OK;
+}
+
+static uint32_t idle_spin_us(const mf_executor_options *options)
+{
+    if (options->spin_us == MF_SPIN_NONE) return 0;
+    return options->spin_us ? options->spin_us : DEFAULT_IDLE_SPIN_US;
+}
+
+/* cpus[n]: the fast cores of this process. */
+static mf_status start_threads(mf_executor *e, const mf_executor_options *options, const int *cpus, size_t n,
+                               mf_error *error)
+{
+    mfi_pool_options pool = { .n_thread = e->n_thread,
+                              .run_spin_us = RUN_SPIN_US,
+                              .idle_spin_us = idle_spin_us(options),
+                              .cpus = options->cpus,
+                              .n_cpu = options->n_cpu,
+                              .parallel_for = options->parallel_for,
+                              .parallel_for_user = options->parallel_for_user };
+    if (options->cpus == NULL && e->n_thread <= n && n < mfi_usable_cores())
+        pool.cpus = cpus, pool.n_cpu = n, pool.any_cpu = true;
     return mfi_pool_create(&e->pool, &e->allocator, &pool, error);
 }
 
@@ -77,17 +112,21 @@ mf_status mfi_executor_create(mf_executor **out, mf_model *model, const mf_execu
     if (options->n_thread > MFI_MAX_THREAD || options->max_tokens > MAX_ROWS || options->max_requests > MAX_ROWS)
         return mfi_fail(error, MF_E_INVALID, "at most %u threads, %d tokens and %d requests", MFI_MAX_THREAD, MAX_ROWS,
                         MAX_ROWS);
+    int cpus[MFI_MAX_CPU];
+    const size_t n_fast = mfi_fast_cpus(cpus, mfi_usable_cpus(cpus), "/sys/devices/system/cpu");
+    const size_t n_core = n_fast ? n_fast : mfi_usable_cores();
     mf_executor *e = mfi_alloc(&model->allocator, sizeof *e);
     if (e == NULL) return mfi_fail(error, MF_E_NOMEM, "no memory for an executor");
     e->model = model;
     e->allocator = model->allocator;
-    e->n_thread = options->n_thread ? options->n_thread : (uint32_t)mfi_min(mfi_usable_cores(), MFI_MAX_THREAD);
+    e->n_thread = options->n_thread ? options->n_thread : (uint32_t)mfi_min(n_core, MFI_MAX_THREAD);
     e->max_rows = options->max_tokens ? options->max_tokens : DEFAULT_ROWS;
     e->max_requests = options->max_requests ? options->max_requests : DEFAULT_REQUESTS;
     atomic_init(&e->busy, false);
     atomic_init(&e->stop_layer, UINT32_MAX);
     mfi_model_retain(model);
-    const mf_status status = reserve(e, options, error);
+    mf_status status = reserve(e, error);
+    if (status == MF_OK) status = start_threads(e, options, cpus, n_fast, error);
     if (status != MF_OK) {
         mfi_executor_free(e);
         return status;

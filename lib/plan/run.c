@@ -36,7 +36,6 @@ static void embed(const mf_executor *e, const mfi_op *op, uint32_t row, float *d
     const mfi_tensor *table = op->table;
     const mfi_run_request *request = request_of(e, row);
     const size_t width = e->model->program->d_model;
-    set_rotation(e, row);
     if (e->embedding[row] != NULL) {
         memcpy(dst, e->embedding[row], width * sizeof *dst);
         return;
@@ -68,24 +67,39 @@ static void copy(const mf_executor *e, const mfi_op *op, const float *src, float
         dst[i] = op->scale * src[i];
 }
 
-static void combine(const mf_executor *e, const mfi_op *op, uint32_t index)
+static void combine(const mf_executor *e, const mfi_op *op, uint32_t thread, uint32_t index)
 {
     const size_t width = e->model->program->buffer[op->dst].width;
-    const float *coefficient = mfi_row(e, op->coefficient, index) + op->coefficient_at;
-    float *dst = mfi_row(e, op->dst, index);
-    if (op->dst != op->src) memcpy(dst, mfi_row(e, op->src, index), width * sizeof *dst);
+    const float *coefficient = mfi_row(e, thread, op->coefficient, index) + op->coefficient_at;
+    float *dst = mfi_row(e, thread, op->dst, index);
+    if (op->dst != op->src) memcpy(dst, mfi_row(e, thread, op->src, index), width * sizeof *dst);
     for (uint32_t i = 0; i < op->n_stream; i++)
-        e->model->kernels.axpy(width, coefficient[i], mfi_row(e, op->stream[i], index), dst);
+        e->model->kernels.axpy(width, coefficient[i], mfi_row(e, thread, op->stream[i], index), dst);
 }
 
-static void rope(const mf_executor *e, const mfi_op *op, uint32_t row, float *x)
+void mfi_heads_of(const mf_executor *e, const mf_submodel *view, uint32_t layer, uint32_t thread, uint32_t *begin,
+                  uint32_t *end)
+{
+    size_t first = 0, last = mfi_view_kv_heads(view, layer);
+    if (e->cut == MFI_CUT_HEADS) mfi_split(last, 1, thread, e->n_thread, &first, &last);
+    *begin = (uint32_t)first;
+    *end = (uint32_t)last;
+}
+
+static void rope(const mf_executor *e, const mfi_op *op, uint32_t thread, uint32_t row, float *x)
 {
     const mfi_program *program = e->model->program;
     const mf_submodel *view = request_of(e, row)->view;
     const size_t half = program->d_head / 2;
-    const uint32_t n_head =
-        op->n_of == MFI_EXTENT_HEADS ? mfi_view_heads(view, op->layer) : mfi_view_kv_heads(view, op->layer);
-    e->model->kernels.rope(n_head, program->d_head, e->cos + row * half, e->sin + row * half, x);
+    uint32_t begin, end;
+    mfi_heads_of(e, view, op->layer, thread, &begin, &end);
+    if (op->n_of == MFI_EXTENT_HEADS) {
+        begin *= program->head_group;
+        end = (uint32_t)mfi_min((size_t)end * program->head_group, mfi_view_heads(view, op->layer));
+    }
+    if (begin < end)
+        e->model->kernels.rope(end - begin, program->d_head, e->cos + row * half, e->sin + row * half,
+                               x + (size_t)begin * program->d_head);
 }
 
 static void quantize(const mf_executor *e, const mfi_op *op, uint32_t row, const float *src, float *dst)
@@ -97,16 +111,18 @@ static void quantize(const mf_executor *e, const mfi_op *op, uint32_t row, const
     e->model->kernels.quantize(width, src, (mfk_q8_block *)(void *)dst);
 }
 
-static void store(const mf_executor *e, const mfi_op *op, uint32_t row, uint32_t index)
+static void store(const mf_executor *e, const mfi_op *op, uint32_t thread, uint32_t row, uint32_t index)
 {
     const mfk_table *kernels = &e->model->kernels;
     const mfi_run_request *request = request_of(e, row);
     const uint32_t position = position_of(e, row), slot = position % MFK_PAGE;
     const size_t d_head = e->model->program->d_head, element = request->cache_type == MFK_F32 ? 4 : 2;
     const size_t head_bytes = d_head * MFK_PAGE * element;
-    const float *keys = mfi_row(e, op->src, index), *values = mfi_row(e, op->src2, index);
+    const float *keys = mfi_row(e, thread, op->src, index), *values = mfi_row(e, thread, op->src2, index);
     unsigned char *page = request->pages[op->slot][position / MFK_PAGE];
-    for (uint32_t h = 0; h < mfi_view_kv_heads(request->view, op->layer); h++) {
+    uint32_t begin, end;
+    mfi_heads_of(e, request->view, op->layer, thread, &begin, &end);
+    for (uint32_t h = begin; h < end; h++) {
         kernels->store_key(request->cache_type, d_head, keys + h * d_head, page + h * head_bytes, slot);
         kernels->store_row(request->cache_type, d_head, values + h * d_head,
                            page + request->value_offset_bytes + h * head_bytes + slot * d_head * element);
@@ -114,38 +130,45 @@ static void store(const mf_executor *e, const mfi_op *op, uint32_t row, uint32_t
 }
 
 /* `row` is of ALL, `index` the same row in the operation's space. */
-static void run_row(const mf_executor *e, const mfi_op *op, uint32_t row, uint32_t index)
+static void run_row(const mf_executor *e, const mfi_op *op, uint32_t thread, uint32_t row, uint32_t index)
 {
     const bool gathers = op->kind == MFI_OP_NORM || op->kind == MFI_OP_COPY;
-    const float *src = mfi_row(e, op->src, gathers ? row : index);
+    const float *src = mfi_row(e, thread, op->src, gathers ? row : index);
     switch (op->kind) {
     case MFI_OP_EMBED:
-        embed(e, op, row, mfi_row(e, op->dst, row));
+        embed(e, op, row, mfi_row(e, thread, op->dst, row));
         break;
     case MFI_OP_COPY:
-        copy(e, op, src, mfi_row(e, op->dst, index));
+        copy(e, op, src, mfi_row(e, thread, op->dst, index));
         break;
     case MFI_OP_NORM:
-        norm(e, op, src, mfi_row(e, op->dst, index));
+        norm(e, op, src, mfi_row(e, thread, op->dst, index));
         break;
     case MFI_OP_QUANTIZE:
-        quantize(e, op, row, src, mfi_row(e, op->dst, index));
+        quantize(e, op, row, src, mfi_row(e, thread, op->dst, index));
         break;
     case MFI_OP_ADD:
-        e->model->kernels.axpy(e->model->program->buffer[op->dst].width, op->scale, src, mfi_row(e, op->dst, row));
+        e->model->kernels.axpy(e->model->program->buffer[op->dst].width, op->scale, src,
+                               mfi_row(e, thread, op->dst, row));
         break;
     case MFI_OP_COMBINE:
-        combine(e, op, index);
+        combine(e, op, thread, index);
         break;
     case MFI_OP_ROPE:
-        rope(e, op, row, mfi_row(e, op->dst, index));
+        rope(e, op, thread, row, mfi_row(e, thread, op->dst, index));
         break;
     case MFI_OP_STORE:
-        store(e, op, row, index);
+        store(e, op, thread, row, index);
         break;
     default:
         break;
     }
+}
+
+static bool does_all_rows(const mf_executor *e, const mfi_op *op)
+{
+    if (op->kind == MFI_OP_ROPE || op->kind == MFI_OP_STORE) return e->cut == MFI_CUT_HEADS;
+    return e->cut != MFI_CUT_ROWS && e->model->program->buffer[op->dst].copied;
 }
 
 static void run_rows(const mf_executor *e, const mfi_op *op, uint32_t thread)
@@ -153,9 +176,12 @@ static void run_rows(const mf_executor *e, const mfi_op *op, uint32_t thread)
     const mfi_space *space = mfi_batch_space(e, op->rows, op->layer);
     size_t begin, end;
     mfi_split(e->n_row, 1, thread, e->n_thread, &begin, &end);
+    for (size_t row = begin; op->kind == MFI_OP_EMBED && row < end; row++)
+        set_rotation(e, (uint32_t)row);
+    if (does_all_rows(e, op)) begin = 0, end = e->n_row;
     for (size_t row = begin; row < end; row++) {
         const uint32_t index = mfi_space_index(space, (uint32_t)row);
-        if (index != MFI_NO_ROW) run_row(e, op, (uint32_t)row, index);
+        if (index != MFI_NO_ROW) run_row(e, op, thread, (uint32_t)row, index);
     }
 }
 
@@ -185,36 +211,32 @@ static bool all_cancelled(const mf_executor *e)
     return true;
 }
 
-/* Thread 0 looks for cancellation when a layer begins; all act on it after the next barrier. The layer's number
- * is what is published, not a flag, so that a slow thread cannot take the next layer's decision for this one's. */
-static void run_program(void *user, uint32_t thread, uint32_t n_thread)
+/* Thread 0 looks for cancellation when a layer begins; all act on it when the next stage does. The layer's number is
+ * what is published, not a flag, so that a slow thread cannot take the next layer's decision for this one's. */
+static bool run_stage(void *user, uint32_t stage, uint32_t thread, uint32_t n_thread)
 {
     mf_executor *e = user;
     const mfi_program *program = e->model->program;
-    const mfi_fp_mode mode = mfi_fp_enter();
-    bool unread = false;
+    const uint32_t begin = program->stages[e->cut].begin[stage], end = program->stages[e->cut].begin[stage + 1];
     (void)n_thread;
-    for (uint32_t i = 0; i < program->n_op; i++) {
+    if (begin > 0 && atomic_load_explicit(&e->stop_layer, memory_order_relaxed) <= program->op[begin - 1].layer)
+        return false;
+    for (uint32_t i = begin; i < end; i++) {
         const mfi_op *op = &program->op[i];
-        if (i == 0 || op->layer != op[-1].layer) {
-            unread = true;
-            if (thread == 0 && all_cancelled(e)) {
-                uint_least32_t none = UINT32_MAX;
-                atomic_compare_exchange_strong_explicit(&e->stop_layer, &none, op->layer, memory_order_relaxed,
-                                                        memory_order_relaxed);
-            }
+        if (thread == 0 && (i == 0 || op->layer != op[-1].layer) && all_cancelled(e)) {
+            uint_least32_t none = UINT32_MAX;
+            atomic_compare_exchange_strong_explicit(&e->stop_layer, &none, op->layer, memory_order_relaxed,
+                                                    memory_order_relaxed);
         }
         run_op(e, op, thread);
-        if (!op->barrier) continue;
-        mfi_pool_barrier(e->pool, thread);
-        if (unread && atomic_load_explicit(&e->stop_layer, memory_order_relaxed) <= op->layer) break;
-        unread = false;
     }
-    mfi_fp_leave(mode);
+    return true;
 }
 
 void mfi_run(mf_executor *e)
 {
+    const mfi_fp_mode mode = mfi_fp_enter();
     atomic_store_explicit(&e->stop_layer, UINT32_MAX, memory_order_relaxed);
-    mfi_pool_run(e->pool, run_program, e);
+    mfi_pool_run_stages(e->pool, e->model->program->stages[e->cut].n_stage, run_stage, e);
+    mfi_fp_leave(mode);
 }

@@ -1,7 +1,7 @@
 /* run_attend.c - attention of a batch: cut into tiles of query rows that read the same keys and values.
  *
  * A tile is up to MFK_ATTEND_ROWS neighbouring (position, head) pairs of one request and one key/value head.
- * Later positions cost more, so tiles go to the threads in turn. */
+ * Later positions cost more, so tiles go to the threads in turn, unless a thread has heads of its own. */
 #include "executor.h"
 
 #include "defs.h"
@@ -29,8 +29,8 @@ static void run_tile(const tiling *t, const mfi_run_request *request, uint32_t k
     for (uint64_t i = begin; i < end; i++) {
         const uint32_t row = (uint32_t)(i / n_head), head = kv_head * program->head_group + (uint32_t)(i % n_head),
                        position = request->position + row;
-        q[i - begin] = mfi_row(e, t->op->src, base + row) + head * d_head;
-        out[i - begin] = mfi_row(e, t->op->dst, base + row) + head * d_head;
+        q[i - begin] = mfi_row(e, t->thread, t->op->src, base + row) + head * d_head;
+        out[i - begin] = mfi_row(e, t->thread, t->op->dst, base + row) + head * d_head;
         key_end[i - begin] = position + 1;
         key_begin[i - begin] = t->op->window != 0 && position >= t->op->window ? position + 1 - t->op->window : 0;
     }
@@ -54,12 +54,15 @@ static void run_tile(const tiling *t, const mfi_run_request *request, uint32_t k
 
 static void run_request(tiling *t, const mfi_run_request *request)
 {
-    const uint32_t group = t->e->model->program->head_group, heads = mfi_view_heads(request->view, t->op->layer);
-    for (uint32_t kv_head = 0; kv_head * group < heads; kv_head++) {
+    const mf_executor *e = t->e;
+    const uint32_t group = e->model->program->head_group, heads = mfi_view_heads(request->view, t->op->layer);
+    uint32_t kv_begin, kv_end;
+    mfi_heads_of(e, request->view, t->op->layer, t->thread, &kv_begin, &kv_end);
+    for (uint32_t kv_head = kv_begin; kv_head < kv_end; kv_head++) {
         const uint32_t n_head = heads - kv_head * group < group ? heads - kv_head * group : group;
         const uint64_t n_pair = (uint64_t)n_head * request->n_row;
         for (uint64_t begin = 0; begin < n_pair; begin += t->rows_per_tile, t->n_tile++) {
-            if (t->n_tile % t->e->n_thread != t->thread) continue;
+            if (e->cut != MFI_CUT_HEADS && t->n_tile % e->n_thread != t->thread) continue;
             run_tile(t, request, kv_head, n_head, begin,
                      begin + t->rows_per_tile < n_pair ? begin + t->rows_per_tile : n_pair);
         }

@@ -34,11 +34,12 @@ static size_t step_extent(const product *p, mfi_extent extent, size_t step)
 }
 
 /* The input of a product with weights of `type`, from input k of row `row` on. */
-static void set_input(const mf_executor *e, const mfi_op *op, mfk_type type, size_t row, size_t k, mfk_gemm_args *args)
+static void set_input(const mf_executor *e, const mfi_op *op, mfk_type type, uint32_t thread, size_t row, size_t k,
+                      mfk_gemm_args *args)
 {
     const uint16_t buffer = mfk_type_quantized(type) ? op->src2 : op->src;
     const size_t at = mfk_type_quantized(type) ? k / MFK_BLOCK * sizeof(mfk_q8_block) : k * sizeof(float);
-    args->a = (const char *)mfi_row(e, buffer, row) + at;
+    args->a = (const char *)mfi_row(e, thread, buffer, row) + at;
     args->a_row_bytes = e->model->program->buffer[buffer].stride * sizeof(float);
 }
 
@@ -64,9 +65,9 @@ static void run_columns(const product *p, const mfi_tensor *piece, size_t origin
     mfi_split(end - begin, p->op->quantized ? MFK_BLOCK : MFK_NR, p->thread, e->n_thread, &first, &last);
     if (first == last || m == 0) return;
     const size_t column = begin + first, stride = e->model->program->buffer[p->part->dst].stride;
-    float *to = mfi_row(e, p->part->dst, 0);
+    float *to = mfi_row(e, p->thread, p->part->dst, 0);
     mfk_gemm_args args = product_args(e, piece, column / MFK_NR * (gated ? 2 : 1), p->thread);
-    set_input(e, p->op, piece->type, 0, 0, &args);
+    set_input(e, p->op, piece->type, p->thread, 0, 0, &args);
     args.m = m;
     args.n = last - first;
     args.activation = p->op->activation;
@@ -114,12 +115,12 @@ static void run_inputs(const product *p, const mfi_tensor *piece, size_t origin,
     mfi_split((size_t)piece->n, MFK_NR, p->thread, e->n_thread, &first, &last);
     if (first == last || m == 0) return;
     mfk_gemm_args args = product_args(e, piece, first / MFK_NR, p->thread);
-    set_input(e, p->op, piece->type, 0, origin + begin, &args);
+    set_input(e, p->op, piece->type, p->thread, 0, origin + begin, &args);
     args.m = m;
     args.n = last - first;
     args.k = end - begin;
     args.k_begin = begin;
-    args.c = mfi_row(e, p->part->dst, 0) + first;
+    args.c = mfi_row(e, p->thread, p->part->dst, 0) + first;
     args.c_row_bytes = e->model->program->buffer[p->part->dst].stride * sizeof(float);
     args.flags = origin + begin > 0 ? MFK_RESUME : 0;
     mfk_table_gemm(&e->model->kernels, piece->type)(&args);
@@ -165,7 +166,7 @@ static void run_logits(const mf_executor *e, const mfi_op *op, uint32_t thread, 
 {
     const mfi_tensor *piece = op->part[0].piece[0];
     mfk_gemm_args args = product_args(e, piece, begin / MFK_NR, thread);
-    set_input(e, op, piece->type, row, 0, &args);
+    set_input(e, op, piece->type, thread, row, 0, &args);
     args.m = n_row;
     args.n = end - begin;
     args.c = c;
@@ -205,8 +206,8 @@ static void copy_hidden(const mf_executor *e, const mfi_op *op, uint32_t thread)
     for (size_t i = begin; i < end; i++) {
         const mfi_run_request *request = &e->request[e->row_request[e->out.row_of[i]]];
         if (request->hidden == NULL) continue;
-        copy_columns(mfi_row(e, op->src, i), request->hidden + (i - request->first_out) * request->hidden_stride,
-                     e->model->program->d_model);
+        copy_columns(mfi_row(e, thread, op->src, i),
+                     request->hidden + (i - request->first_out) * request->hidden_stride, e->model->program->d_model);
     }
 }
 

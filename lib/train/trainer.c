@@ -147,8 +147,9 @@ static mf_status build(mf_trainer *t, const mf_train_model *model, mf_error *err
     if (status != MF_OK) return status;
 
     uint32_t n_thread = t->options.n_thread ? t->options.n_thread : mfi_usable_cores();
-    status = mfi_pool_create(&t->tasks.pool, &t->allocator,
-                             &(mfi_pool_options){ n_thread, RUN_SPIN_US, IDLE_SPIN_US, NULL, 0 }, error);
+    status = mfi_pool_create(
+        &t->tasks.pool, &t->allocator,
+        &(mfi_pool_options){ .n_thread = n_thread, .run_spin_us = RUN_SPIN_US, .idle_spin_us = IDLE_SPIN_US }, error);
     if (status == MF_OK) status = allocate(t, error);
     if (status != MF_OK) return status;
     t->vec = mfi_train_vec_select();
