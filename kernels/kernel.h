@@ -48,6 +48,15 @@ typedef enum mfk_activation {
     MFK_TANH = 4
 } mfk_activation;
 
+/* Bytes of one key/value head's keys, or of its values, in a cache page: [d_head][MFK_PAGE] keys or [MFK_PAGE][d_head]
+ * values of `type` (MFK_F32, MFK_BF16 or MFK_Q8). In a block of Q8 they are signed bytes, and the MFK_PAGE positions'
+ * f32 scales lie behind them. */
+static inline size_t mfk_cache_block_bytes(mfk_type type, size_t d_head)
+{
+    const size_t n = MFK_PAGE * d_head;
+    return type == MFK_F32 ? 4 * n : type == MFK_BF16 ? 2 * n : n + MFK_PAGE * sizeof(float);
+}
+
 /* 32 activations as Q8 and Q4 weights meet them: value = scale * q, q in -127 .. 127. */
 typedef struct mfk_q8_block {
     float scale;
@@ -88,13 +97,13 @@ typedef void mfk_quantize_kernel(size_t n, const float *x, mfk_q8_block *y);
 
 /* Attention of up to MFK_ATTEND_ROWS query rows over one key/value head of one session. Row r sees the
  * keys at positions key_begin[r] <= j < key_end[r], and reads no other. Keys and values lie in pages of
- * MFK_PAGE positions, page p holding positions 64 p ..: at pages[p] + k_offset_bytes keys as
- * [d_head][64] of `type`, at pages[p] + v_offset_bytes values as [64][d_head].
+ * MFK_PAGE positions, page p holding positions 64 p ..: the block of keys at pages[p] + k_offset_bytes, that of
+ * values at pages[p] + v_offset_bytes (mfk_cache_block_bytes).
  * Per span of MFK_SPAN positions: scores, maximum, exponentials, sum and weighted values; spans are then
  * merged in ascending order. See docs/arithmetic.md. */
 typedef struct mfk_attend_args {
     size_t n_row, d_head;                /* d_head: a multiple of 16, at most 512 */
-    mfk_type type;                       /* of the cache: MFK_F32 or MFK_BF16 */
+    mfk_type type;                       /* of the cache: MFK_F32, MFK_BF16 or MFK_Q8 */
     float scale;                         /* score = scale * dot */
     float softcap;                       /* 0: none; else score = softcap * tanh(score / softcap) */
     const float *const *q;               /* [n_row] rows of d_head */
@@ -117,9 +126,9 @@ typedef void mfk_axpy_kernel(size_t n, float a, const float *x, float *y); /* y 
 /* Rotates each of n_head heads of d_head in place, half-split pairs (j, j + d_head/2) by the d_head/2
  * cosines and sines of the row's position. */
 typedef void mfk_rope_kernel(size_t n_head, size_t d_head, const float *cos, const float *sin, float *x);
-/* One row's key into slot `slot` of a page's [d_head][64], and value into its [64][d_head]. */
-typedef void mfk_store_key_kernel(mfk_type type, size_t d_head, const float *x, void *page_keys, size_t slot);
-typedef void mfk_store_row_kernel(mfk_type type, size_t n, const float *x, void *row); /* f32 to f32 or bf16 */
+/* One row's key, or value, into slot `slot` of a block of keys, or values, as mfk_cache_block_bytes has it. */
+typedef void mfk_store_key_kernel(mfk_type type, size_t d_head, const float *x, void *block, size_t slot);
+typedef void mfk_store_value_kernel(mfk_type type, size_t d_head, const float *x, void *block, size_t slot);
 /* Row `index` of a panel tensor (an embedding tied to the output), widened to f32. `table`: of Q4, else NULL. */
 typedef void mfk_panel_row_kernel(mfk_type type, size_t k, const int8_t *table, const void *panels,
                                   size_t b_panel_bytes, size_t index, float *y);
@@ -141,7 +150,7 @@ typedef mfk_add_kernel *mfk_add_fn;
 typedef mfk_axpy_kernel *mfk_axpy_fn;
 typedef mfk_rope_kernel *mfk_rope_fn;
 typedef mfk_store_key_kernel *mfk_store_key_fn;
-typedef mfk_store_row_kernel *mfk_store_row_fn;
+typedef mfk_store_value_kernel *mfk_store_value_fn;
 typedef mfk_panel_row_kernel *mfk_panel_row_fn;
 typedef mfk_softmax_stats_kernel *mfk_softmax_stats_fn;
 
@@ -160,7 +169,7 @@ typedef struct mfk_table {
     mfk_axpy_fn axpy;
     mfk_rope_fn rope;
     mfk_store_key_fn store_key;
-    mfk_store_row_fn store_row;
+    mfk_store_value_fn store_value;
     mfk_panel_row_fn panel_row;
     mfk_softmax_stats_fn softmax_stats;
 } mfk_table;

@@ -102,14 +102,13 @@ static void store(const mf_executor *e, const mfi_op *op, uint32_t row, uint32_t
     const mfk_table *kernels = &e->model->kernels;
     const mfi_run_request *request = request_of(e, row);
     const uint32_t position = position_of(e, row), slot = position % MFK_PAGE;
-    const size_t d_head = e->model->program->d_head, element = request->cache_type == MFK_F32 ? 4 : 2;
-    const size_t head_bytes = d_head * MFK_PAGE * element;
+    const size_t d_head = e->model->program->d_head, block_bytes = mfk_cache_block_bytes(request->cache_type, d_head);
     const float *keys = mfi_row(e, op->src, index), *values = mfi_row(e, op->src2, index);
     unsigned char *page = request->pages[op->slot][position / MFK_PAGE];
     for (uint32_t h = 0; h < mfi_view_kv_heads(request->view, op->layer); h++) {
-        kernels->store_key(request->cache_type, d_head, keys + h * d_head, page + h * head_bytes, slot);
-        kernels->store_row(request->cache_type, d_head, values + h * d_head,
-                           page + request->value_offset_bytes + h * head_bytes + slot * d_head * element);
+        kernels->store_key(request->cache_type, d_head, keys + h * d_head, page + h * block_bytes, slot);
+        kernels->store_value(request->cache_type, d_head, values + h * d_head,
+                             page + request->value_offset_bytes + h * block_bytes, slot);
     }
 }
 

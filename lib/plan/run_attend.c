@@ -21,7 +21,7 @@ static void run_tile(const tiling *t, const mfi_run_request *request, uint32_t k
     const mf_executor *e = t->e;
     const mfi_program *program = e->model->program;
     const mfi_space *space = &e->attn[t->op->layer];
-    const size_t d_head = program->d_head, element = request->cache_type == MFK_F32 ? 4 : 2;
+    const size_t d_head = program->d_head, block_bytes = mfk_cache_block_bytes(request->cache_type, d_head);
     const uint32_t base = mfi_space_index(space, request->first_row);
     const float *q[MFK_ATTEND_ROWS];
     float *out[MFK_ATTEND_ROWS];
@@ -34,7 +34,6 @@ static void run_tile(const tiling *t, const mfi_run_request *request, uint32_t k
         key_end[i - begin] = position + 1;
         key_begin[i - begin] = t->op->window != 0 && position >= t->op->window ? position + 1 - t->op->window : 0;
     }
-    const size_t head_bytes = d_head * MFK_PAGE * element;
     const mfk_attend_args args = {
         .n_row = (size_t)(end - begin),
         .d_head = d_head,
@@ -45,8 +44,8 @@ static void run_tile(const tiling *t, const mfi_run_request *request, uint32_t k
         .key_begin = key_begin,
         .key_end = key_end,
         .pages = (const void *const *)request->pages[t->op->slot],
-        .k_offset_bytes = kv_head * head_bytes,
-        .v_offset_bytes = request->value_offset_bytes + kv_head * head_bytes,
+        .k_offset_bytes = kv_head * block_bytes,
+        .v_offset_bytes = request->value_offset_bytes + kv_head * block_bytes,
         .scratch = e->scratch[t->thread],
     };
     e->model->kernels.attend(&args);
