@@ -268,7 +268,7 @@ Test(laws, outputs_do_not_depend_on_what_else_is_in_the_batch)
 }
 
 /* More keys than one span of the attention: spans are merged the same way in prefill and decode. */
-static void cut_across_spans(mf_cache_type type)
+static void cut_across_spans(mf_cache_type type, uint32_t window)
 {
     enum { TOKENS = 1100 };
     random_shape shape = *random_shape_find("tiny");
@@ -276,6 +276,7 @@ static void cut_across_spans(mf_cache_type type)
     shape.max_positions = TOKENS;
     random_model random;
     cr_assert(random_model_init_shape(&random, &shape, 1) == MF_OK);
+    random.config.window[0] = window;
     model_file file = make_random_file(&random, MFK_F32, MFI_RAW, false);
     rng r = { 1 };
     outputs reference = { 0 };
@@ -315,7 +316,9 @@ static void cut_across_spans(mf_cache_type type)
 Test(laws, outputs_do_not_depend_on_cuts_across_attention_spans)
 {
     for (int type = 0; type < N_CACHE_TYPE; type++)
-        cut_across_spans((mf_cache_type)type);
+        cut_across_spans((mf_cache_type)type, 0);
+    cut_across_spans(MF_CACHE_Q8, 90);
+    cut_across_spans(MF_CACHE_F32, 1030);
 }
 
 Test(laws, outputs_do_not_depend_on_the_hosts_floating_point_mode)
