@@ -5,12 +5,17 @@
 
 #include "cli_model.h"
 
+typedef struct bench_attention_shape {
+    uint32_t n_head, n_kv_head, d_head;
+} bench_attention_shape;
+
 typedef struct bench {
     const char *path;  /* of the model; NULL until one is made */
     uint32_t n_thread; /* at least 1 */
     uint32_t rounds;   /* measurements of each point */
     bool copy;         /* load the weights to memory rather than map them */
     bool json;
+    bench_attention_shape attention;
     mf_model *model; /* NULL for the kernels */
     mf_model_info info;
 } bench;
@@ -19,6 +24,7 @@ typedef struct bench {
 mf_status bench_views(const bench *b, json_t *out, mf_error *error);
 mf_status bench_decode(const bench *b, json_t *out, mf_error *error);
 mf_status bench_prefill(const bench *b, json_t *out, mf_error *error);
+mf_status bench_attention(const bench *b, json_t *out, mf_error *error);
 mf_status bench_kernels(const bench *b, json_t *out, mf_error *error);
 mf_status bench_train(const bench *b, json_t *out, mf_error *error);
 

@@ -152,8 +152,9 @@ static const struct {
     bool needs_model;
     bool only_by_name; /* takes minutes */
 } measurements[] = {
-    { "views", bench_views, true, false },     { "decode", bench_decode, true, false },
-    { "prefill", bench_prefill, true, false }, { "kernels", bench_kernels, false, false },
+    { "views", bench_views, true, false },      { "decode", bench_decode, true, false },
+    { "prefill", bench_prefill, true, false },  { "attention", bench_attention, false, false },
+    { "kernels", bench_kernels, false, false },
 #if defined(MATFORMER_TRAIN)
     { "train", bench_train, false, true },
 #endif
@@ -194,14 +195,14 @@ static uint32_t usable_cores(void)
 
 static int run(const cli_command *self, int argc, char **argv)
 {
-    bench b = { .rounds = 9 };
+    bench b = { .rounds = 9, .attention = { .n_head = 32, .n_kv_head = 4, .d_head = 64 } };
     bench_shape shape = default_shape;
     int load = 0, type = 1;
     static const char *const type_names[] = { "f32", "bf16", "f16", "q8", "q4" };
     static const char types[] = "f32|bf16|f16|q8|q4";
     const cli_option options[] = {
         { CLI_U32, "rounds", 'r', "N", &b.rounds, "measurements of each point (9)", 5, MAX_ROUND },
-        { CLI_U32, "threads", 0, "N", &b.n_thread, "for decode and prefill (0: one per core)", 0, 256 },
+        { CLI_U32, "threads", 0, "N", &b.n_thread, "for decode, prefill and attention (0: one per core)", 0, 256 },
         { CLI_CHOICE, "load", 0, "copy|map", &load, "weights in memory of their own, or mapped (copy)", 0, 0 },
         { CLI_FLAG, "json", 0, NULL, &b.json, "print one JSON object", 0, 0 },
         { CLI_SECTION, "", 0, NULL, NULL, "The random model that is measured where no FILE is given", 0, 0 },
@@ -209,6 +210,10 @@ static int run(const cli_command *self, int argc, char **argv)
         { CLI_U32, "d-model", 0, "N", &shape.d_model, "(1024)", 32, 65536 },
         { CLI_U32, "d-ff", 0, "N", &shape.d_ff, "a multiple of 256 (8192)", 256, 1 << 20 },
         { CLI_CHOICE, "type", 0, types, &type, "of the matrices (bf16)", 0, 0 },
+        { CLI_SECTION, "", 0, NULL, NULL, "The shape of attention", 0, 0 },
+        { CLI_U32, "heads", 0, "N", &b.attention.n_head, "of queries (32)", 1, 1024 },
+        { CLI_U32, "kv-heads", 0, "N", &b.attention.n_kv_head, "of keys and values, a divisor (4)", 1, 1024 },
+        { CLI_U32, "d-head", 0, "N", &b.attention.d_head, "numbers of a head, a multiple of 32 (64)", 32, 512 },
     };
     int first, status;
     if (!cli_parse(self, options, CLI_COUNT(options), argc, argv, &first, &status)) return status;
@@ -216,7 +221,9 @@ static int run(const cli_command *self, int argc, char **argv)
     bool known = false;
     for (size_t i = 0; i < CLI_COUNT(measurements); i++)
         known = known || is_wanted(i, what);
-    if (!known) return cli_usage(self, "\"%s\" is not views, decode, prefill, kernels, train or all", what);
+    if (!known) return cli_usage(self, "\"%s\" is not views, decode, prefill, attention, kernels, train or all", what);
+    if (b.attention.n_head % b.attention.n_kv_head != 0 || b.attention.d_head % 32 != 0)
+        return cli_usage(self, "--kv-heads must divide --heads, and --d-head be a multiple of 32");
     if (argc - first > 1) return cli_usage(self, "one file is wanted, not %d", argc - first);
     b.path = first < argc ? argv[first] : NULL;
     b.copy = load == 0;
@@ -227,14 +234,17 @@ static int run(const cli_command *self, int argc, char **argv)
 
 const cli_command cmd_bench = {
     .name = "bench",
-    .usage = "[views|decode|prefill|kernels|train|all] [FILE] [OPTION...]",
+    .usage = "[views|decode|prefill|attention|kernels|train|all] [FILE] [OPTION...]",
     .summary = "How fast this machine runs a model, against what the machine can do",
-    .details = "views    the time to create a view\n"
-               "decode   one token at a time, at eight widths, against the measured read bandwidth\n"
-               "prefill  a prompt, at eight widths, against the measured multiply-add peak\n"
-               "kernels  the f32 GEMM by itself against BLIS, where libblis.so.4 is installed; BLIS_ARCH_TYPE chooses\n"
-               "         BLIS's kernels, MF_CPU ours\n"
-               "train    training steps, against the measured multiply-add peak; minutes, and so not part of all\n\n"
-               "Both sides of a ratio are measured in turn; the numbers are medians. Nothing else should run.\n",
+    .details =
+        "views      the time to create a view\n"
+        "decode     one token at a time, at eight widths, against the measured read bandwidth\n"
+        "prefill    a prompt, at eight widths, against the measured multiply-add peak\n"
+        "attention  of one layer by itself, at 512 to 32768 positions, with every type of the cache, with one and\n"
+        "           with all threads, against both\n"
+        "kernels    the f32 GEMM by itself against BLIS, where libblis.so.4 is installed; BLIS_ARCH_TYPE chooses\n"
+        "           BLIS's kernels, MF_CPU ours\n"
+        "train      training steps, against the measured multiply-add peak; minutes, and so not part of all\n\n"
+        "Both sides of a ratio are measured in turn; the numbers are medians. Nothing else should run.\n",
     .run = run,
 };
