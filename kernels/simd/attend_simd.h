@@ -1,12 +1,13 @@
 /* attend_simd.h - the body of attention, over the sixteen lanes of f32x16_*.h.
  *
  * A span goes page by page, once over its keys and once over its values, and every page over all rows, so that it is
- * in the first-level cache for all but the first of them. Rows are taken four or two at a time where their ranges of
- * keys meet; what is left at the ragged ends is done row by row. The including file sets
- *     ATTEND_GROUPS  registers of 16 positions, or of 16 values, that four rows work on at once
+ * in the first-level cache for all but the first of them; and the next page is on its way. Rows are taken up to
+ * eight at a time where their ranges of keys meet; what is left at the ragged ends is done row by row. The including
+ * file sets
+ *     ATTEND_CHAINS  chains of 16 lanes that the processor has registers for, 4 or more
+ *     ATTEND_ROWS    rows that share them at most, 8 or 4
  *
- * Scratch: exponents [MFK_ATTEND_ROWS][MFK_SPAN], a span's values [MFK_ATTEND_ROWS][d_head], and the numbers of one
- * block [MFK_PAGE * d_head]. */
+ * Scratch: exponents [MFK_ATTEND_ROWS][MFK_SPAN], then a span's values [MFK_ATTEND_ROWS][d_head]. */
 #include "kernel_list.h"
 #include "math_simd.h"
 
@@ -14,7 +15,11 @@
 #include <stdbool.h>
 #include <string.h>
 
-enum { ROWS_AT_ONCE = 4 };
+/* Registers of 16 positions, or of 16 values, that so many rows work on at once. */
+MFK_INLINE size_t groups_of(size_t rows)
+{
+    return ATTEND_CHAINS / rows > 4 ? 4 : ATTEND_CHAINS / rows;
+}
 
 /* The rows that see keys of one span, and which. */
 typedef struct span {
@@ -26,14 +31,12 @@ typedef struct span {
     size_t row_begin[MFK_ATTEND_ROWS], row_end[MFK_ATTEND_ROWS];
     float *e[MFK_ATTEND_ROWS], *values[MFK_ATTEND_ROWS]; /* [MFK_SPAN], [d_head] */
     float max[MFK_ATTEND_ROWS], sum[MFK_ATTEND_ROWS];
-    float *widened; /* [MFK_PAGE * d_head] */
 } span;
 
-/* Keys, or values, of one page: what the rows read. */
+/* Keys, or values, of one page. */
 typedef struct block {
-    const void *data;
-    mfk_type type;
-    size_t begin, end; /* its positions that the span has */
+    const char *data, *next; /* next: of the page after it, NULL where the span has none */
+    size_t begin, end;       /* its positions that the span has */
 } block;
 
 static size_t least(const size_t *x, size_t n)
@@ -66,28 +69,28 @@ MFK_INLINE f32x16 load_cache(mfk_type type, const void *data, size_t i)
      : (type) == MFK_BF16 ? f(MFK_BF16, rows, __VA_ARGS__) \
                           : f(MFK_Q8, rows, __VA_ARGS__))
 #define BY_TYPE_AND_ROWS(f, type, rows, ...)          \
-    ((rows) == 4   ? BY_TYPE(f, type, 4, __VA_ARGS__) \
+    ((rows) == 8   ? BY_TYPE(f, type, 8, __VA_ARGS__) \
+     : (rows) == 4 ? BY_TYPE(f, type, 4, __VA_ARGS__) \
      : (rows) == 2 ? BY_TYPE(f, type, 2, __VA_ARGS__) \
                    : BY_TYPE(f, type, 1, __VA_ARGS__))
 
-MFK_INLINE void widen(mfk_type type, size_t n, const void *data, float *out)
-{
-    for (size_t i = 0; i < n; i += 16)
-        f32x16_store(out + i, load_cache(type, data, i));
-}
-
-/* Positions `at` .. `at` + 63. Where more rows read it than work at once, its numbers are widened for all of them. */
+/* Positions `at` .. `at` + 63. */
 static block block_at(const span *s, size_t offset_bytes, size_t at)
 {
-    const mfk_attend_args *args = s->args;
-    block b = { .data = (const char *)args->pages[at / MFK_PAGE] + offset_bytes, .type = args->type };
-    b.begin = s->begin > at ? s->begin : at;
-    b.end = s->end < at + MFK_PAGE ? s->end : at + MFK_PAGE;
-    if (args->type == MFK_F32 || s->n <= ROWS_AT_ONCE) return b;
-    BY_TYPE(widen, args->type, MFK_PAGE * args->d_head, b.data, s->widened);
-    b.data = s->widened;
-    b.type = MFK_F32;
+    const void *const *page = s->args->pages + at / MFK_PAGE;
+    block b = { .data = (const char *)page[0] + offset_bytes, .begin = at, .end = at + MFK_PAGE };
+    if (b.end < s->end) b.next = (const char *)page[1] + offset_bytes;
+    if (b.begin < s->begin) b.begin = s->begin;
+    if (b.end > s->end) b.end = s->end;
     return b;
+}
+
+/* Elements i .. i + n - 1 of the next page's block, if there is one. */
+MFK_INLINE void announce(mfk_type type, const char *next, size_t i, size_t n)
+{
+    const size_t element = type == MFK_F32 ? 4 : type == MFK_BF16 ? 2 : 1;
+    for (size_t at = 0; next != NULL && at < n * element; at += 64)
+        __builtin_prefetch(next + i * element + at);
 }
 
 /* x of positions j .. j + 15 times their scales, of a cache that has scales. */
@@ -106,19 +109,21 @@ MFK_INLINE f32x16 scaled(const mfk_attend_args *args, f32x16 s)
     return f32x16_mul(cap, tanh16(f32x16_div(s, cap)));
 }
 
-/* Products of `rows` rows from `at` with the keys at positions j .. j + 16 groups, all in one page: to e. */
-MFK_INLINE void products(mfk_type type, size_t rows, const span *s, const void *keys, size_t at, size_t j,
-                         size_t groups)
+/* Products of `rows` rows from `at` with the keys at positions j .. j + 16 groups, all in one page: to e. The first
+ * rows announce the next page. */
+MFK_INLINE void products(mfk_type type, size_t rows, const span *s, const block *b, size_t at, size_t j, size_t groups)
 {
-    f32x16 acc[ROWS_AT_ONCE * 4], k[4];
-    const float *q[ROWS_AT_ONCE];
+    const char *next = at == 0 ? b->next : NULL;
+    f32x16 acc[ATTEND_CHAINS], k[4];
+    const float *q[ATTEND_ROWS];
     for (size_t r = 0; r < rows; r++)
         q[r] = s->args->q[s->row[at + r]];
     for (size_t i = 0; i < rows * groups; i++)
         acc[i] = f32x16_set(0.0f);
     for (size_t d = 0; d < s->args->d_head; d++) {
+        announce(type, next, d * MFK_PAGE + j % MFK_PAGE, groups * 16);
         for (size_t g = 0; g < groups; g++)
-            k[g] = load_cache(type, keys, d * MFK_PAGE + j % MFK_PAGE + g * 16);
+            k[g] = load_cache(type, b->data, d * MFK_PAGE + j % MFK_PAGE + g * 16);
         for (size_t r = 0; r < rows; r++)
             for (size_t g = 0; g < groups; g++)
                 acc[r * groups + g] = f32x16_fma(f32x16_set(q[r][d]), k[g], acc[r * groups + g]);
@@ -130,11 +135,11 @@ MFK_INLINE void products(mfk_type type, size_t rows, const span *s, const void *
 MFK_INLINE void rows_products(mfk_type type, size_t rows, const span *s, const block *b, size_t at)
 {
     size_t begin = least(s->row_begin + at, rows), end = greatest(s->row_end + at, rows);
-    size_t groups = rows > 1 ? ATTEND_GROUPS : 4;
+    size_t groups = groups_of(rows);
     begin = begin > b->begin ? begin : b->begin;
     end = end < b->end ? end : b->end;
     for (size_t j = begin / (16 * groups) * (16 * groups); j < end; j += 16 * groups)
-        products(type, rows, s, b->data, at, j, groups);
+        products(type, rows, s, b, at, j, groups);
 }
 
 /* Products to scores, -inf where the row does not see the key, and on to e = exp(score - maximum), which, the sum
@@ -161,18 +166,21 @@ static void exponents(span *s, size_t at)
 }
 
 /* values += e * value over the positions [begin, end) of a page, which all `rows` rows see, in 16 groups dimensions. */
-MFK_INLINE void weigh(mfk_type type, size_t rows, const span *s, const void *data, size_t at, size_t begin, size_t end,
+MFK_INLINE void weigh(mfk_type type, size_t rows, const span *s, const block *b, size_t at, size_t begin, size_t end,
                       size_t d, size_t groups)
 {
-    f32x16 acc[ROWS_AT_ONCE * 4], v[4];
-    const float *e[ROWS_AT_ONCE];
+    const char *next = at == 0 ? b->next : NULL;
+    f32x16 acc[ATTEND_CHAINS], v[4];
+    const float *e[ATTEND_ROWS];
     for (size_t r = 0; r < rows; r++)
         e[r] = s->e[at + r] + (begin - s->first);
     for (size_t i = 0; i < rows * groups; i++)
         acc[i] = f32x16_load(s->values[at + i / groups] + d + i % groups * 16);
     for (size_t j = 0; j < end - begin; j++) {
+        const size_t i = (begin % MFK_PAGE + j) * s->args->d_head + d;
+        announce(type, next, i, groups * 16);
         for (size_t g = 0; g < groups; g++)
-            v[g] = load_cache(type, data, (begin % MFK_PAGE + j) * s->args->d_head + d + g * 16);
+            v[g] = load_cache(type, b->data, i + g * 16);
         for (size_t r = 0; r < rows; r++)
             for (size_t g = 0; g < groups; g++)
                 acc[r * groups + g] = f32x16_fma(f32x16_set(e[r][j]), v[g], acc[r * groups + g]);
@@ -181,14 +189,14 @@ MFK_INLINE void weigh(mfk_type type, size_t rows, const span *s, const void *dat
         f32x16_store(s->values[at + i / groups] + d + i % groups * 16, acc[i]);
 }
 
-MFK_INLINE void rows_weigh(mfk_type type, size_t rows, const span *s, const void *data, size_t at, size_t begin,
+MFK_INLINE void rows_weigh(mfk_type type, size_t rows, const span *s, const block *b, size_t at, size_t begin,
                            size_t end)
 {
-    size_t d = 0, wide = rows > 1 ? ATTEND_GROUPS : 4;
+    size_t d = 0, wide = groups_of(rows);
     for (; d + 16 * wide <= s->args->d_head; d += 16 * wide)
-        weigh(type, rows, s, data, at, begin, end, d, wide);
+        weigh(type, rows, s, b, at, begin, end, d, wide);
     for (; d < s->args->d_head; d += 16)
-        weigh(type, rows, s, data, at, begin, end, d, 1);
+        weigh(type, rows, s, b, at, begin, end, d, 1);
 }
 
 /* Rows from `at` on, `rows` of them together, see [begin, end): as much of it as the block has. */
@@ -196,7 +204,7 @@ static void weigh_range(const span *s, const block *b, size_t at, size_t rows, s
 {
     begin = begin > b->begin ? begin : b->begin;
     end = end < b->end ? end : b->end;
-    if (begin < end) BY_TYPE_AND_ROWS(rows_weigh, b->type, rows, s, b->data, at, begin, end);
+    if (begin < end) BY_TYPE_AND_ROWS(rows_weigh, s->args->type, rows, s, b, at, begin, end);
 }
 
 static void block_values(const span *s, const block *b, size_t at, size_t rows)
@@ -213,8 +221,10 @@ static void block_values(const span *s, const block *b, size_t at, size_t rows)
 /* How many rows from `at` on go together. */
 static size_t rows_at(const span *s, size_t at)
 {
-    size_t left = s->n - at;
-    return left >= ROWS_AT_ONCE ? ROWS_AT_ONCE : left >= 2 ? 2 : 1;
+    size_t rows = ATTEND_ROWS;
+    while (rows > s->n - at)
+        rows /= 2;
+    return rows;
 }
 
 static void span_run(span *s)
@@ -224,7 +234,7 @@ static void span_run(span *s)
         const block keys = block_at(s, s->args->k_offset_bytes, page);
         for (size_t at = 0, rows; at < s->n; at += rows) {
             rows = rows_at(s, at);
-            BY_TYPE_AND_ROWS(rows_products, keys.type, rows, s, &keys, at);
+            BY_TYPE_AND_ROWS(rows_products, s->args->type, rows, s, &keys, at);
         }
     }
     for (size_t r = 0; r < s->n; r++) {
@@ -244,7 +254,7 @@ static void span_run(span *s)
 static void span_open(span *s, const mfk_attend_args *args, size_t first)
 {
     float *e = args->scratch, *values = e + MFK_ATTEND_ROWS * MFK_SPAN;
-    *s = (span){ .args = args, .first = first, .widened = values + MFK_ATTEND_ROWS * args->d_head };
+    *s = (span){ .args = args, .first = first };
     for (size_t r = 0; r < args->n_row; r++) {
         size_t begin = args->key_begin[r] > first ? args->key_begin[r] : first;
         size_t end = args->key_end[r] < first + MFK_SPAN ? args->key_end[r] : first + MFK_SPAN;
