@@ -100,7 +100,10 @@ typedef void mfk_quantize_kernel(size_t n, const float *x, mfk_q8_block *y);
  * MFK_PAGE positions, page p holding positions 64 p ..: the block of keys at pages[p] + k_offset_bytes, that of
  * values at pages[p] + v_offset_bytes (mfk_cache_block_bytes).
  * Per span of MFK_SPAN positions: scores, maximum, exponentials, sum and weighted values; spans are then
- * merged in ascending order. See docs/arithmetic.md. */
+ * merged in ascending order. See docs/arithmetic.md.
+ * With `part`, the keys of all rows lie in one span, and what it has for row r goes to part[r] instead of out[r]:
+ * values [d_head] that are not divided yet, their maximum and their sum. mfk_attend_merge_kernel puts such parts
+ * together; out = values / sum then. */
 typedef struct mfk_attend_args {
     size_t n_row, d_head;                /* d_head: a multiple of 16, at most 512 */
     mfk_type type;                       /* of the cache: MFK_F32, MFK_BF16 or MFK_Q8 */
@@ -108,12 +111,15 @@ typedef struct mfk_attend_args {
     float softcap;                       /* 0: none; else score = softcap * tanh(score / softcap) */
     const float *const *q;               /* [n_row] rows of d_head */
     float *const *out;                   /* [n_row] rows of d_head */
+    float *const *part;                  /* [n_row] of d_head + 2, or NULL */
     const uint32_t *key_begin, *key_end; /* [n_row]; key_begin < key_end */
     const void *const *pages;
     size_t k_offset_bytes, v_offset_bytes;
     void *scratch; /* MFK_SCRATCH_BYTES */
 } mfk_attend_args;
 typedef void mfk_attend_kernel(const mfk_attend_args *args);
+/* The part of a row's next span into the part of those before it. */
+typedef void mfk_attend_merge_kernel(size_t d_head, float *part, const float *next);
 
 /* Element-wise kernels; x and y may be the same, no other overlap. */
 typedef void mfk_rms_norm_kernel(size_t n, const float *x, const float *weight /* or NULL */, float eps, float *y);
@@ -142,6 +148,7 @@ typedef mfk_gemm_kernel *mfk_gemm_fn;
 typedef mfk_glu_kernel *mfk_glu_fn;
 typedef mfk_quantize_kernel *mfk_quantize_fn;
 typedef mfk_attend_kernel *mfk_attend_fn;
+typedef mfk_attend_merge_kernel *mfk_attend_merge_fn;
 typedef mfk_rms_norm_kernel *mfk_rms_norm_fn;
 typedef mfk_layer_norm_kernel *mfk_layer_norm_fn;
 typedef mfk_activate_kernel *mfk_activate_fn;
@@ -161,6 +168,7 @@ typedef struct mfk_table {
     mfk_glu_fn glu_f32, glu_bf16, glu_f16, glu_q8, glu_q4;
     mfk_quantize_fn quantize;
     mfk_attend_fn attend;
+    mfk_attend_merge_fn attend_merge;
     mfk_rms_norm_fn rms_norm;
     mfk_layer_norm_fn layer_norm;
     mfk_activate_fn activate;

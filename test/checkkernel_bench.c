@@ -246,6 +246,7 @@ static void element(const mfk_table *t, const char *slot, float *x, float *y)
     if (strcmp(slot, "softmax_stats") == 0) t->softmax_stats(N, x, &two[0], &two[1]);
     if (strcmp(slot, "store_key") == 0) t->store_key(MFK_BF16, N / MFK_PAGE, x, y, 3);
     if (strcmp(slot, "quantize") == 0) t->quantize(N / 2, x, (mfk_q8_block *)(void *)y);
+    if (strcmp(slot, "attend_merge") == 0) t->attend_merge(D_HEAD, y, x);
     if (strcmp(slot, "store_value") == 0) t->store_value(MFK_BF16, N / MFK_PAGE, x, y, 3);
     if (strcmp(slot, "panel_row") == 0) t->panel_row(MFK_BF16, N / MFK_NR, NULL, x, N * 2, 3, y);
 }

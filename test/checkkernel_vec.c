@@ -511,6 +511,41 @@ static void check_fill_nan(float *x, size_t n)
         x[i] = NAN;
 }
 
+/* The same from parts, one for a span and row, merged in ascending order. */
+static void attend_in_parts(check_run *run, const mfk_attend_args *whole, const ranges *r, float *const *out)
+{
+    enum { PART = D_HEAD_MAX + 2 };
+    static float merged[MFK_ATTEND_ROWS][PART], next[MFK_ATTEND_ROWS][PART];
+    for (uint32_t first = 0; first < POSITIONS; first += MFK_SPAN) {
+        mfk_attend_args args = *whole;
+        const float *q[MFK_ATTEND_ROWS];
+        float *part[MFK_ATTEND_ROWS];
+        size_t row[MFK_ATTEND_ROWS];
+        ranges here;
+        args.n_row = 0;
+        for (size_t i = 0; i < whole->n_row; i++) {
+            uint32_t begin = r->begin[i] > first ? r->begin[i] : first;
+            uint32_t end = r->end[i] < first + MFK_SPAN ? r->end[i] : first + MFK_SPAN;
+            if (begin >= end) continue;
+            here.begin[args.n_row] = begin;
+            here.end[args.n_row] = end;
+            q[args.n_row] = whole->q[i];
+            part[args.n_row] = r->begin[i] >= first ? merged[i] : next[i];
+            row[args.n_row++] = i;
+        }
+        args.q = q;
+        args.part = part;
+        args.key_begin = here.begin;
+        args.key_end = here.end;
+        if (args.n_row > 0) run->table.attend(&args);
+        for (size_t k = 0; k < args.n_row; k++)
+            if (part[k] == next[row[k]]) run->table.attend_merge(args.d_head, merged[row[k]], next[row[k]]);
+    }
+    for (size_t i = 0; i < whole->n_row; i++)
+        for (size_t d = 0; d < whole->d_head; d++)
+            out[i][d] = merged[i][d] / merged[i][whole->d_head + 1];
+}
+
 static void check_attend_once(check_run *run, cache *c, check_input input)
 {
     const float *q[MFK_ATTEND_ROWS];
@@ -548,6 +583,9 @@ static void check_attend_once(check_run *run, cache *c, check_input input)
                  (int)c->type, c->d_head, n_row, i, r.begin[i], r.end[i], (double)args.softcap, (int)input);
         check_equal(run, out[i], want[i], c->d_head, shape);
     }
+    attend_in_parts(run, &args, &r, out);
+    for (size_t i = 0; i < n_row; i++)
+        check_equal(run, out[i], want[i], c->d_head, "in parts");
     if (!at_scalar(run) || input != ORDINARY || isnan(want[n_row - 1][0])) return;
     attend_reference(c, &args, n_row - 1, exact);
     check_near(run, want[n_row - 1], exact, c->d_head, 1.0, 1e-5, shape);
@@ -599,6 +637,24 @@ void check_attend(check_run *run)
             cache_close(&c);
         }
     }
+}
+
+void check_attend_merge(check_run *run)
+{
+    enum { D = 512, PART = D + 2 };
+    static float part[PART], want[PART];
+    guard end = guard_open(PART * sizeof(float));
+    for (size_t d_head = 16; d_head <= D; d_head += 16)
+        for (check_input input = 0; input < INPUTS; input++) {
+            float *next = guard_poisoned(&end, (d_head + 2) * sizeof(float));
+            check_fill(run, input, part, d_head + 2);
+            check_fill(run, input, next, d_head + 2);
+            memcpy(want, part, sizeof want);
+            run->scalar.attend_merge(d_head, want, next);
+            run->table.attend_merge(d_head, part, next);
+            check_equal(run, part, want, d_head + 2, "a part merged");
+        }
+    guard_close(&end);
 }
 
 /* ---- Our own functions -------------------------------------------------------------------------- */

@@ -229,29 +229,31 @@ static float span_values(const mfk_attend_args *args, size_t begin, size_t end, 
     return tree_sum(p);
 }
 
+void mfk_attend_merge_scalar(size_t d_head, float *part, const float *next)
+{
+    float *max = part + d_head, *sum = max + 1, next_max = next[d_head], next_sum = next[d_head + 1];
+    float both = next_max > *max ? next_max : *max;
+    float old_share = mfk_exp(*max - both), new_share = mfk_exp(next_max - both);
+    *sum = mfk_fma(next_sum, new_share, *sum * old_share);
+    for (size_t d = 0; d < d_head; d++)
+        part[d] = mfk_fma(next[d], new_share, part[d] * old_share);
+    *max = both;
+}
+
 static void attend_row(const mfk_attend_args *args, size_t row)
 {
-    float *e = args->scratch, *o = e + MFK_SPAN, *out = args->out[row]; /* e[MFK_SPAN], o[d_head] */
-    float max = 0.0f, sum = 0.0f;
-    size_t first = args->key_begin[row], end = args->key_end[row];
+    const size_t d_head = args->d_head, first = args->key_begin[row], end = args->key_end[row];
+    float *e = args->scratch, *next = e + MFK_SPAN; /* e[MFK_SPAN], next[d_head + 2], merged[d_head + 2] */
+    float *merged = args->part ? args->part[row] : next + d_head + 2;
     for (size_t begin = first, stop; begin < end; begin = stop) {
         stop = (begin / MFK_SPAN + 1) * MFK_SPAN < end ? (begin / MFK_SPAN + 1) * MFK_SPAN : end;
-        float span_max = span_scores(args, args->q[row], begin, stop, e);
-        float span_sum = span_values(args, begin, stop, e, span_max, begin == first ? out : o);
-        if (begin == first) {
-            max = span_max;
-            sum = span_sum;
-            continue;
-        }
-        float both = span_max > max ? span_max : max;
-        float old_share = mfk_exp(max - both), new_share = mfk_exp(span_max - both);
-        sum = mfk_fma(span_sum, new_share, sum * old_share);
-        for (size_t d = 0; d < args->d_head; d++)
-            out[d] = mfk_fma(o[d], new_share, out[d] * old_share);
-        max = both;
+        float *part = begin == first ? merged : next;
+        part[d_head] = span_scores(args, args->q[row], begin, stop, e);
+        part[d_head + 1] = span_values(args, begin, stop, e, part[d_head], part);
+        if (begin != first) mfk_attend_merge_scalar(d_head, merged, next);
     }
-    for (size_t d = 0; d < args->d_head; d++)
-        out[d] = out[d] / sum;
+    for (size_t d = 0; d < d_head && !args->part; d++)
+        args->out[row][d] = merged[d] / merged[d_head + 1];
 }
 
 void mfk_attend_scalar(const mfk_attend_args *args)

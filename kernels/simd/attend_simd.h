@@ -7,7 +7,8 @@
  *     ATTEND_CHAINS  chains of 16 lanes that the processor has registers for, 4 or more
  *     ATTEND_ROWS    rows that share them at most, 8 or 4
  *
- * Scratch: exponents [MFK_ATTEND_ROWS][MFK_SPAN], then a span's values [MFK_ATTEND_ROWS][d_head]. */
+ * Scratch: exponents [MFK_ATTEND_ROWS][MFK_SPAN], then the parts of a span and of those before it,
+ * [MFK_ATTEND_ROWS][d_head + 16] each. */
 #include "kernel_list.h"
 #include "math_simd.h"
 
@@ -29,8 +30,7 @@ typedef struct span {
     size_t n;          /* rows, of those in args, in `row` */
     size_t row[MFK_ATTEND_ROWS];
     size_t row_begin[MFK_ATTEND_ROWS], row_end[MFK_ATTEND_ROWS];
-    float *e[MFK_ATTEND_ROWS], *values[MFK_ATTEND_ROWS]; /* [MFK_SPAN], [d_head] */
-    float max[MFK_ATTEND_ROWS], sum[MFK_ATTEND_ROWS];
+    float *e[MFK_ATTEND_ROWS], *values[MFK_ATTEND_ROWS]; /* [MFK_SPAN]; [d_head], the maximum and the sum */
 } span;
 
 /* Keys, or values, of one page. */
@@ -156,13 +156,13 @@ static void exponents(span *s, size_t at)
         f32x16_store(e + j, x);
         max = f32x16_max(x, max);
     }
-    s->max[at] = f32x16_tree_max(max);
+    const float most = s->values[at][s->args->d_head] = f32x16_tree_max(max);
     for (size_t j = begin; j < end; j += 16) {
-        f32x16 x = exp16(f32x16_sub(f32x16_load(e + j), f32x16_set(s->max[at])));
+        f32x16 x = exp16(f32x16_sub(f32x16_load(e + j), f32x16_set(most)));
         f32x16_store(e + j, times_scales(s->args, s->args->v_offset_bytes, s->first + j, x));
         sum = f32x16_add(sum, x);
     }
-    s->sum[at] = f32x16_tree_sum(sum);
+    s->values[at][s->args->d_head + 1] = f32x16_tree_sum(sum);
 }
 
 /* values += e * value over the positions [begin, end) of a page, which all `rows` rows see, in 16 groups dimensions. */
@@ -250,10 +250,10 @@ static void span_run(span *s)
     }
 }
 
-/* Which rows see keys of the span. A row's first span goes straight to its output. */
-static void span_open(span *s, const mfk_attend_args *args, size_t first)
+/* Which rows see keys of the span. A row's first span goes straight to `merged`. */
+static void span_open(span *s, const mfk_attend_args *args, size_t first, float *const *merged)
 {
-    float *e = args->scratch, *values = e + MFK_ATTEND_ROWS * MFK_SPAN;
+    float *e = args->scratch, *parts = e + MFK_ATTEND_ROWS * MFK_SPAN;
     *s = (span){ .args = args, .first = first };
     for (size_t r = 0; r < args->n_row; r++) {
         size_t begin = args->key_begin[r] > first ? args->key_begin[r] : first;
@@ -263,50 +263,44 @@ static void span_open(span *s, const mfk_attend_args *args, size_t first)
         s->row_begin[s->n] = begin;
         s->row_end[s->n] = end;
         s->e[s->n] = e + r * MFK_SPAN;
-        s->values[s->n] = args->key_begin[r] >= first ? args->out[r] : values + r * args->d_head;
+        s->values[s->n] = args->key_begin[r] >= first ? merged[r] : parts + r * (args->d_head + 16);
         s->n++;
     }
     s->begin = least(s->row_begin, s->n);
     s->end = greatest(s->row_end, s->n);
 }
 
-static void span_merge(const span *s, float *max, float *sum)
+void MFK_ISA(mfk_attend_merge)(size_t d_head, float *part, const float *next)
 {
-    for (size_t i = 0; i < s->n; i++) {
-        size_t r = s->row[i];
-        float *out = s->args->out[r];
-        if (s->values[i] == out) {
-            max[r] = s->max[i];
-            sum[r] = s->sum[i];
-            continue;
-        }
-        float both = s->max[i] > max[r] ? s->max[i] : max[r];
-        f32x16 old_share = exp16(f32x16_set(max[r] - both)), new_share = exp16(f32x16_set(s->max[i] - both));
-        f32x16 l = f32x16_fma(f32x16_set(s->sum[i]), new_share, f32x16_mul(f32x16_set(sum[r]), old_share));
-        for (size_t d = 0; d < s->args->d_head; d += 16)
-            f32x16_store(out + d, f32x16_fma(f32x16_load(s->values[i] + d), new_share,
-                                             f32x16_mul(f32x16_load(out + d), old_share)));
-        max[r] = both;
-        sum[r] = f32x16_first(l);
-    }
+    float *max = part + d_head, *sum = max + 1, next_max = next[d_head];
+    float both = next_max > *max ? next_max : *max;
+    f32x16 old_share = exp16(f32x16_set(*max - both)), new_share = exp16(f32x16_set(next_max - both));
+    for (size_t d = 0; d < d_head; d += 16)
+        f32x16_store(part + d,
+                     f32x16_fma(f32x16_load(next + d), new_share, f32x16_mul(f32x16_load(part + d), old_share)));
+    *sum = f32x16_first(f32x16_fma(f32x16_set(next[d_head + 1]), new_share, f32x16_mul(f32x16_set(*sum), old_share)));
+    *max = both;
 }
 
 void MFK_ISA(mfk_attend)(const mfk_attend_args *args)
 {
-    float max[MFK_ATTEND_ROWS], sum[MFK_ATTEND_ROWS];
+    float *merged[MFK_ATTEND_ROWS], *parts = (float *)args->scratch + MFK_ATTEND_ROWS * MFK_SPAN;
     size_t begin = args->key_begin[0], end = args->key_end[0];
-    for (size_t r = 1; r < args->n_row; r++) {
+    for (size_t r = 0; r < args->n_row; r++) {
         begin = args->key_begin[r] < begin ? args->key_begin[r] : begin;
         end = args->key_end[r] > end ? args->key_end[r] : end;
+        merged[r] = args->part ? args->part[r] : parts + (MFK_ATTEND_ROWS + r) * (args->d_head + 16);
     }
     for (size_t first = begin / MFK_SPAN * MFK_SPAN; first < end; first += MFK_SPAN) {
         span s;
-        span_open(&s, args, first);
+        span_open(&s, args, first, merged);
         if (s.n == 0) continue;
         span_run(&s);
-        span_merge(&s, max, sum);
+        for (size_t i = 0; i < s.n; i++)
+            if (s.values[i] != merged[s.row[i]]) MFK_ISA(mfk_attend_merge)(args->d_head, merged[s.row[i]], s.values[i]);
     }
-    for (size_t r = 0; r < args->n_row; r++)
+    for (size_t r = 0; r < args->n_row && !args->part; r++)
         for (size_t d = 0; d < args->d_head; d += 16)
-            f32x16_store(args->out[r] + d, f32x16_div(f32x16_load(args->out[r] + d), f32x16_set(sum[r])));
+            f32x16_store(args->out[r] + d,
+                         f32x16_div(f32x16_load(merged[r] + d), f32x16_set(merged[r][args->d_head + 1])));
 }
