@@ -49,6 +49,11 @@ static void lay_out(mf_executor *e, mfi_arena *arena)
     lay_out_space(&e->out, arena, e->max_rows, 1);
     e->cos = mfi_carve(arena, e->max_rows, program->d_head / 2 * sizeof(float));
     e->sin = mfi_carve(arena, e->max_rows, program->d_head / 2 * sizeof(float));
+    e->part_stride = mfi_round_up(program->d_head + 2, MFI_LINE / sizeof(float));
+    if (e->n_thread > 1) {
+        const size_t n_part = e->n_thread * MFI_SPLIT_PAIRS * (MFI_WAVE_SPANS + 1);
+        e->part = mfi_carve(arena, n_part, e->part_stride * sizeof(float));
+    }
     e->embedding = mfi_carve(arena, e->max_rows, sizeof *e->embedding);
     e->row_request = mfi_carve(arena, e->max_rows, sizeof *e->row_request);
     e->order = mfi_carve(arena, e->max_requests, sizeof *e->order);

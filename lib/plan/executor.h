@@ -12,6 +12,8 @@
 
 #define MFI_LOGITS_ROWS 64u /* of the tile through which logits reach several callers' buffers */
 #define MFI_LOGITS_COLUMNS 256u
+#define MFI_SPLIT_PAIRS 16u /* of positions and heads, for each thread: below, attention is split by positions */
+#define MFI_WAVE_SPANS 16u  /* spans that are then computed before they are merged */
 
 /* One request's rows in this batch. Pages: pages[slot][p] holds positions 64 p .. of cache slot `slot`. */
 typedef struct mfi_run_request {
@@ -61,6 +63,8 @@ struct mf_executor {
     unsigned char **scratch; /* [n_thread] MFK_SCRATCH_BYTES */
     float **logits_tile;     /* [n_thread] MFI_LOGITS_ROWS x MFI_LOGITS_COLUMNS */
     float *cos, *sin;        /* [max_rows][d_head / 2] */
+    float *part;             /* [n_thread * MFI_SPLIT_PAIRS][MFI_WAVE_SPANS + 1][part_stride] of attention; or NULL */
+    size_t part_stride;
     const float **embedding; /* [max_rows] the caller's row, or NULL for a token */
     uint32_t *row_request;   /* [max_rows] */
     mfi_space *attn, *ffn;   /* [n_layer] */
