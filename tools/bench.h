@@ -7,6 +7,7 @@
 
 typedef struct bench_attention_shape {
     uint32_t n_head, n_kv_head, d_head;
+    uint32_t n_position; /* most that are measured, at least 512 */
 } bench_attention_shape;
 
 typedef struct bench {

@@ -35,6 +35,7 @@ typedef struct samples {
 typedef struct runner {
     const bench *b;
     uint32_t n_kv;
+    int n_length;   /* of `lengths`, that are measured */
     mf_model model; /* no more of one than a program needs */
     mf_submodel *view;
     int32_t tokens[PREFILL_ROWS]; /* an executor looks whether a row has one */
@@ -112,9 +113,10 @@ static mf_status fill_cache(runner *r, int type, mf_error *error)
     c->type = mfi_cache_element((mf_cache_type)type);
     c->block_bytes = mfk_cache_block_bytes(c->type, d_head);
     mf_status status = mfi_page_pool_create(&c->pool, &r->model.allocator, 2 * r->n_kv * c->block_bytes, 0);
-    if (status == MF_OK) status = mfi_page_pool_reserve(c->pool, N_PAGE);
+    const uint32_t n_page = lengths[r->n_length - 1] / MFK_PAGE;
+    if (status == MF_OK) status = mfi_page_pool_reserve(c->pool, n_page);
     if (status != MF_OK) return error->status = status;
-    for (size_t p = 0; p < N_PAGE; p++) {
+    for (size_t p = 0; p < n_page; p++) {
         unsigned char *block = c->page[p] = mfi_page_pool_data(c->pool, mfi_page_pool_take(c->pool));
         for (uint32_t i = 0; i < 2 * r->n_kv; i++, block += c->block_bytes)
             for (size_t slot = 0; slot < MFK_PAGE; slot++) {
@@ -152,7 +154,7 @@ static mf_status make_team(runner *r, uint32_t n_thread, mf_error *error)
     team *t = &r->team[r->n_team++];
     uint64_t state = 2;
     t->n_thread = n_thread;
-    t->roof = bench_roof_create(n_thread, (size_t)cache_bytes(r, MF_CACHE_F32, LONGEST));
+    t->roof = bench_roof_create(n_thread, (size_t)cache_bytes(r, MF_CACHE_F32, lengths[r->n_length - 1]));
     if (!t->roof) return error->status = MF_E_NOMEM;
     mf_status status = mfi_executor_create(&t->executor, &r->model, &options, error);
     for (uint32_t row = 0; status == MF_OK && row < PREFILL_ROWS; row++)
@@ -169,6 +171,8 @@ static mf_status open_runner(runner *r, mf_error *error)
     if (level && *level && mfk_cpu_limit(&cpu, level) != 0) return error->status = MF_E_INVALID;
     spec.ratio = 1;
     r->n_kv = r->b->attention.n_kv_head;
+    while (r->n_length < N_LENGTH && lengths[r->n_length] <= r->b->attention.n_position)
+        r->n_length++;
     r->model.allocator = mfi_allocator(NULL);
     atomic_init(&r->model.references, 1);
     mfk_table_init(&r->model.kernels, cpu);
@@ -206,7 +210,8 @@ static void report_point(const runner *r, const team *t, int type, uint32_t posi
     const double rate = operations(r, positions - PREFILL_ROWS, PREFILL_ROWS) / prefill;
     const double peak = bench_median(s->peak, rounds), bytes = cache_bytes(r, type, positions);
     const double read_1 = bench_median(s->read_1, rounds), read_4 = bench_median(s->read_4, rounds);
-    const double roof = bytes / (read_1 < read_4 ? read_1 : read_4);
+    const double read = read_1 < read_4 ? read_1 : read_4, roof = bytes / read;
+    const double arithmetic = operations(r, positions - 1, 1) / peak, bound = read > arithmetic ? read : arithmetic;
     cli_table_cell(table, "%u", t->n_thread);
     cli_table_cell(table, "%s", type_names[type]);
     cli_table_cell(table, "%u", positions);
@@ -216,12 +221,13 @@ static void report_point(const runner *r, const team *t, int type, uint32_t posi
     cli_table_cell(table, "%s", cli_seconds(decode).text);
     cli_table_cell(table, "%.1f", 1e-9 * bytes / decode);
     cli_table_cell(table, "%.0f %%", 100 * bytes / decode / roof);
-    json_array_append_new(list, json_pack("{s:i, s:s, s:i, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "threads",
+    cli_table_cell(table, "%.0f %%", 100 * bound / decode);
+    json_array_append_new(list, json_pack("{s:i, s:s, s:i, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "threads",
                                           (int)t->n_thread, "cache", type_names[type], "positions", (int)positions,
                                           "prefill_seconds", prefill, "flops_per_second", rate, "peak_flops_per_second",
                                           peak, "share_of_peak", rate / peak, "decode_seconds", decode,
                                           "bytes_per_second", bytes / decode, "roof_bytes_per_second", roof,
-                                          "share_of_roof", bytes / decode / roof));
+                                          "share_of_roof", bytes / decode / roof, "share_of_bound", bound / decode));
 }
 
 static samples *samples_of(const runner *r, uint32_t t, int type, int length)
@@ -232,12 +238,12 @@ static samples *samples_of(const runner *r, uint32_t t, int type, int length)
 static void report(const runner *r, json_t *out)
 {
     const bench_attention_shape *shape = &r->b->attention;
-    cli_table *table = cli_table_create("threads|cache|positions|prefill|GFLOP/s|of peak|decode|GB/s|of roof");
+    cli_table *table = cli_table_create("threads|cache|positions|prefill|GFLOP/s|of peak|decode|GB/s|of roof|of bound");
     json_t *list = json_array(), *workspace = json_array();
     for (uint32_t t = 0; t < r->n_team; t++) {
         json_array_append_new(workspace, json_integer((json_int_t)r->team[t].executor->workspace_bytes));
         for (int type = 0; type < N_TYPE; type++)
-            for (int l = 0; l < N_LENGTH; l++)
+            for (int l = 0; l < r->n_length; l++)
                 report_point(r, &r->team[t], type, lengths[l], samples_of(r, t, type, l), table, list);
     }
     if (!r->b->json) {
@@ -262,7 +268,8 @@ mf_status bench_attention(const bench *b, json_t *out, mf_error *error)
     r->b = b;
     bench_title(b,
                 "Attention: %u heads of %u, %u of keys and values. Prefill: the last %d rows of so many positions, "
-                "against f32 multiply-adds; decode: one more, against reading the cache; both with %s",
+                "against f32 multiply-adds; decode: one more, against reading the cache and against the slower of "
+                "reading it and its own multiply-adds; with %s",
                 b->attention.n_head, b->attention.d_head, b->attention.n_kv_head, PREFILL_ROWS, bench_roof_cpu());
     mf_status status = open_runner(r, error);
     for (uint32_t round = 0; round < rounds && status == MF_OK; round++)
@@ -270,7 +277,7 @@ mf_status bench_attention(const bench *b, json_t *out, mf_error *error)
             for (int type = 0; type < N_TYPE; type++) {
                 cli_progress("attention", (round * r->n_team + t) * N_TYPE + (uint32_t)type,
                              rounds * r->n_team * N_TYPE);
-                for (int l = 0; l < N_LENGTH; l++)
+                for (int l = 0; l < r->n_length; l++)
                     measure(r, &r->team[t], type, lengths[l], samples_of(r, t, type, l), round);
             }
     cli_progress_end();

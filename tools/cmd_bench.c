@@ -195,7 +195,7 @@ static uint32_t usable_cores(void)
 
 static int run(const cli_command *self, int argc, char **argv)
 {
-    bench b = { .rounds = 9, .attention = { .n_head = 32, .n_kv_head = 4, .d_head = 64 } };
+    bench b = { .rounds = 9, .attention = { .n_head = 32, .n_kv_head = 4, .d_head = 64, .n_position = 32768 } };
     bench_shape shape = default_shape;
     int load = 0, type = 1;
     static const char *const type_names[] = { "f32", "bf16", "f16", "q8", "q4" };
@@ -214,6 +214,8 @@ static int run(const cli_command *self, int argc, char **argv)
         { CLI_U32, "heads", 0, "N", &b.attention.n_head, "of queries (32)", 1, 1024 },
         { CLI_U32, "kv-heads", 0, "N", &b.attention.n_kv_head, "of keys and values, a divisor (4)", 1, 1024 },
         { CLI_U32, "d-head", 0, "N", &b.attention.d_head, "numbers of a head, a multiple of 32 (64)", 32, 512 },
+        { CLI_U32, "positions", 0, "N", &b.attention.n_position, "leave out longer texts than this (32768)", 512,
+          32768 },
     };
     int first, status;
     if (!cli_parse(self, options, CLI_COUNT(options), argc, argv, &first, &status)) return status;
