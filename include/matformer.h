@@ -342,8 +342,9 @@ MF_API void mf_executor_close(mf_executor *executor);
 
 typedef struct mf_session mf_session;
 
-/* The type that keys and values are stored in; they are read back after rounding, always. */
-typedef enum mf_cache_type { MF_CACHE_F32 = 0, MF_CACHE_BF16 = 1 } mf_cache_type;
+/* The type that keys and values are stored in; they are read back after rounding, always. Q8 is a byte for each
+ * number and an f32 scale for each position and key/value head. */
+typedef enum mf_cache_type { MF_CACHE_F32 = 0, MF_CACHE_BF16 = 1, MF_CACHE_Q8 = 2 } mf_cache_type;
 
 typedef struct mf_session_options {
     size_t struct_size;

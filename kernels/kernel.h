@@ -48,6 +48,15 @@ typedef enum mfk_activation {
     MFK_TANH = 4
 } mfk_activation;
 
+/* Bytes of one key/value head's keys, or of its values, in a cache page: [d_head][MFK_PAGE] keys or [MFK_PAGE][d_head]
+ * values of `type` (MFK_F32, MFK_BF16 or MFK_Q8). In a block of Q8 they are signed bytes, and the MFK_PAGE positions'
+ * f32 scales lie behind them. */
+static inline size_t mfk_cache_block_bytes(mfk_type type, size_t d_head)
+{
+    const size_t n = MFK_PAGE * d_head;
+    return type == MFK_F32 ? 4 * n : type == MFK_BF16 ? 2 * n : n + MFK_PAGE * sizeof(float);
+}
+
 /* 32 activations as Q8 and Q4 weights meet them: value = scale * q, q in -127 .. 127. */
 typedef struct mfk_q8_block {
     float scale;
@@ -88,23 +97,29 @@ typedef void mfk_quantize_kernel(size_t n, const float *x, mfk_q8_block *y);
 
 /* Attention of up to MFK_ATTEND_ROWS query rows over one key/value head of one session. Row r sees the
  * keys at positions key_begin[r] <= j < key_end[r], and reads no other. Keys and values lie in pages of
- * MFK_PAGE positions, page p holding positions 64 p ..: at pages[p] + k_offset_bytes keys as
- * [d_head][64] of `type`, at pages[p] + v_offset_bytes values as [64][d_head].
+ * MFK_PAGE positions, page p holding positions 64 p ..: the block of keys at pages[p] + k_offset_bytes, that of
+ * values at pages[p] + v_offset_bytes (mfk_cache_block_bytes).
  * Per span of MFK_SPAN positions: scores, maximum, exponentials, sum and weighted values; spans are then
- * merged in ascending order. See docs/arithmetic.md. */
+ * merged in ascending order. See docs/arithmetic.md.
+ * With `part`, the keys of all rows lie in one span, and what it has for row r goes to part[r] instead of out[r]:
+ * values [d_head] that are not divided yet, their maximum and their sum. mfk_attend_merge_kernel puts such parts
+ * together; out = values / sum then. */
 typedef struct mfk_attend_args {
     size_t n_row, d_head;                /* d_head: a multiple of 16, at most 512 */
-    mfk_type type;                       /* of the cache: MFK_F32 or MFK_BF16 */
+    mfk_type type;                       /* of the cache: MFK_F32, MFK_BF16 or MFK_Q8 */
     float scale;                         /* score = scale * dot */
     float softcap;                       /* 0: none; else score = softcap * tanh(score / softcap) */
     const float *const *q;               /* [n_row] rows of d_head */
     float *const *out;                   /* [n_row] rows of d_head */
+    float *const *part;                  /* [n_row] of d_head + 2, or NULL */
     const uint32_t *key_begin, *key_end; /* [n_row]; key_begin < key_end */
     const void *const *pages;
     size_t k_offset_bytes, v_offset_bytes;
     void *scratch; /* MFK_SCRATCH_BYTES */
 } mfk_attend_args;
 typedef void mfk_attend_kernel(const mfk_attend_args *args);
+/* The part of a row's next span into the part of those before it. */
+typedef void mfk_attend_merge_kernel(size_t d_head, float *part, const float *next);
 
 /* Element-wise kernels; x and y may be the same, no other overlap. */
 typedef void mfk_rms_norm_kernel(size_t n, const float *x, const float *weight /* or NULL */, float eps, float *y);
@@ -117,9 +132,9 @@ typedef void mfk_axpy_kernel(size_t n, float a, const float *x, float *y); /* y 
 /* Rotates each of n_head heads of d_head in place, half-split pairs (j, j + d_head/2) by the d_head/2
  * cosines and sines of the row's position. */
 typedef void mfk_rope_kernel(size_t n_head, size_t d_head, const float *cos, const float *sin, float *x);
-/* One row's key into slot `slot` of a page's [d_head][64], and value into its [64][d_head]. */
-typedef void mfk_store_key_kernel(mfk_type type, size_t d_head, const float *x, void *page_keys, size_t slot);
-typedef void mfk_store_row_kernel(mfk_type type, size_t n, const float *x, void *row); /* f32 to f32 or bf16 */
+/* One row's key, or value, into slot `slot` of a block of keys, or values, as mfk_cache_block_bytes has it. */
+typedef void mfk_store_key_kernel(mfk_type type, size_t d_head, const float *x, void *block, size_t slot);
+typedef void mfk_store_value_kernel(mfk_type type, size_t d_head, const float *x, void *block, size_t slot);
 /* Row `index` of a panel tensor (an embedding tied to the output), widened to f32. `table`: of Q4, else NULL. */
 typedef void mfk_panel_row_kernel(mfk_type type, size_t k, const int8_t *table, const void *panels,
                                   size_t b_panel_bytes, size_t index, float *y);
@@ -133,6 +148,7 @@ typedef mfk_gemm_kernel *mfk_gemm_fn;
 typedef mfk_glu_kernel *mfk_glu_fn;
 typedef mfk_quantize_kernel *mfk_quantize_fn;
 typedef mfk_attend_kernel *mfk_attend_fn;
+typedef mfk_attend_merge_kernel *mfk_attend_merge_fn;
 typedef mfk_rms_norm_kernel *mfk_rms_norm_fn;
 typedef mfk_layer_norm_kernel *mfk_layer_norm_fn;
 typedef mfk_activate_kernel *mfk_activate_fn;
@@ -141,7 +157,7 @@ typedef mfk_add_kernel *mfk_add_fn;
 typedef mfk_axpy_kernel *mfk_axpy_fn;
 typedef mfk_rope_kernel *mfk_rope_fn;
 typedef mfk_store_key_kernel *mfk_store_key_fn;
-typedef mfk_store_row_kernel *mfk_store_row_fn;
+typedef mfk_store_value_kernel *mfk_store_value_fn;
 typedef mfk_panel_row_kernel *mfk_panel_row_fn;
 typedef mfk_softmax_stats_kernel *mfk_softmax_stats_fn;
 
@@ -152,6 +168,7 @@ typedef struct mfk_table {
     mfk_glu_fn glu_f32, glu_bf16, glu_f16, glu_q8, glu_q4;
     mfk_quantize_fn quantize;
     mfk_attend_fn attend;
+    mfk_attend_merge_fn attend_merge;
     mfk_rms_norm_fn rms_norm;
     mfk_layer_norm_fn layer_norm;
     mfk_activate_fn activate;
@@ -160,7 +177,7 @@ typedef struct mfk_table {
     mfk_axpy_fn axpy;
     mfk_rope_fn rope;
     mfk_store_key_fn store_key;
-    mfk_store_row_fn store_row;
+    mfk_store_value_fn store_value;
     mfk_panel_row_fn panel_row;
     mfk_softmax_stats_fn softmax_stats;
 } mfk_table;

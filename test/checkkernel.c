@@ -147,6 +147,8 @@ static void check_slot(check_run *run, const char *slot)
         check_glu(run, check_slot_type(slot));
     else if (strcmp(slot, "quantize") == 0)
         check_quantize(run);
+    else if (strcmp(slot, "attend_merge") == 0)
+        check_attend_merge(run);
     else if (strcmp(slot, "attend") == 0)
         check_attend(run);
     else if (strstr(slot, "norm"))

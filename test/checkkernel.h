@@ -49,6 +49,7 @@ bool check_true(check_run *run, bool ok, const char *shape);
 void check_gemm(check_run *run, mfk_type type);
 void check_glu(check_run *run, mfk_type type);
 void check_attend(check_run *run);
+void check_attend_merge(check_run *run);
 void check_pack(check_run *run);
 void check_f16(check_run *run);
 void check_quantize(check_run *run);

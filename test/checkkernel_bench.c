@@ -189,8 +189,9 @@ static void bench_attend_rows(check_run *run, mfk_attend_args *args, uint32_t ke
         double took = seconds() - start;
         best = took < best ? took : best;
     }
-    printf("    %s rows %2zu keys %4u %8.1f us %8.1f GFLOP/s\n", args->type == MFK_F32 ? "f32 " : "bf16", args->n_row,
-           keys, 1e6 * best, 4e-9 * (double)(args->n_row * keys * D_HEAD) / best);
+    const char *type = args->type == MFK_F32 ? "f32" : args->type == MFK_BF16 ? "bf16" : "q8";
+    printf("    %-4s rows %2zu keys %4u %8.1f us %8.1f GFLOP/s\n", type, args->n_row, keys, 1e6 * best,
+           4e-9 * (double)(args->n_row * keys * D_HEAD) / best);
 }
 
 static void bench_attend(check_run *run)
@@ -215,8 +216,9 @@ static void bench_attend(check_run *run)
         q[r] = io + r * D_HEAD;
         out[r] = io + rows + r * D_HEAD;
     }
-    for (int bf16 = 0; bf16 < 2; bf16++) {
-        args.type = bf16 ? MFK_BF16 : MFK_F32;
+    static const mfk_type types[] = { MFK_F32, MFK_BF16, MFK_Q8 };
+    for (size_t t = 0; t < sizeof types / sizeof *types; t++) {
+        args.type = types[t];
         for (args.n_row = 1; args.n_row <= MFK_ATTEND_ROWS; args.n_row *= 4) {
             bench_attend_rows(run, &args, 256);
             bench_attend_rows(run, &args, KEYS);
@@ -244,7 +246,8 @@ static void element(const mfk_table *t, const char *slot, float *x, float *y)
     if (strcmp(slot, "softmax_stats") == 0) t->softmax_stats(N, x, &two[0], &two[1]);
     if (strcmp(slot, "store_key") == 0) t->store_key(MFK_BF16, N / MFK_PAGE, x, y, 3);
     if (strcmp(slot, "quantize") == 0) t->quantize(N / 2, x, (mfk_q8_block *)(void *)y);
-    if (strcmp(slot, "store_row") == 0) t->store_row(MFK_BF16, N, x, y);
+    if (strcmp(slot, "attend_merge") == 0) t->attend_merge(D_HEAD, y, x);
+    if (strcmp(slot, "store_value") == 0) t->store_value(MFK_BF16, N / MFK_PAGE, x, y, 3);
     if (strcmp(slot, "panel_row") == 0) t->panel_row(MFK_BF16, N / MFK_NR, NULL, x, N * 2, 3, y);
 }
 

@@ -240,7 +240,7 @@ static void store_once(const mfk_table *t, const char *slot, mfk_type type, size
     if (strcmp(slot, "store_key") == 0)
         t->store_key(type, n, x, out, n % MFK_PAGE);
     else
-        t->store_row(type, n, x, out);
+        t->store_value(type, n, x, out, n % MFK_PAGE);
 }
 
 static void check_panel_row(check_run *run, mfk_type type)
@@ -312,36 +312,70 @@ void check_quantize(check_run *run)
     guard_close(&out);
 }
 
+/* x as a cache of `type` rounds it. */
+static void rounded(mfk_type type, size_t n, const float *x, float *y)
+{
+    float most = 0, scale;
+    bool finite = true;
+    for (size_t i = 0; i < n; i++) {
+        finite = finite && isfinite(x[i]);
+        most = fabsf(x[i]) > most ? fabsf(x[i]) : most;
+    }
+    scale = !finite ? NAN : most < 0x1p-100f ? 0.0f : most / 127.0f;
+    for (size_t i = 0; i < n; i++) {
+        if (type == MFK_F32) y[i] = x[i];
+        if (type == MFK_BF16) y[i] = mfk_bf16_to_f32(mfk_f32_to_bf16(x[i]));
+        if (type == MFK_Q8) y[i] = scale > 0.0f ? scale * (float)(int)rintf(x[i] * (127.0f / most)) : scale;
+    }
+}
+
+/* A block's row in f32. */
+static void read_slot(mfk_type type, bool key, size_t n, const void *block, float *y)
+{
+    size_t slot = n % MFK_PAGE;
+    for (size_t d = 0; d < n; d++) {
+        size_t i = key ? d * MFK_PAGE + slot : slot * n + d;
+        if (type == MFK_F32) y[d] = ((const float *)block)[i];
+        if (type == MFK_BF16) y[d] = mfk_bf16_to_f32(((const uint16_t *)block)[i]);
+        if (type != MFK_Q8) continue;
+        float scale;
+        memcpy(&scale, (const char *)block + n * MFK_PAGE + slot * sizeof scale, sizeof scale);
+        y[d] = scale * (float)((const int8_t *)block)[i];
+    }
+}
+
+static const mfk_type cache_types[] = { MFK_F32, MFK_BF16, MFK_Q8 };
+
 void check_cache_stores(check_run *run, const char *slot)
 {
-    static const mfk_type types[] = { MFK_F32, MFK_BF16 };
     static const check_input inputs[] = { ORDINARY, SPECIAL };
     enum { D_MAX = 512 };
     char shape[128];
-    for (size_t t = 0; t < COUNT(types); t++) {
-        size_t element = types[t] == MFK_F32 ? 4 : 2;
+    float wanted[D_MAX], stored[D_MAX];
+    if (strcmp(slot, "panel_row") == 0) {
+        check_panel_row(run, MFK_F32);
+        check_panel_row(run, MFK_BF16);
+        return;
+    }
+    for (size_t t = 0; t < COUNT(cache_types); t++) {
+        mfk_type type = cache_types[t];
         bool key = strcmp(slot, "store_key") == 0;
-        if (strcmp(slot, "panel_row") == 0) {
-            check_panel_row(run, types[t]);
-            continue;
-        }
         guard in = guard_open(D_MAX * 4), out = guard_open(D_MAX * MFK_PAGE * 4),
               want = guard_open(D_MAX * MFK_PAGE * 4);
         for (size_t i = 0; i < 2 * COUNT(n_list); i++) {
             size_t n = n_list[i / 2];
             if (n > D_MAX) break;
-            size_t bytes = n * element * (key ? MFK_PAGE : 1);
+            size_t bytes = mfk_cache_block_bytes(type, n);
             float *x = guard_poisoned(&in, n * sizeof(float));
             void *got = guard_poisoned(&out, bytes), *right = guard_poisoned(&want, bytes);
             check_fill(run, inputs[i % 2], x, n);
-            store_once(&run->scalar, slot, types[t], n, x, right);
-            store_once(&run->table, slot, types[t], n, x, got);
-            snprintf(shape, sizeof shape, "type %d n %zu input %d", (int)types[t], n, (int)inputs[i % 2]);
+            store_once(&run->scalar, slot, type, n, x, right);
+            store_once(&run->table, slot, type, n, x, got);
+            snprintf(shape, sizeof shape, "type %d n %zu input %d", (int)type, n, (int)inputs[i % 2]);
             check_true(run, memcmp(got, right, bytes) == 0, shape); /* the other slots stay NaN */
-            float first = types[t] == MFK_F32 ? x[0] : mfk_bf16_to_f32(mfk_f32_to_bf16(x[0])), stored;
-            size_t at = key ? n % MFK_PAGE : 0;
-            stored = types[t] == MFK_F32 ? ((float *)right)[at] : mfk_bf16_to_f32(((uint16_t *)right)[at]);
-            check_equal(run, &stored, &first, 1, "the slot that was asked for");
+            rounded(type, n, x, wanted);
+            read_slot(type, key, n, got, stored);
+            check_equal(run, stored, wanted, n, shape);
         }
         guard_close(&in);
         guard_close(&out);
@@ -355,7 +389,7 @@ enum { D_HEAD_MAX = 128, POSITIONS = 2200, PAGES = (POSITIONS + MFK_PAGE - 1) / 
 
 typedef struct cache {
     mfk_type type;
-    size_t d_head, page_bytes;
+    size_t d_head, block_bytes;
     float *keys, *values; /* [POSITIONS][d_head], as rounded by the type */
     guard pages[PAGES];   /* each ends at an unmapped page */
     const void *page[PAGES];
@@ -374,7 +408,7 @@ static void cache_open(cache *c, mfk_type type, size_t d_head)
 {
     c->type = type;
     c->d_head = d_head;
-    c->page_bytes = d_head * MFK_PAGE * (type == MFK_F32 ? 4 : 2);
+    c->block_bytes = mfk_cache_block_bytes(type, d_head);
     c->keys = allocate(POSITIONS * d_head * sizeof(float));
     c->values = allocate(POSITIONS * d_head * sizeof(float));
     c->q = allocate(MFK_ATTEND_ROWS * d_head * sizeof(float));
@@ -382,8 +416,8 @@ static void cache_open(cache *c, mfk_type type, size_t d_head)
     c->want = allocate(MFK_ATTEND_ROWS * d_head * sizeof(float));
     c->scratch = allocate(MFK_SCRATCH_BYTES);
     for (size_t i = 0; i < PAGES; i++) {
-        c->pages[i] = guard_open(2 * c->page_bytes);
-        c->page[i] = guard_poisoned(&c->pages[i], 2 * c->page_bytes);
+        c->pages[i] = guard_open(2 * c->block_bytes);
+        c->page[i] = guard_poisoned(&c->pages[i], 2 * c->block_bytes);
     }
 }
 
@@ -404,23 +438,21 @@ static void cache_fill(cache *c, check_run *run, check_input input)
     check_fill(run, input, c->keys, POSITIONS * c->d_head);
     check_fill(run, input, c->values, POSITIONS * c->d_head);
     check_fill(run, input, c->q, MFK_ATTEND_ROWS * c->d_head);
-    for (size_t i = 0; i < POSITIONS * c->d_head && c->type == MFK_BF16; i++) {
-        c->keys[i] = mfk_bf16_to_f32(mfk_f32_to_bf16(c->keys[i]));
-        c->values[i] = mfk_bf16_to_f32(mfk_f32_to_bf16(c->values[i]));
+    for (float *x = c->keys, *y = c->values; x < c->keys + POSITIONS * c->d_head; x += c->d_head, y += c->d_head) {
+        rounded(c->type, c->d_head, x, x);
+        rounded(c->type, c->d_head, y, y);
     }
 }
 
 /* Stores the positions [begin, end) alone; every other key and value is NaN. */
 static void cache_write(cache *c, check_run *run, size_t begin, size_t end)
 {
-    size_t element = c->type == MFK_F32 ? 4 : 2;
     for (size_t i = 0; i < PAGES; i++)
-        guard_poisoned(&c->pages[i], 2 * c->page_bytes);
+        guard_poisoned(&c->pages[i], 2 * c->block_bytes);
     for (size_t j = begin; j < end; j++) {
-        char *page = guard_end(&c->pages[j / MFK_PAGE], 2 * c->page_bytes);
+        char *page = guard_end(&c->pages[j / MFK_PAGE], 2 * c->block_bytes);
         run->scalar.store_key(c->type, c->d_head, c->keys + j * c->d_head, page, j % MFK_PAGE);
-        run->scalar.store_row(c->type, c->d_head, c->values + j * c->d_head,
-                              page + c->page_bytes + j % MFK_PAGE * c->d_head * element);
+        run->scalar.store_value(c->type, c->d_head, c->values + j * c->d_head, page + c->block_bytes, j % MFK_PAGE);
     }
 }
 
@@ -479,6 +511,41 @@ static void check_fill_nan(float *x, size_t n)
         x[i] = NAN;
 }
 
+/* The same from parts, one for a span and row, merged in ascending order. */
+static void attend_in_parts(check_run *run, const mfk_attend_args *whole, const ranges *r, float *const *out)
+{
+    enum { PART = D_HEAD_MAX + 2 };
+    static float merged[MFK_ATTEND_ROWS][PART], next[MFK_ATTEND_ROWS][PART];
+    for (uint32_t first = 0; first < POSITIONS; first += MFK_SPAN) {
+        mfk_attend_args args = *whole;
+        const float *q[MFK_ATTEND_ROWS];
+        float *part[MFK_ATTEND_ROWS];
+        size_t row[MFK_ATTEND_ROWS];
+        ranges here;
+        args.n_row = 0;
+        for (size_t i = 0; i < whole->n_row; i++) {
+            uint32_t begin = r->begin[i] > first ? r->begin[i] : first;
+            uint32_t end = r->end[i] < first + MFK_SPAN ? r->end[i] : first + MFK_SPAN;
+            if (begin >= end) continue;
+            here.begin[args.n_row] = begin;
+            here.end[args.n_row] = end;
+            q[args.n_row] = whole->q[i];
+            part[args.n_row] = r->begin[i] >= first ? merged[i] : next[i];
+            row[args.n_row++] = i;
+        }
+        args.q = q;
+        args.part = part;
+        args.key_begin = here.begin;
+        args.key_end = here.end;
+        if (args.n_row > 0) run->table.attend(&args);
+        for (size_t k = 0; k < args.n_row; k++)
+            if (part[k] == next[row[k]]) run->table.attend_merge(args.d_head, merged[row[k]], next[row[k]]);
+    }
+    for (size_t i = 0; i < whole->n_row; i++)
+        for (size_t d = 0; d < whole->d_head; d++)
+            out[i][d] = merged[i][d] / merged[i][whole->d_head + 1];
+}
+
 static void check_attend_once(check_run *run, cache *c, check_input input)
 {
     const float *q[MFK_ATTEND_ROWS];
@@ -506,7 +573,7 @@ static void check_attend_once(check_run *run, cache *c, check_input input)
     args.key_begin = r.begin;
     args.key_end = r.end;
     args.pages = c->page;
-    args.v_offset_bytes = c->page_bytes;
+    args.v_offset_bytes = c->block_bytes;
     args.scratch = c->scratch;
     run->scalar.attend(&args);
     args.out = out;
@@ -516,6 +583,9 @@ static void check_attend_once(check_run *run, cache *c, check_input input)
                  (int)c->type, c->d_head, n_row, i, r.begin[i], r.end[i], (double)args.softcap, (int)input);
         check_equal(run, out[i], want[i], c->d_head, shape);
     }
+    attend_in_parts(run, &args, &r, out);
+    for (size_t i = 0; i < n_row; i++)
+        check_equal(run, out[i], want[i], c->d_head, "in parts");
     if (!at_scalar(run) || input != ORDINARY || isnan(want[n_row - 1][0])) return;
     attend_reference(c, &args, n_row - 1, exact);
     check_near(run, want[n_row - 1], exact, c->d_head, 1.0, 1e-5, shape);
@@ -537,7 +607,7 @@ static void check_attend_alone(check_run *run, cache *c)
                              .key_begin = begin,
                              .key_end = end,
                              .pages = c->page,
-                             .v_offset_bytes = c->page_bytes,
+                             .v_offset_bytes = c->block_bytes,
                              .scratch = c->scratch };
     cache_write(c, run, 0, 1500);
     run->table.attend(&args);
@@ -550,12 +620,11 @@ static void check_attend_alone(check_run *run, cache *c)
 
 void check_attend(check_run *run)
 {
-    static const mfk_type types[] = { MFK_F32, MFK_BF16 };
     static const size_t d_heads[] = { 16, 32, 48, 64, 80, 128 };
     cache c;
-    for (size_t t = 0; t < COUNT(types); t++) {
+    for (size_t t = 0; t < COUNT(cache_types); t++) {
         for (size_t i = 0; i < COUNT(d_heads); i++) {
-            cache_open(&c, types[t], d_heads[i]);
+            cache_open(&c, cache_types[t], d_heads[i]);
             for (int repeat = 0; repeat < 10; repeat++) {
                 check_input input = repeat < 7    ? ORDINARY
                                     : repeat == 7 ? TINY
@@ -568,6 +637,24 @@ void check_attend(check_run *run)
             cache_close(&c);
         }
     }
+}
+
+void check_attend_merge(check_run *run)
+{
+    enum { D = 512, PART = D + 2 };
+    static float part[PART], want[PART];
+    guard end = guard_open(PART * sizeof(float));
+    for (size_t d_head = 16; d_head <= D; d_head += 16)
+        for (check_input input = 0; input < INPUTS; input++) {
+            float *next = guard_poisoned(&end, (d_head + 2) * sizeof(float));
+            check_fill(run, input, part, d_head + 2);
+            check_fill(run, input, next, d_head + 2);
+            memcpy(want, part, sizeof want);
+            run->scalar.attend_merge(d_head, want, next);
+            run->table.attend_merge(d_head, part, next);
+            check_equal(run, part, want, d_head + 2, "a part merged");
+        }
+    guard_close(&end);
 }
 
 /* ---- Our own functions -------------------------------------------------------------------------- */

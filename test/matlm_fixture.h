@@ -45,6 +45,7 @@ static inline mf_status fixture_config(mfi_matlm_config *config, bool plain, boo
     mf_status status = mfi_matlm_config_alloc(config, allocator, NULL);
     if (status != MF_OK) return status;
     config->may_skip[1] = 1;
+    config->window[2] = plain ? 3 : 0;
     for (uint32_t g = 0; g < FIXTURE_GRANULARITIES; g++) {
         memcpy(config->granularity[g].name, name[g], strlen(name[g]) + 1);
         memcpy(config->granularity[g].ffn, ffn[g], sizeof ffn[g]);

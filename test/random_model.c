@@ -107,6 +107,14 @@ static void draw_granularities(mfi_matlm_config *config, rng *r)
     }
 }
 
+/* In half of the models: windows below, at and above a page, and beyond the tests' texts. */
+static void draw_windows(mfi_matlm_config *config, rng *r)
+{
+    bool slides = coin(r);
+    for (uint32_t l = 0; l < config->n_layer; l++)
+        if (slides && coin(r)) config->window[l] = rng_between(r, 1, 1u << rng_below(r, 9));
+}
+
 static void set_origin(random_model *model, uint64_t seed)
 {
     model->seed = seed;
@@ -124,6 +132,7 @@ mf_status random_model_init(random_model *model, uint64_t seed)
     mf_status status = alloc_granularities(&model->config, rng_between(&r, 1, 5));
     if (status != MF_OK) return status;
     draw_granularities(&model->config, &r);
+    draw_windows(&model->config, &r);
     set_origin(model, seed);
     return MF_OK;
 }
@@ -202,6 +211,7 @@ mf_status random_model_slice(random_model *slice, const random_model *whole, con
         if (view->ffn[l] == 0) continue;
         config->granularity[0].ffn[kept] = view->ffn[l];
         config->granularity[0].heads[kept] = view->heads[l];
+        config->window[kept] = whole->config.window[l];
         if (config->d_ff < view->ffn[l]) config->d_ff = view->ffn[l];
         if (config->n_head < view->heads[l]) config->n_head = view->heads[l];
         slice->layer_of[kept++] = whole->layer_of[l];

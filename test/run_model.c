@@ -126,12 +126,20 @@ mf_submodel *take_named(mf_model *model, const char *text)
     return submodel;
 }
 
-mf_session *new_session(mf_model *model)
+mf_session *new_session_of(mf_model *model, mf_cache_type type, uint32_t max_positions)
 {
+    mf_session_options options = MF_SESSION_OPTIONS_INIT;
     mf_error error = MF_ERROR_INIT;
     mf_session *session = NULL;
-    require(mf_session_create(&session, model, NULL, &error) == MF_OK, "session: %s", error.detail);
+    options.cache_type = type;
+    options.max_positions = max_positions;
+    require(mf_session_create(&session, model, &options, &error) == MF_OK, "session: %s", error.detail);
     return session;
+}
+
+mf_session *new_session(mf_model *model)
+{
+    return new_session_of(model, MF_CACHE_F32, 0);
 }
 
 mf_executor *new_executor(mf_model *model, uint32_t n_thread, uint32_t max_tokens)

@@ -25,7 +25,9 @@ temporary_path new_path(void);
 mf_model *open_file(const model_file *file, const char *cpu); /* MAP, the file's own bytes */
 mf_submodel *take_view(mf_model *model, const widths *view);
 mf_submodel *take_named(mf_model *model, const char *text);
-mf_session *new_session(mf_model *model);
+mf_session *new_session(mf_model *model); /* of f32 */
+mf_session *new_session_of(mf_model *model, mf_cache_type type, uint32_t max_positions);
+#define N_CACHE_TYPE 3 /* MF_CACHE_F32 and on */
 mf_executor *new_executor(mf_model *model, uint32_t n_thread, uint32_t max_tokens);
 
 /* The processor levels that this machine (and MF_CPU) has: level 0, 1, ... until NULL. */

@@ -218,6 +218,19 @@ says "Once upon a time" out
 expect 0 demo --model "$model" --text "$folder/text.txt" --json --threads 1
 json 'len(o["views"]) == 5 and [s["size"] for s in o["timeline"]][0] == "S" and len(o["timeline"]) == 3'
 
+# The type of the cache: the losses are near each other, and not the same.
+for cache in f32 bf16 q8; do
+    expect 0 eval "$model" --text "$folder/text.txt" --size L --cache $cache --json --threads 1
+    cp "$folder/out" "$folder/loss-$cache"
+    expect 0 run "$model" -p "$text" -n 4 --cache $cache --quiet --threads 1
+done
+python3 -c '
+import json, sys
+exact, *others = [json.load(open(path))["views"][0]["loss"] for path in sys.argv[1:]]
+assert all(0 < abs(loss - exact) < 0.02 for loss in others), (exact, others)
+' "$folder/loss-f32" "$folder/loss-bf16" "$folder/loss-q8" || fail "--cache rounds nothing, or too much"
+expect 2 run "$model" -p "$text" --cache q9
+
 # bench
 expect 0 bench views "$model" --rounds 5 --json --threads 1
 json 'all(0 < s < 1e-3 for s in o["view_seconds"].values())'
@@ -232,6 +245,10 @@ json '(set(o["mixed"]) == {"mixed", "all_widest", "one_widest", "one_by_one"} an
 expect 0 bench switch "$model" --rounds 5 --json --threads 1
 json '(abs(o["switch"]["narrow"]["to_mean"] + o["switch"]["wide"]["to_mean"] - 2) < 1e-6 and
        all(o["switch"][w][k] > 0 for w in ("first_narrow", "first_wide") for k in ("steady_seconds", "first_seconds")))'
+expect 0 bench attention --positions 512 --heads 4 --kv-heads 2 --d-head 32 --rounds 5 --json --threads 2
+json '[(p["threads"], p["cache"]) for p in o["attention"]["points"]] == [(t, c) for t in (1, 2) for c in ("f32", "bf16", "q8")]'
+json 'all(p["decode_seconds"] > 0 and p["prefill_seconds"] > 0 for p in o["attention"]["points"])'
+expect 2 bench attention --heads 6 --kv-heads 4
 
 # bench: a signal while the model is written leaves no file.
 mkdir "$folder/tmp"

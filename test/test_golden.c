@@ -73,6 +73,7 @@ static void read_config(golden *g)
     }
     for (uint32_t l = 0; l < c->n_layer; l++)
         c->may_skip[l] = (uint8_t)read_u32(g);
+    read_words(g, c->window, c->n_layer);
 }
 
 static void read_tensor(golden *g, const char *prefix, const char *role, size_t rows, size_t columns)
@@ -238,4 +239,9 @@ Test(golden, every_head_its_own_gated_gelu_erf_scaled_embedding)
 Test(golden, one_granularity_is_still_cut_at_any_width)
 {
     check_model("one_width_layernorm_gated");
+}
+
+Test(golden, layers_with_windows_of_their_own)
+{
+    check_model("windows");
 }

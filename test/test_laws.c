@@ -50,14 +50,11 @@ static widths view_of(const mfi_matlm_config *config, uint32_t i, rng *r)
 static outputs run_with_cache(const model_file *file, const char *level, const widths *w, mf_cache_type cache_type,
                               const int32_t *tokens, size_t n)
 {
-    mf_session_options options = MF_SESSION_OPTIONS_INIT;
-    mf_session *session = NULL;
     mf_model *model = open_file(file, level);
     mf_submodel *view = take_view(model, w);
     mf_executor *executor = new_executor(model, 1, 0);
+    mf_session *session = new_session_of(model, cache_type, 0);
     outputs out = new_outputs(model, n);
-    options.cache_type = cache_type;
-    cr_assert(mf_session_create(&session, model, &options, NULL) == MF_OK);
     run_more(executor, session, view, tokens, n, &out);
     mf_session_close(session);
     mf_executor_close(executor);
@@ -171,9 +168,9 @@ static void close_scene(scene *s)
 }
 
 /* Random pieces of at most `most` tokens, until the timeline is full. */
-static void run_in_pieces(scene *s, mf_executor *executor, uint32_t most, outputs *out)
+static void run_in_pieces(scene *s, mf_executor *executor, mf_cache_type type, uint32_t most, outputs *out)
 {
-    mf_session *session = new_session(s->model);
+    mf_session *session = new_session_of(s->model, type, 0);
     for (uint32_t at = 0; at < LONG; at = mf_session_position(session)) {
         uint32_t n = rng_between(&s->r, 1, most);
         run_more(executor, session, s->view, s->tokens, n < LONG - at ? n : LONG - at, out);
@@ -184,20 +181,23 @@ static void run_in_pieces(scene *s, mf_executor *executor, uint32_t most, output
 Test(laws, outputs_do_not_depend_on_threads_prompt_cuts_or_executor_size)
 {
     static const uint32_t max_tokens[] = { 0, 1, 7, 64, 100 }, pieces[] = { LONG, 1, 3, 40, 90 };
-    for (uint32_t round = 0; round < test_rounds(2); round++) {
+    for (uint32_t round = 0; round < test_rounds(3); round++) {
         scene s = open_scene(round, NULL);
-        outputs out = new_outputs(s.model, LONG);
+        mf_cache_type type = (mf_cache_type)(round % N_CACHE_TYPE);
+        outputs out = new_outputs(s.model, LONG),
+                expected = run_with_cache(&s.file, NULL, &s.widths, type, s.tokens, LONG);
         for (uint32_t i = 0; i < 5; i++) {
             uint32_t n_thread = 1 + (i + round) % 4;
             mf_executor *executor = new_executor(s.model, n_thread, max_tokens[i]);
             for (uint32_t j = i % 2; j < 5; j += 2) {
-                run_in_pieces(&s, executor, pieces[j], &out);
-                cr_assert(same_bits(&out, &s.expected), "round %u: %u threads, %u rows, pieces of %u", round, n_thread,
+                run_in_pieces(&s, executor, type, pieces[j], &out);
+                cr_assert(same_bits(&out, &expected), "round %u: %u threads, %u rows, pieces of %u", round, n_thread,
                           max_tokens[i], pieces[j]);
             }
             mf_executor_close(executor);
         }
         drop_outputs(&out);
+        drop_outputs(&expected);
         close_scene(&s);
     }
 }
@@ -206,18 +206,18 @@ Test(laws, outputs_do_not_depend_on_the_processor_level)
 {
     for (uint32_t round = 0; round < test_rounds(5); round++) {
         scene s = open_scene(round, "scalar");
-        outputs through_bf16 = run_with_cache(&s.file, "scalar", &s.widths, MF_CACHE_BF16, s.tokens, LONG);
-        cr_assert(!same_bits(&through_bf16, &s.expected), "round %u: the cache rounds nothing", round);
-        const outputs *scalar[] = { [MF_CACHE_F32] = &s.expected, [MF_CACHE_BF16] = &through_bf16 };
-        const char *level;
-        for (uint32_t l = 1; (level = cpu_level(&s.file, l)); l++)
-            for (mf_cache_type type = MF_CACHE_F32; type <= MF_CACHE_BF16; type++) {
-                outputs out = run_with_cache(&s.file, level, &s.widths, type, s.tokens, LONG);
-                cr_assert(same_bits(&out, scalar[type]), "round %u: %s differs from scalar, cache %d", round, level,
-                          (int)type);
+        for (int type = 0; type < N_CACHE_TYPE; type++) {
+            outputs scalar = run_with_cache(&s.file, "scalar", &s.widths, (mf_cache_type)type, s.tokens, LONG);
+            cr_assert(same_bits(&scalar, &s.expected) == (type == MF_CACHE_F32), "round %u: the cache rounds nothing",
+                      round);
+            const char *level;
+            for (uint32_t l = 1; (level = cpu_level(&s.file, l)); l++) {
+                outputs out = run_with_cache(&s.file, level, &s.widths, (mf_cache_type)type, s.tokens, LONG);
+                cr_assert(same_bits(&out, &scalar), "round %u: %s differs from scalar, cache %d", round, level, type);
                 drop_outputs(&out);
             }
-        drop_outputs(&through_bf16);
+            drop_outputs(&scalar);
+        }
         close_scene(&s);
     }
 }
@@ -268,7 +268,7 @@ Test(laws, outputs_do_not_depend_on_what_else_is_in_the_batch)
 }
 
 /* More keys than one span of the attention: spans are merged the same way in prefill and decode. */
-Test(laws, outputs_do_not_depend_on_cuts_across_attention_spans)
+static void cut_across_spans(mf_cache_type type, uint32_t window)
 {
     enum { TOKENS = 1100 };
     random_shape shape = *random_shape_find("tiny");
@@ -276,6 +276,7 @@ Test(laws, outputs_do_not_depend_on_cuts_across_attention_spans)
     shape.max_positions = TOKENS;
     random_model random;
     cr_assert(random_model_init_shape(&random, &shape, 1) == MF_OK);
+    random.config.window[0] = window;
     model_file file = make_random_file(&random, MFK_F32, MFI_RAW, false);
     rng r = { 1 };
     outputs reference = { 0 };
@@ -284,9 +285,11 @@ Test(laws, outputs_do_not_depend_on_cuts_across_attention_spans)
         mf_model *model = open_file(&file, level);
         mf_submodel *view = take_named(model, "M");
         int32_t *tokens = new_tokens(model, TOKENS, &(rng){ 2 });
-        outputs whole = run_alone(model, view, tokens, TOKENS), cut = new_outputs(model, TOKENS);
+        outputs whole = new_outputs(model, TOKENS), cut = new_outputs(model, TOKENS);
         mf_executor *executor = new_executor(model, 2, 0);
-        mf_session *session = new_session(model);
+        mf_session *session = new_session_of(model, type, 0);
+        run_more(executor, session, view, tokens, TOKENS, &whole);
+        cr_assert(mf_session_rewind(session, 0) == MF_OK);
         for (uint32_t at = 0; at < TOKENS; at = mf_session_position(session)) {
             uint32_t n = at > 1010 && at < 1040 ? 1 : rng_between(&r, 1, 200);
             run_more(executor, session, view, tokens, n < TOKENS - at ? n : TOKENS - at, &cut);
@@ -308,6 +311,14 @@ Test(laws, outputs_do_not_depend_on_cuts_across_attention_spans)
     drop_outputs(&reference);
     drop_file(&file);
     random_model_free(&random);
+}
+
+Test(laws, outputs_do_not_depend_on_cuts_across_attention_spans)
+{
+    for (int type = 0; type < N_CACHE_TYPE; type++)
+        cut_across_spans((mf_cache_type)type, 0);
+    cut_across_spans(MF_CACHE_Q8, 90);
+    cut_across_spans(MF_CACHE_F32, 1030);
 }
 
 Test(laws, outputs_do_not_depend_on_the_hosts_floating_point_mode)

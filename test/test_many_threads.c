@@ -304,7 +304,7 @@ Test(many_threads, a_hosts_threads_give_the_same_bits_in_any_order)
 }
 
 /* A host's loops are the stages between which threads meet. Up to eight rows, those of a layer are: norm and the first
- * product; rotation, storing and attention, or attention apart where heads do not divide; its output; norm and the FFN's
+ * product; rotation, storing and attention, or attention and its merging apart where heads do not divide; its output; norm and the FFN's
  * first product; its second. */
 Test(many_threads, few_rows_meet_five_times_a_layer)
 {
@@ -323,7 +323,7 @@ Test(many_threads, few_rows_meet_five_times_a_layer)
             const int32_t tokens[FEW + 1] = { 1 };
             mf_request request = { .session = session, .submodel = view, .tokens = tokens, .n_token = n_row };
             cr_assert(mf_forward(executor, &request, 1, sizeof(request), NULL) == MF_OK);
-            const uint32_t a_layer = KV_HEADS % n_thread == 0 ? 5 : 6;
+            const uint32_t a_layer = KV_HEADS % n_thread == 0 ? 5 : 7;
             if (n_row <= FEW)
                 cr_assert_eq(h.loops, a_layer * shape.n_layer + 1);
             else

@@ -266,6 +266,7 @@ Test(matlm_config, each_rule_refuses_its_breach)
     EXPECT_REFUSED(config.granularity[0].heads[0] = 1, "layer 0");
     EXPECT_REFUSED(config.granularity[0].heads[0] = 0, "layer 0");
     EXPECT_REFUSED(config.may_skip[1] = 0, "layer 1");
+    EXPECT_REFUSED(config.window[1] = (1u << 24) + 1, "layer 1 has a window");
     EXPECT_REFUSED(skip_in_all(&config, 1), "XL skips layer 1");
     EXPECT_REFUSED(config.d_ff = 192, "d_ff");
     EXPECT_REFUSED(config.n_head = 8, "n_head");

@@ -40,6 +40,7 @@ def check(read_mf, file, folder):
         assert np.max(np.abs(found[name].reshape(-1) - weights)) <= tolerance, name
     metadata = json.loads((folder / "out" / "directory.json").read_text())["metadata"]
     assert metadata["family"] == "matlm" and metadata["granularity.2.ffn"] == [160, 128, 96], "metadata"
+    assert metadata.get("window", [0, 0, 3]) == [0, 0, 3], "windows"
     assert "bos_token" not in metadata and metadata["eos_token"] == 262, "special tokens"
 
 

@@ -5,12 +5,18 @@
 
 #include "cli_model.h"
 
+typedef struct bench_attention_shape {
+    uint32_t n_head, n_kv_head, d_head;
+    uint32_t n_position; /* most that are measured, at least 512 */
+} bench_attention_shape;
+
 typedef struct bench {
     const char *path;  /* of the model; NULL until one is made */
     uint32_t n_thread; /* at least 1 */
     uint32_t rounds;   /* measurements of each point */
     bool copy;         /* load the weights to memory rather than map them */
     bool json;
+    bench_attention_shape attention;
     mf_model *model; /* NULL for the kernels */
     mf_model_info info;
 } bench;
@@ -21,11 +27,14 @@ mf_status bench_decode(const bench *b, json_t *out, mf_error *error);
 mf_status bench_prefill(const bench *b, json_t *out, mf_error *error);
 mf_status bench_mixed(const bench *b, json_t *out, mf_error *error);
 mf_status bench_switch(const bench *b, json_t *out, mf_error *error);
+mf_status bench_attention(const bench *b, json_t *out, mf_error *error);
 mf_status bench_kernels(const bench *b, json_t *out, mf_error *error);
 mf_status bench_train(const bench *b, json_t *out, mf_error *error);
 
 /* Sorts `values`. */
 double bench_median(double *values, size_t n);
+/* The least of the medians of `rows` rows of n values, `stride` apart. */
+double bench_least_median(double *values, size_t rows, size_t stride, size_t n);
 void bench_title(const bench *b, const char *format, ...) CLI_PRINTF(2, 3);
 
 /* ---- A model to measure ---- */

@@ -168,10 +168,7 @@ static line fit_line(const point *points, const double *seconds)
 
 static double best_read(point *p, uint32_t rounds)
 {
-    double least = bench_median(p->read[0], rounds);
-    for (int i = 1; i < BENCH_READS; i++)
-        least = fmin(least, bench_median(p->read[i], rounds));
-    return (double)p->info.bytes_per_token / least;
+    return (double)p->info.bytes_per_token / bench_least_median(p->read[0], BENCH_READS, MAX_ROUND, rounds);
 }
 
 static void report_decode(runner *r, json_t *out)

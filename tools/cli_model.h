@@ -4,6 +4,8 @@
 
 #include "cli.h"
 
+#define CLI_CACHE_TYPES "f32|bf16|q8" /* of an option: the place of each is its mf_cache_type */
+
 /* Opens `path` with a progress line. */
 mf_status cli_model_open(mf_model **out, const char *path, mf_model_options *options, mf_error *error);
 

@@ -45,6 +45,7 @@ static mf_status open_scorer(scorer *s, uint32_t context, mf_error *error)
     executor.n_thread = s->scoring->n_thread;
     executor.max_requests = (uint32_t)s->n_view;
     session.max_positions = context;
+    session.cache_type = s->scoring->cache_type;
     mf_status status = mf_executor_create(&s->executor, s->scoring->model, &executor, error);
     for (size_t v = 0; v < s->n_view && status == MF_OK; v++)
         status = mf_session_create(&s->sessions[v], s->scoring->model, &session, error);

@@ -16,6 +16,7 @@ typedef struct cli_scoring {
     const int32_t *tokens;
     size_t n_token;
     uint32_t context; /* tokens that a window is read from; 0: the model's max_positions */
+    mf_cache_type cache_type;
     const mf_submodel *const *views;
     size_t n_view;
     const mf_submodel *reference;                            /* or NULL: kl and agreement are 0 */

@@ -21,6 +21,16 @@ double bench_median(double *values, size_t n)
     return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
 }
 
+double bench_least_median(double *values, size_t rows, size_t stride, size_t n)
+{
+    double least = bench_median(values, n);
+    for (size_t i = 1; i < rows; i++) {
+        double next = bench_median(values + i * stride, n);
+        least = next < least ? next : least;
+    }
+    return least;
+}
+
 void bench_title(const bench *b, const char *format, ...)
 {
     if (b->json) return;
@@ -159,9 +169,10 @@ static const struct {
     bool needs_model;
     bool only_by_name; /* takes minutes */
 } measurements[] = {
-    { "views", bench_views, true, false },     { "decode", bench_decode, true, false },
-    { "prefill", bench_prefill, true, false }, { "mixed", bench_mixed, true, false },
-    { "switch", bench_switch, true, false },   { "kernels", bench_kernels, false, false },
+    { "views", bench_views, true, false },      { "decode", bench_decode, true, false },
+    { "prefill", bench_prefill, true, false },  { "mixed", bench_mixed, true, false },
+    { "switch", bench_switch, true, false },    { "attention", bench_attention, false, false },
+    { "kernels", bench_kernels, false, false },
 #if defined(MATFORMER_TRAIN)
     { "train", bench_train, false, true },
 #endif
@@ -202,7 +213,7 @@ static uint32_t usable_cores(void)
 
 static int run(const cli_command *self, int argc, char **argv)
 {
-    bench b = { .rounds = 9 };
+    bench b = { .rounds = 9, .attention = { .n_head = 32, .n_kv_head = 4, .d_head = 64, .n_position = 32768 } };
     bench_shape own = { 0 };
     int load = 0, type = 1, named = 0;
     static const char *const type_names[] = { "f32", "bf16", "f16", "q8", "q4" };
@@ -218,6 +229,12 @@ static int run(const cli_command *self, int argc, char **argv)
         { CLI_U32, "d-model", 0, "N", &own.d_model, "likewise", 32, 65536 },
         { CLI_U32, "d-ff", 0, "N", &own.d_ff, "likewise; a multiple of 256", 256, 1 << 20 },
         { CLI_CHOICE, "type", 0, types, &type, "of the matrices (bf16)", 0, 0 },
+        { CLI_SECTION, "", 0, NULL, NULL, "The shape of attention", 0, 0 },
+        { CLI_U32, "heads", 0, "N", &b.attention.n_head, "of queries (32)", 1, 1024 },
+        { CLI_U32, "kv-heads", 0, "N", &b.attention.n_kv_head, "of keys and values, a divisor (4)", 1, 1024 },
+        { CLI_U32, "d-head", 0, "N", &b.attention.d_head, "numbers of a head, a multiple of 32 (64)", 32, 512 },
+        { CLI_U32, "positions", 0, "N", &b.attention.n_position, "leave out longer texts than this (32768)", 512,
+          32768 },
     };
     int first, status;
     if (!cli_parse(self, options, CLI_COUNT(options), argc, argv, &first, &status)) return status;
@@ -226,7 +243,10 @@ static int run(const cli_command *self, int argc, char **argv)
     for (size_t i = 0; i < CLI_COUNT(measurements); i++)
         known = known || is_wanted(i, what);
     if (!known)
-        return cli_usage(self, "\"%s\" is not views, decode, prefill, mixed, switch, kernels, train or all", what);
+        return cli_usage(self, "\"%s\" is not views, decode, prefill, mixed, switch, attention, kernels, train or all",
+                         what);
+    if (b.attention.n_head % b.attention.n_kv_head != 0 || b.attention.d_head % 32 != 0)
+        return cli_usage(self, "--kv-heads must divide --heads, and --d-head be a multiple of 32");
     if (argc - first > 1) return cli_usage(self, "one file is wanted, not %d", argc - first);
     b.path = first < argc ? argv[first] : NULL;
     b.copy = load == 0;
@@ -241,16 +261,19 @@ static int run(const cli_command *self, int argc, char **argv)
 
 const cli_command cmd_bench = {
     .name = "bench",
-    .usage = "[views|decode|prefill|mixed|switch|kernels|train|all] [FILE] [OPTION...]",
+    .usage = "[views|decode|prefill|mixed|switch|attention|kernels|train|all] [FILE] [OPTION...]",
     .summary = "How fast this machine runs a model, against what the machine can do",
-    .details = "views    the time to create a view\n"
-               "decode   one token at a time, at eight widths, against the measured read bandwidth\n"
-               "prefill  a prompt, at eight widths, against the measured multiply-add peak\n"
-               "mixed    a batch whose rows have widths of their own, against rows of one width and single calls\n"
-               "switch   a timeline that changes its width, against one that keeps it\n"
-               "kernels  the f32 GEMM by itself against BLIS, where libblis.so.4 is installed; BLIS_ARCH_TYPE chooses\n"
-               "         BLIS's kernels, MF_CPU ours\n"
-               "train    training steps, against the measured multiply-add peak; minutes, and so not part of all\n\n"
-               "Both sides of a ratio are measured in turn; the numbers are medians. Nothing else should run.\n",
+    .details =
+        "views      the time to create a view\n"
+        "decode     one token at a time, at eight widths, against the measured read bandwidth\n"
+        "prefill    a prompt, at eight widths, against the measured peaks of arithmetic\n"
+        "mixed      a batch whose rows have widths of their own, against rows of one width and single calls\n"
+        "switch     a timeline that changes its width, against one that keeps it\n"
+        "attention  of one layer by itself, at 512 to 32768 positions, with every type of the cache, with one and\n"
+        "           with all threads, against both\n"
+        "kernels    the f32 GEMM by itself against BLIS, where libblis.so.4 is installed; BLIS_ARCH_TYPE chooses\n"
+        "           BLIS's kernels, MF_CPU ours\n"
+        "train      training steps, against the measured multiply-add peak; minutes, and so not part of all\n\n"
+        "Both sides of a ratio are measured in turn; the numbers are medians. Nothing else should run.\n",
     .run = run,
 };

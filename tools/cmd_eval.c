@@ -15,6 +15,7 @@ typedef struct evaluation {
     const char *path, *against;
     cli_list texts, sizes;
     uint32_t context, n_thread;
+    int cache_type;
     bool json;
     /* objects */
     mf_model *model;
@@ -79,6 +80,7 @@ static mf_status evaluate(evaluation *e, mf_error *error)
                             .tokens = e->corpus.tokens,
                             .n_token = e->corpus.n_token,
                             .context = e->context,
+                            .cache_type = (mf_cache_type)e->cache_type,
                             .views = (const mf_submodel *const *)e->views,
                             .n_view = e->n_view,
                             .reference = e->reference,
@@ -180,6 +182,7 @@ static int run(const cli_command *self, int argc, char **argv)
         { CLI_TEXT, "against", 0, "SIZE", &e.against, "also compare each distribution with this submodel's", 0, 0 },
         { CLI_U32, "context", 0, "N", &e.context, "tokens of a window (default: the length the model was trained for)",
           1, 1 << 20 },
+        { CLI_CHOICE, "cache", 0, CLI_CACHE_TYPES, &e.cache_type, "what keys and values are rounded to (f32)", 0, 0 },
         { CLI_U32, "threads", 0, "N", &e.n_thread, "threads to compute with (0: one per usable core)", 0, 4096 },
         { CLI_FLAG, "json", 0, NULL, &e.json, "print one JSON object", 0, 0 },
     };

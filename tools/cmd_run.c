@@ -16,6 +16,7 @@ typedef struct run_state {
     /* options */
     const char *path, *size, *prompt, *then, *schedule_text;
     uint32_t n_token, at, n_thread, top;
+    int cache_type;
     mf_sampler_options sampling;
     double temperature, top_p, min_p, repetition_penalty;
     cli_list stop;
@@ -227,6 +228,7 @@ static mf_status open_all(run_state *run, mf_error *error)
     if (status == MF_OK) status = read_prompt(run, error);
     if (status == MF_OK) status = make_schedule(run, error);
     size_t positions = run->n_prompt + run->n_token;
+    session_options.cache_type = (mf_cache_type)run->cache_type;
     session_options.max_positions = positions < UINT32_MAX ? (uint32_t)positions : UINT32_MAX;
     if (status == MF_OK) status = mf_session_create(&run->session, run->model, &session_options, error);
     if (status == MF_OK) status = mf_executor_create(&run->executor, run->model, &executor_options, error);
@@ -346,6 +348,7 @@ static int run(const cli_command *self, int argc, char **argv)
           "divide the logits of recent tokens (1: off)", 0, 100 },
         { CLI_U64, "seed", 0, "N", &run.sampling.seed, "the same seed writes the same text (1)", 0, 0 },
         { CLI_SECTION, "", 0, NULL, NULL, "Other", 0, 0 },
+        { CLI_CHOICE, "cache", 0, CLI_CACHE_TYPES, &run.cache_type, "what keys and values are rounded to (f32)", 0, 0 },
         { CLI_U32, "threads", 0, "N", &run.n_thread, "threads to compute with (0: one per usable core)", 0, 4096 },
         { CLI_U32, "top", 0, "N", &run.top, "with --json: log-probabilities of the N likeliest tokens", 0, 64 },
         { CLI_FLAG, "quiet", 'q', NULL, &run.quiet, "no timing on standard error", 0, 0 },

@@ -3,5 +3,6 @@
 
 #include "simd/vec_simd.h"
 
-#define ATTEND_GROUPS 1
+#define ATTEND_CHAINS 4
+#define ATTEND_ROWS 4
 #include "simd/attend_simd.h"

@@ -101,34 +101,6 @@ void mfk_softmax_stats_scalar(size_t n, const float *x, float *max, float *sum)
     *sum = tree_sum(p);
 }
 
-void mfk_store_key_scalar(mfk_type type, size_t d_head, const float *x, void *page_keys, size_t slot)
-{
-    float *f32 = page_keys; /* [d_head][MFK_PAGE] */
-    uint16_t *bf16 = page_keys;
-    for (size_t d = 0; d < d_head; d++) {
-        if (type == MFK_BF16)
-            bf16[d * MFK_PAGE + slot] = mfk_f32_to_bf16(x[d]);
-        else
-            f32[d * MFK_PAGE + slot] = x[d];
-    }
-}
-
-void mfk_store_row_scalar(mfk_type type, size_t n, const float *x, void *row)
-{
-    uint16_t *bf16 = row;
-    if (type == MFK_BF16)
-        for (size_t i = 0; i < n; i++)
-            bf16[i] = mfk_f32_to_bf16(x[i]);
-    else
-        memcpy(row, x, n * sizeof *x);
-}
-
-void mfk_panel_row_scalar(mfk_type type, size_t k, const int8_t *table, const void *panels, size_t b_panel_bytes,
-                          size_t index, float *y)
-{
-    mfk_unpack_row(type, table, k, panels, b_panel_bytes, index, y);
-}
-
 /* Bits of non-negative numbers ascend with them, infinity and NaN last. */
 static uint32_t greatest_bits(size_t n, const float *x)
 {
@@ -138,18 +110,65 @@ static uint32_t greatest_bits(size_t n, const float *x)
     return most;
 }
 
-static void quantize_block(size_t n, const float *x, mfk_q8_block *y)
+/* The scale that n numbers share in 8 bits, and their factor to it: 0 where all of them become 0. */
+static float q8_scale(size_t n, const float *x, float *factor)
+{
+    const uint32_t bits = greatest_bits(n, x);
+    const float most = mfk_f32_of_bits(bits);
+    const bool finite = bits < 0x7f800000u, any = finite && most >= 0x1p-100f;
+    *factor = any ? 127.0f / most : 0.0f;
+    return !finite ? NAN : any ? most / 127.0f : 0.0f;
+}
+
+static int8_t q8_of(float x, float factor)
 {
     const float magic = 0x1.8p23f; /* adding it rounds to an integer */
-    uint32_t bits = greatest_bits(n, x);
-    float most = mfk_f32_of_bits(bits), r = 127.0f / most;
+    return (int8_t)(factor > 0.0f ? (x * factor + magic) - magic : 0.0f);
+}
+
+/* `stride` from one number of the row to the next, in a block of a cache page. */
+static void store_strided(mfk_type type, size_t d_head, const float *x, void *block, size_t slot, size_t at,
+                          size_t stride)
+{
+    float *f32 = block, *scales = (float *)(void *)((int8_t *)block + d_head * MFK_PAGE), factor = 0.0f;
+    uint16_t *bf16 = block;
+    int8_t *q8 = block;
+    if (type == MFK_Q8) scales[slot] = q8_scale(d_head, x, &factor);
+    for (size_t d = 0; d < d_head; d++, at += stride) {
+        if (type == MFK_F32)
+            f32[at] = x[d];
+        else if (type == MFK_BF16)
+            bf16[at] = mfk_f32_to_bf16(x[d]);
+        else
+            q8[at] = q8_of(x[d], factor);
+    }
+}
+
+void mfk_store_key_scalar(mfk_type type, size_t d_head, const float *x, void *block, size_t slot)
+{
+    store_strided(type, d_head, x, block, slot, slot, MFK_PAGE);
+}
+
+void mfk_store_value_scalar(mfk_type type, size_t d_head, const float *x, void *block, size_t slot)
+{
+    store_strided(type, d_head, x, block, slot, slot * d_head, 1);
+}
+
+void mfk_panel_row_scalar(mfk_type type, size_t k, const int8_t *table, const void *panels, size_t b_panel_bytes,
+                          size_t index, float *y)
+{
+    mfk_unpack_row(type, table, k, panels, b_panel_bytes, index, y);
+}
+
+static void quantize_block(size_t n, const float *x, mfk_q8_block *y)
+{
+    float factor;
     int32_t sum[2] = { 0, 0 };
-    bool finite = bits < 0x7f800000u, any = most >= 0x1p-100f;
+    y->scale = q8_scale(n, x, &factor);
     for (size_t i = 0; i < MFK_BLOCK; i++) {
-        y->q[i] = (int8_t)(i < n && finite && any ? (x[i] * r + magic) - magic : 0.0f);
+        y->q[i] = q8_of(i < n ? x[i] : 0.0f, factor);
         sum[i / (MFK_BLOCK / 2)] += y->q[i];
     }
-    y->scale = !finite ? NAN : any ? most / 127.0f : 0.0f;
     y->offset = -128 * (sum[0] + sum[1]);
     y->half[0] = -128 * sum[0];
     y->half[1] = -128 * sum[1];
@@ -161,10 +180,18 @@ void mfk_quantize_scalar(size_t n, const float *x, mfk_q8_block *y)
         quantize_block(n - i < MFK_BLOCK ? n - i : MFK_BLOCK, x + i, y++);
 }
 
-/* Element `i` of an f32 or bf16 array. */
-static float widened(mfk_type type, const void *array, size_t i)
+/* Element `i` of a block, without its scale. */
+static float widened(mfk_type type, const void *block, size_t i)
 {
-    return type == MFK_BF16 ? mfk_bf16_to_f32(((const uint16_t *)array)[i]) : ((const float *)array)[i];
+    if (type == MFK_F32) return ((const float *)block)[i];
+    return type == MFK_BF16 ? mfk_bf16_to_f32(((const uint16_t *)block)[i]) : (float)((const int8_t *)block)[i];
+}
+
+/* `x` times the scale of slot `slot` in a block, of those that have scales. */
+static float times_scale(const mfk_attend_args *args, float x, const char *block, size_t slot)
+{
+    const char *scales = block + args->d_head * MFK_PAGE;
+    return args->type == MFK_Q8 ? x * ((const float *)(const void *)scales)[slot] : x;
 }
 
 /* e[j - begin] = scale * q . key j, capped, for the positions [begin, end) of one span; returns the maximum. */
@@ -174,11 +201,11 @@ static float span_scores(const mfk_attend_args *args, const float *q, size_t beg
     for (size_t j = 0; j < 16; j++)
         m[j] = -INFINITY;
     for (size_t j = begin; j < end; j++) {
-        const char *page = args->pages[j / MFK_PAGE];
+        const char *keys = (const char *)args->pages[j / MFK_PAGE] + args->k_offset_bytes;
         float s = 0.0f;
         for (size_t d = 0; d < args->d_head; d++)
-            s = mfk_fma(q[d], widened(args->type, page + args->k_offset_bytes, d * MFK_PAGE + j % MFK_PAGE), s);
-        s = s * args->scale;
+            s = mfk_fma(q[d], widened(args->type, keys, d * MFK_PAGE + j % MFK_PAGE), s);
+        s = times_scale(args, s, keys, j % MFK_PAGE) * args->scale;
         if (args->softcap > 0.0f) s = args->softcap * mfk_tanh(s / args->softcap);
         e[j - begin] = s;
         m[j % 16] = s > m[j % 16] ? s : m[j % 16];
@@ -192,38 +219,41 @@ static float span_values(const mfk_attend_args *args, size_t begin, size_t end, 
     float p[16] = { 0 };
     memset(o, 0, args->d_head * sizeof *o);
     for (size_t j = begin; j < end; j++) {
-        const char *page = args->pages[j / MFK_PAGE];
+        const char *values = (const char *)args->pages[j / MFK_PAGE] + args->v_offset_bytes;
         float w = mfk_exp(e[j - begin] - max);
         p[j % 16] = p[j % 16] + w;
+        w = times_scale(args, w, values, j % MFK_PAGE);
         for (size_t d = 0; d < args->d_head; d++)
-            o[d] = mfk_fma(w, widened(args->type, page + args->v_offset_bytes, j % MFK_PAGE * args->d_head + d), o[d]);
+            o[d] = mfk_fma(w, widened(args->type, values, j % MFK_PAGE * args->d_head + d), o[d]);
     }
     return tree_sum(p);
 }
 
+void mfk_attend_merge_scalar(size_t d_head, float *part, const float *next)
+{
+    float *max = part + d_head, *sum = max + 1, next_max = next[d_head], next_sum = next[d_head + 1];
+    float both = next_max > *max ? next_max : *max;
+    float old_share = mfk_exp(*max - both), new_share = mfk_exp(next_max - both);
+    *sum = mfk_fma(next_sum, new_share, *sum * old_share);
+    for (size_t d = 0; d < d_head; d++)
+        part[d] = mfk_fma(next[d], new_share, part[d] * old_share);
+    *max = both;
+}
+
 static void attend_row(const mfk_attend_args *args, size_t row)
 {
-    float *e = args->scratch, *o = e + MFK_SPAN, *out = args->out[row]; /* e[MFK_SPAN], o[d_head] */
-    float max = 0.0f, sum = 0.0f;
-    size_t first = args->key_begin[row], end = args->key_end[row];
+    const size_t d_head = args->d_head, first = args->key_begin[row], end = args->key_end[row];
+    float *e = args->scratch, *next = e + MFK_SPAN; /* e[MFK_SPAN], next[d_head + 2], merged[d_head + 2] */
+    float *merged = args->part ? args->part[row] : next + d_head + 2;
     for (size_t begin = first, stop; begin < end; begin = stop) {
         stop = (begin / MFK_SPAN + 1) * MFK_SPAN < end ? (begin / MFK_SPAN + 1) * MFK_SPAN : end;
-        float span_max = span_scores(args, args->q[row], begin, stop, e);
-        float span_sum = span_values(args, begin, stop, e, span_max, begin == first ? out : o);
-        if (begin == first) {
-            max = span_max;
-            sum = span_sum;
-            continue;
-        }
-        float both = span_max > max ? span_max : max;
-        float old_share = mfk_exp(max - both), new_share = mfk_exp(span_max - both);
-        sum = mfk_fma(span_sum, new_share, sum * old_share);
-        for (size_t d = 0; d < args->d_head; d++)
-            out[d] = mfk_fma(o[d], new_share, out[d] * old_share);
-        max = both;
+        float *part = begin == first ? merged : next;
+        part[d_head] = span_scores(args, args->q[row], begin, stop, e);
+        part[d_head + 1] = span_values(args, begin, stop, e, part[d_head], part);
+        if (begin != first) mfk_attend_merge_scalar(d_head, merged, next);
     }
-    for (size_t d = 0; d < args->d_head; d++)
-        out[d] = out[d] / sum;
+    for (size_t d = 0; d < d_head && !args->part; d++)
+        args->out[row][d] = merged[d] / merged[d_head + 1];
 }
 
 void mfk_attend_scalar(const mfk_attend_args *args)

@@ -6,6 +6,7 @@
 #include "quantize_simd.h"
 
 #include <math.h> /* sqrtf, which with -fno-math-errno is the instruction */
+#include <string.h>
 
 MFK_INLINE f32x16 load_at(const float *x, size_t i, size_t n)
 {
@@ -124,19 +125,43 @@ MFK_INLINE i32x16 bf16_of(f32x16 x)
     return i32x16_select_nan(x, i32x16_or(high, i32x16_set(0x40)), rounded);
 }
 
-void MFK_ISA(mfk_store_row)(mfk_type type, size_t n, const float *x, void *row)
+MFK_INLINE void store_bf16(size_t n, const float *x, uint16_t *y)
 {
-    uint16_t *bf16 = row;
     size_t i = 0;
-    if (type != MFK_BF16) {
-        for (; i < n; i += 16)
-            store_at(row, i, n, load_at(x, i, n));
-        return;
-    }
     for (; i + 16 <= n; i += 16)
-        i32x16_store_low_halves(bf16 + i, bf16_of(f32x16_load(x + i)));
+        i32x16_store_low_halves(y + i, bf16_of(f32x16_load(x + i)));
     for (; i < n; i++)
-        bf16[i] = mfk_f32_to_bf16(x[i]);
+        y[i] = mfk_f32_to_bf16(x[i]);
+}
+
+/* Returns the scale. */
+MFK_INLINE float store_q8(size_t n, const float *x, int8_t *y)
+{
+    i32x16 greatest = i32x16_set(0);
+    for (size_t i = 0; i < n; i += 16)
+        greatest = i32x16_max(greatest, f32x16_bits(abs16(load_at(x, i, n))));
+    float factor, scale = q8_scale(greatest, &factor);
+    for (size_t i = 0; i < n; i += 16) {
+        int8_t bytes[16];
+        i32x16_store_bytes(bytes, q8_of(load_at(x, i, n), factor));
+        memcpy(y + i, bytes, lanes_at(i, n));
+    }
+    return scale;
+}
+
+void MFK_ISA(mfk_store_value)(mfk_type type, size_t d_head, const float *x, void *block, size_t slot)
+{
+    float *f32 = (float *)block + slot * d_head;
+    if (type == MFK_Q8) {
+        int8_t *q8 = block;
+        float scale = store_q8(d_head, x, q8 + slot * d_head);
+        memcpy(q8 + MFK_PAGE * d_head + slot * sizeof scale, &scale, sizeof scale);
+    } else if (type == MFK_BF16) {
+        store_bf16(d_head, x, (uint16_t *)block + slot * d_head);
+    } else {
+        for (size_t i = 0; i < d_head; i += 16)
+            store_at(f32, i, d_head, load_at(x, i, d_head));
+    }
 }
 
 void MFK_ISA(mfk_quantize)(size_t n, const float *x, mfk_q8_block *y)

@@ -3,5 +3,6 @@
 
 #include "simd/vec_simd.h"
 
-#define ATTEND_GROUPS 4
+#define ATTEND_CHAINS 16
+#define ATTEND_ROWS 8
 #include "simd/attend_simd.h"

@@ -92,6 +92,7 @@ bool mfi_container_u64(const mfi_container *container, const char *key, uint64_t
 bool mfi_container_f64(const mfi_container *container, const char *key, double *value);
 bool mfi_container_text(const mfi_container *container, const char *key, const char **value);
 bool mfi_container_u32s(const mfi_container *container, const char *key, const uint32_t **values, size_t *count);
+bool mfi_container_has(const mfi_container *container, const char *key); /* of any type */
 /* The index-th key that holds text, and its text; false past the end. */
 bool mfi_container_text_at(const mfi_container *container, uint32_t index, const char **key, const char **value);
 /* MF_E_UNSUPPORTED, naming it, when the file marks a key as required that is not among `known` [count], the

@@ -307,20 +307,26 @@ const mfi_tensor *mfi_container_find(const mfi_container *c, const char *name, u
     return NULL;
 }
 
-static const mfi_metadata *find_metadata(const mfi_container *c, const char *key, mfi_value type)
+static const mfi_metadata *find_key(const mfi_container *c, const char *key)
 {
     uint32_t low = 0, high = c->directory.n_metadata;
     while (low < high) {
         uint32_t middle = low + (high - low) / 2;
         const mfi_metadata *metadata = &c->directory.metadata[middle];
         int order = strcmp(key, metadata->key);
-        if (order == 0) return metadata->type == type ? metadata : NULL;
+        if (order == 0) return metadata;
         if (order < 0)
             high = middle;
         else
             low = middle + 1;
     }
     return NULL;
+}
+
+static const mfi_metadata *find_metadata(const mfi_container *c, const char *key, mfi_value type)
+{
+    const mfi_metadata *metadata = find_key(c, key);
+    return metadata && metadata->type == type ? metadata : NULL;
 }
 
 bool mfi_container_u64(const mfi_container *c, const char *key, uint64_t *value)
@@ -351,6 +357,11 @@ bool mfi_container_u32s(const mfi_container *c, const char *key, const uint32_t 
     *values = metadata->value;
     *count = metadata->value_bytes / sizeof **values;
     return true;
+}
+
+bool mfi_container_has(const mfi_container *c, const char *key)
+{
+    return find_key(c, key) != NULL;
 }
 
 bool mfi_container_text_at(const mfi_container *c, uint32_t index, const char **key, const char **value)

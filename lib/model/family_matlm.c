@@ -107,7 +107,7 @@ mf_status mfi_matlm_read_config(mfi_matlm_config *config, const mfi_container *c
         "family",     "n_layer",       "d_model",       "d_head",      "n_vocab",         "max_positions",
         "n_head",     "d_ff",          "head_group",    "norm",        "norm_eps",        "ffn",
         "activation", "rope_theta",    "tied",          "embed_scale", "attention_scale", "bos_token",
-        "eos_token",  "n_granularity", "granularity.*", "may_skip",
+        "eos_token",  "n_granularity", "granularity.*", "may_skip",    "window",
     };
     reader r = { container, error, mfi_container_check_keys(container, known, MFI_COUNT(known), error) };
     if (r.status == MF_OK) read_scalars(&r, config);
@@ -123,6 +123,9 @@ mf_status mfi_matlm_read_config(mfi_matlm_config *config, const mfi_container *c
     const uint32_t *may_skip = read_per_layer(&r, "may_skip", config->n_layer);
     for (uint32_t layer = 0; may_skip != NULL && layer < config->n_layer; layer++)
         config->may_skip[layer] = may_skip[layer] != 0;
+    const bool slides = mfi_container_has(container, "window");
+    const uint32_t *window = slides ? read_per_layer(&r, "window", config->n_layer) : NULL;
+    if (window != NULL) memcpy(config->window, window, config->n_layer * sizeof *window);
     if (r.status != MF_OK) return r.status;
 
     mf_error reason = MF_ERROR_INIT;
@@ -274,9 +277,7 @@ static void add_attention(compiler *c, uint32_t layer, const buffers *b)
     mfi_op *store = mfi_program_op(c->program, MFI_OP_STORE, MFI_ROWS_ATTN, layer, b->k, b->k);
     store->src2 = b->v;
     store->slot = layer;
-    mfi_op *attend = mfi_program_op(c->program, MFI_OP_ATTEND, MFI_ROWS_ATTN, layer, b->q, b->attn);
-    attend->scale = config->attention_scale;
-    attend->slot = layer;
+    mfi_program_attend(c->program, layer, layer, b->q, b->attn, config->attention_scale, config->window[layer]);
 
     mfi_op *o = mfi_program_op(c->program, MFI_OP_GEMM, MFI_ROWS_ATTN, layer, b->attn, b->y_attn);
     o->k_of = MFI_EXTENT_HEADS;
@@ -421,7 +422,7 @@ mf_status mfi_matlm_compile(mfi_program **out, const mfi_matlm_config *config, c
                         last, MFI_MAX_GRANULARITY - 1);
     const uint32_t n_shell = last + 1;
     /* A layer has at most 16 operations and 4 + 2 * n_shell pieces; the ends have four and one. */
-    const mfi_program_sizes sizes = { config->n_layer, n_shell, config->n_layer * 16 + 4, 16,
+    const mfi_program_sizes sizes = { config->n_layer, n_shell, config->n_layer * 18 + 4, 16,
                                       config->n_layer * (4 + 2 * n_shell) + 1 };
     compiler c = { config, container, NULL, error, MF_OK };
     mf_status status = mfi_program_create(&c.program, allocator, &sizes, error);

@@ -20,6 +20,7 @@
 static void lay_out(mfi_matlm_config *config, mfi_arena *arena)
 {
     config->may_skip = mfi_carve(arena, config->n_layer, sizeof *config->may_skip);
+    config->window = mfi_carve(arena, config->n_layer, sizeof *config->window);
     for (uint32_t g = 0; g < config->n_granularity; g++) {
         config->granularity[g].ffn = mfi_carve(arena, config->n_layer, sizeof(uint32_t));
         config->granularity[g].heads = mfi_carve(arena, config->n_layer, sizeof(uint32_t));
@@ -127,6 +128,15 @@ static mf_status check_names(const mfi_matlm_config *config, mf_error *error)
     return MF_OK;
 }
 
+static mf_status check_windows(const mfi_matlm_config *config, mf_error *error)
+{
+    for (uint32_t layer = 0; layer < config->n_layer; layer++)
+        if (config->window[layer] > MAX_POSITIONS)
+            return mfi_fail(error, MF_E_INVALID, "layer %u has a window of %u: at most %u", layer,
+                            config->window[layer], MAX_POSITIONS);
+    return MF_OK;
+}
+
 /* One layer at one granularity, and nested in the same at the next. */
 static mf_status check_layer(const mfi_matlm_config *config, uint32_t g, uint32_t layer, mf_error *error)
 {
@@ -154,6 +164,7 @@ mf_status mfi_matlm_config_check(const mfi_matlm_config *config, mf_error *error
     mf_status status = check_extents(config, error);
     if (status == MF_OK) status = check_numbers(config, error);
     if (status == MF_OK) status = check_names(config, error);
+    if (status == MF_OK) status = check_windows(config, error);
     for (uint32_t g = 0; g < config->n_granularity && status == MF_OK; g++)
         for (uint32_t layer = 0; layer < config->n_layer && status == MF_OK; layer++)
             status = check_layer(config, g, layer, error);

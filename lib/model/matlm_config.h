@@ -26,7 +26,8 @@ typedef struct mfi_granularity {
  *  per layer:  x += O * attend(rope(Q * norm(x)), rope(K * norm(x)), V * norm(x))
  *              x += D * (act(G * norm(x)) . (U * norm(x)))
  *  logits = W * norm(x),  W = E when tied
- * Query head h reads key/value head h / head_group. Norms have weights (layer norm: and biases). */
+ * Query head h reads key/value head h / head_group. A position attends to itself and those before it, in a layer with a
+ * window to that many of them, itself included. Norms have weights (layer norm: and biases). */
 typedef struct mfi_matlm_config {
     uint32_t n_layer, d_model, d_head, n_vocab, max_positions;
     uint32_t head_group; /* query heads per key/value head */
@@ -44,6 +45,7 @@ typedef struct mfi_matlm_config {
     uint32_t n_granularity;                           /* narrowest first, each nested in the next */
     mfi_granularity granularity[MFI_MAX_GRANULARITY]; /* the last is the full model: it fixes every layer's extents */
     uint8_t *may_skip;                                /* [n_layer] 1: views may leave the layer out */
+    uint32_t *window;                                 /* [n_layer] positions that a position sees; 0: all */
 } mfi_matlm_config;
 
 static inline uint32_t mfi_kv_heads(uint32_t heads, uint32_t head_group)

@@ -62,9 +62,13 @@ static void declare_metadata(const saver *s)
     if (config->eos_token >= 0) mfi_writer_u64(w, "eos_token", (uint64_t)config->eos_token, true);
 
     uint32_t may_skip[MFI_MAX_LAYER];
-    for (uint32_t layer = 0; layer < config->n_layer; layer++)
+    bool has_window = false;
+    for (uint32_t layer = 0; layer < config->n_layer; layer++) {
         may_skip[layer] = config->may_skip[layer];
+        has_window = has_window || config->window[layer] != 0;
+    }
     mfi_writer_u32s(w, "may_skip", may_skip, config->n_layer, true);
+    if (has_window) mfi_writer_u32s(w, "window", config->window, config->n_layer, true);
     mfi_writer_u64(w, "n_granularity", config->n_granularity, true);
     for (uint32_t g = 0; g < config->n_granularity; g++)
         declare_granularity(s, g);

@@ -79,15 +79,22 @@ static mf_status load_tokenizer(mf_model *model, mf_error *error)
     return status;
 }
 
-/* A page holds 64 positions of one layer: keys [n_kv][d_head][64], then values [n_kv][64][d_head]. */
+/* A page holds 64 positions of one layer: n_kv blocks of keys, then n_kv of values. */
 static void size_pages(mf_model *model)
 {
-    static const size_t element_bytes[MFI_N_CACHE_TYPE] = { [MF_CACHE_F32] = 4, [MF_CACHE_BF16] = 2 };
     const size_t n_kv = mfi_kv_heads(model->config.n_head, model->config.head_group);
     for (uint32_t type = 0; type < MFI_N_CACHE_TYPE; type++) {
-        model->value_offset_bytes[type] = n_kv * model->config.d_head * MFK_PAGE * element_bytes[type];
+        const mfk_type element = mfi_cache_element((mf_cache_type)type);
+        model->value_offset_bytes[type] = n_kv * mfk_cache_block_bytes(element, model->config.d_head);
         model->page_bytes[type] = 2 * model->value_offset_bytes[type];
     }
+}
+
+static bool has_other_pool(const mf_model *model, mf_cache_type type)
+{
+    for (uint32_t other = 0; other < MFI_N_CACHE_TYPE; other++)
+        if (other != (uint32_t)type && model->pool[other] != NULL) return true;
+    return false;
 }
 
 mf_status mfi_model_pool(mf_model *model, mf_cache_type type, mfi_page_pool **out, mf_error *error)
@@ -97,7 +104,7 @@ mf_status mfi_model_pool(mf_model *model, mf_cache_type type, mfi_page_pool **ou
     const uint64_t n_page = model->cache_bytes / model->page_bytes[type];
     if (model->pool[type] != NULL) {
         *out = model->pool[type];
-    } else if (model->cache_bytes != 0 && model->pool[!type] != NULL) {
+    } else if (model->cache_bytes != 0 && has_other_pool(model, type)) {
         status = mfi_fail(error, MF_E_INVALID, "the model's cache_bytes already serve sessions of another cache type");
     } else if (model->cache_bytes != 0 && (n_page == 0 || n_page >= MFI_NO_PAGE)) {
         status = mfi_fail(error, MF_E_INVALID, "cache_bytes %llu cannot be cut into pages of %zu bytes",

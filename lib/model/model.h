@@ -13,7 +13,7 @@
 #include "program.h"
 #include "tokenizer.h"
 
-#define MFI_N_CACHE_TYPE 2u
+#define MFI_N_CACHE_TYPE 3u
 
 struct mf_model {
     atomic_uint_least32_t references;
@@ -43,6 +43,12 @@ void mfi_model_release(mf_model *model);
 mf_status mfi_model_info(const mf_model *model, mf_model_info *info);
 /* MF_E_FORKED in a child process of the one that opened the model. */
 mf_status mfi_model_check_process(const mf_model *model, mf_error *error);
+
+/* What a cache of this type holds. */
+static inline mfk_type mfi_cache_element(mf_cache_type type)
+{
+    return type == MF_CACHE_F32 ? MFK_F32 : type == MF_CACHE_BF16 ? MFK_BF16 : MFK_Q8;
+}
 
 /* The pool of a cache type. Under a budget there is one type, the first one asked for. */
 mf_status mfi_model_pool(mf_model *model, mf_cache_type type, mfi_page_pool **out, mf_error *error);

@@ -82,6 +82,17 @@ mfi_op *mfi_program_op(mfi_program *program, mfi_op_kind kind, mfi_rows rows, ui
     return op;
 }
 
+void mfi_program_attend(mfi_program *program, uint32_t layer, uint32_t slot, uint16_t src, uint16_t dst, float scale,
+                        uint32_t window)
+{
+    for (int i = 0; i < 2; i++) {
+        mfi_op *op = mfi_program_op(program, i == 0 ? MFI_OP_ATTEND : MFI_OP_MERGE, MFI_ROWS_ATTN, layer, src, dst);
+        op->slot = slot;
+        op->scale = scale;
+        op->window = window;
+    }
+}
+
 void mfi_program_part(mfi_program *program, mfi_op *op, const mfi_tensor *const *piece, uint32_t n_shell, uint16_t dst,
                       mfi_extent n_of)
 {
@@ -101,7 +112,7 @@ void mfi_program_part(mfi_program *program, mfi_op *op, const mfi_tensor *const 
 typedef enum share { SHARE_ROWS, SHARE_ALL, SHARE_HEADS, SHARE_COLUMNS, SHARE_TILES } share;
 
 /* What is not a buffer. */
-enum { CACHE = UINT16_MAX, ROTATION = UINT16_MAX - 1 };
+enum { CACHE = UINT16_MAX, ROTATION = UINT16_MAX - 1, SPANS = UINT16_MAX - 2 };
 
 typedef struct access {
     uint16_t buffer;
@@ -109,7 +120,7 @@ typedef struct access {
     share share;
 } access;
 
-enum { MAX_ACCESS = 4 + MFI_MAX_STREAM + MFI_MAX_PART };
+enum { MAX_ACCESS = 5 + MFI_MAX_STREAM + MFI_MAX_PART };
 
 static share share_of(const mfi_program *program, const mfi_op *op, mfi_cut cut)
 {
@@ -119,6 +130,7 @@ static share share_of(const mfi_program *program, const mfi_op *op, mfi_cut cut)
     case MFI_OP_OUTPUT:
         return SHARE_COLUMNS;
     case MFI_OP_ATTEND:
+    case MFI_OP_MERGE:
         return cut == MFI_CUT_HEADS ? SHARE_HEADS : SHARE_TILES;
     case MFI_OP_ROPE:
     case MFI_OP_STORE:
@@ -141,6 +153,8 @@ static uint32_t list_accesses(const mfi_op *op, share part, access *list)
     if (op->kind == MFI_OP_ROPE) list[n++] = (access){ ROTATION, false, part };
     if (op->kind == MFI_OP_STORE || op->kind == MFI_OP_ATTEND)
         list[n++] = (access){ CACHE, op->kind == MFI_OP_STORE, part };
+    if (op->kind == MFI_OP_ATTEND || op->kind == MFI_OP_MERGE)
+        list[n++] = (access){ SPANS, op->kind == MFI_OP_ATTEND, part };
     for (uint32_t i = 0; i < op->n_part && op->kind != MFI_OP_OUTPUT; i++)
         list[n++] = (access){ op->part[i].dst, true, part };
     if (op->n_part == 0 && op->kind != MFI_OP_STORE) list[n++] = (access){ op->dst, true, part };
@@ -182,8 +196,8 @@ static void lay_out_stages(mfi_program *program, mfi_cut cut)
 
 static void find_copied(mfi_program *program)
 {
-    for (uint32_t i = 0; i < program->n_buffer; i++)
-        program->buffer[i].copied = true;
+    for (uint32_t i = 0; i < program->n_op; i++)
+        program->buffer[program->op[i].dst].copied = true;
     for (uint32_t i = 0; i < program->n_op; i++) {
         const mfi_op *op = &program->op[i];
         for (uint32_t p = 0; p < op->n_part && op->kind != MFI_OP_OUTPUT; p++)

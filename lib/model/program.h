@@ -39,7 +39,8 @@ typedef enum mfi_op_kind {
     MFI_OP_GLU,      /* dst = act(src * G^T) . (src * U^T), shell after shell */
     MFI_OP_ROPE,     /* dst rotated in place, heads by `n_of` */
     MFI_OP_STORE,    /* src is the keys, src2 the values: to the session's cache, slot `slot` */
-    MFI_OP_ATTEND,   /* dst = attention of src over the cache */
+    MFI_OP_ATTEND,   /* dst = attention of src over the cache, or the parts of spans of positions, */
+    MFI_OP_MERGE,    /* which this makes one */
     MFI_OP_OUTPUT    /* hidden states (src) and logits to the callers' memory */
 } mfi_op_kind;
 
@@ -133,6 +134,9 @@ uint16_t mfi_program_buffer(mfi_program *program, mfi_rows rows, uint32_t width)
 uint16_t mfi_program_quantized_buffer(mfi_program *program, mfi_rows rows, uint32_t width);
 mfi_op *mfi_program_op(mfi_program *program, mfi_op_kind kind, mfi_rows rows, uint32_t layer, uint16_t src,
                        uint16_t dst);
+/* ATTEND with the MERGE that belongs to it. */
+void mfi_program_attend(mfi_program *program, uint32_t layer, uint32_t slot, uint16_t src, uint16_t dst, float scale,
+                        uint32_t window);
 /* Adds a product to a GEMM or GLU. `piece` [n_shell] is copied. */
 void mfi_program_part(mfi_program *program, mfi_op *op, const mfi_tensor *const *piece, uint32_t n_shell, uint16_t dst,
                       mfi_extent n_of);

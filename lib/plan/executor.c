@@ -51,6 +51,7 @@ static void lay_out(mf_executor *e, mfi_arena *arena)
     }
     for (uint32_t t = 0; t < e->n_thread; t++) {
         lay_out_copies(e, arena, t);
+        if (real) e->buffer[t] = e->shared;
         unsigned char *scratch = mfi_carve(arena, MFK_SCRATCH_BYTES, 1);
         float *tile = mfi_carve(arena, MFI_LOGITS_ROWS * MFI_LOGITS_COLUMNS, sizeof(float));
         if (real) e->scratch[t] = scratch, e->logits_tile[t] = tile;
@@ -64,6 +65,11 @@ static void lay_out(mf_executor *e, mfi_arena *arena)
     lay_out_space(&e->out, arena, e->max_rows, 1);
     e->cos = mfi_carve(arena, e->max_rows, program->d_head / 2 * sizeof(float));
     e->sin = mfi_carve(arena, e->max_rows, program->d_head / 2 * sizeof(float));
+    e->part_stride = mfi_round_up(program->d_head + 2, MFI_LINE / sizeof(float));
+    if (e->n_thread > 1) {
+        e->n_part = (size_t)e->n_thread * MFI_SPLIT_PAIRS * MFI_SPLIT_SPANS;
+        e->part = mfi_carve(arena, e->n_part, e->part_stride * sizeof(float));
+    }
     e->embedding = mfi_carve(arena, e->max_rows, sizeof *e->embedding);
     e->row_request = mfi_carve(arena, e->max_rows, sizeof *e->row_request);
     e->order = mfi_carve(arena, e->max_requests, sizeof *e->order);

@@ -12,6 +12,8 @@
 
 #define MFI_LOGITS_ROWS 64u /* of the tile through which logits reach several callers' buffers */
 #define MFI_LOGITS_COLUMNS 256u
+#define MFI_SPLIT_PAIRS 16u /* of positions and heads, for each thread: below, attention is split by positions */
+#define MFI_SPLIT_SPANS 64u /* of each, for which there is room: with more, it is not */
 
 /* One request's rows in this batch. Pages: pages[slot][p] holds positions 64 p .. of cache slot `slot`. */
 typedef struct mfi_run_request {
@@ -68,6 +70,8 @@ struct mf_executor {
     unsigned char **scratch; /* [n_thread] MFK_SCRATCH_BYTES */
     float **logits_tile;     /* [n_thread] MFI_LOGITS_ROWS x MFI_LOGITS_COLUMNS */
     float *cos, *sin;        /* [max_rows][d_head / 2] */
+    float *part;             /* [n_part][part_stride] of attention that is split: max, sum and values */
+    size_t n_part, part_stride;
     const float **embedding; /* [max_rows] the caller's row, or NULL for a token */
     uint32_t *row_request;   /* [max_rows] */
     mfi_space *attn, *ffn;   /* [n_layer] */
@@ -113,6 +117,7 @@ void mfi_heads_of(const mf_executor *executor, const mf_submodel *view, uint32_t
 
 void mfi_run_gemm(mf_executor *executor, const mfi_op *op, uint32_t thread);
 void mfi_run_output(mf_executor *executor, const mfi_op *op, uint32_t thread);
-void mfi_run_attend(mf_executor *executor, const mfi_op *op, uint32_t thread);
+void mfi_run_attend(const mf_executor *executor, const mfi_op *op, uint32_t thread);
+void mfi_run_merge(const mf_executor *executor, const mfi_op *op, uint32_t thread);
 
 #endif

@@ -116,16 +116,15 @@ static void store(const mf_executor *e, const mfi_op *op, uint32_t thread, uint3
     const mfk_table *kernels = &e->model->kernels;
     const mfi_run_request *request = request_of(e, row);
     const uint32_t position = position_of(e, row), slot = position % MFK_PAGE;
-    const size_t d_head = e->model->program->d_head, element = request->cache_type == MFK_F32 ? 4 : 2;
-    const size_t head_bytes = d_head * MFK_PAGE * element;
+    const size_t d_head = e->model->program->d_head, block_bytes = mfk_cache_block_bytes(request->cache_type, d_head);
     const float *keys = mfi_row(e, thread, op->src, index), *values = mfi_row(e, thread, op->src2, index);
     unsigned char *page = request->pages[op->slot][position / MFK_PAGE];
     uint32_t begin, end;
     mfi_heads_of(e, request->view, op->layer, thread, &begin, &end);
     for (uint32_t h = begin; h < end; h++) {
-        kernels->store_key(request->cache_type, d_head, keys + h * d_head, page + h * head_bytes, slot);
-        kernels->store_row(request->cache_type, d_head, values + h * d_head,
-                           page + request->value_offset_bytes + h * head_bytes + slot * d_head * element);
+        kernels->store_key(request->cache_type, d_head, keys + h * d_head, page + h * block_bytes, slot);
+        kernels->store_value(request->cache_type, d_head, values + h * d_head,
+                             page + request->value_offset_bytes + h * block_bytes, slot);
     }
 }
 
@@ -194,6 +193,9 @@ static void run_op(mf_executor *e, const mfi_op *op, uint32_t thread)
         break;
     case MFI_OP_ATTEND:
         mfi_run_attend(e, op, thread);
+        break;
+    case MFI_OP_MERGE:
+        mfi_run_merge(e, op, thread);
         break;
     case MFI_OP_OUTPUT:
         mfi_run_output(e, op, thread);

@@ -141,11 +141,6 @@ static mf_status check_call(forward *f, size_t *n_marked)
 
 /* ---- Running ---- */
 
-static mfk_type stored_type(mf_cache_type type)
-{
-    return type == MF_CACHE_F32 ? MFK_F32 : MFK_BF16;
-}
-
 static size_t count_embeddings(const int32_t *tokens, size_t n)
 {
     size_t count = 0;
@@ -171,7 +166,7 @@ static void fill_run(mfi_run_request *run, const mf_request *request, uint32_t n
         .n_row = n_row,
         .tokens = request->tokens + done,
         .embedding_stride = embedding_stride,
-        .cache_type = stored_type(session->cache.type),
+        .cache_type = mfi_cache_element(session->cache.type),
         .value_offset_bytes = session->model->value_offset_bytes[session->cache.type],
         .pages = (void *const *const *)session->cache.slot,
         .out_begin = (uint32_t)out_begin,

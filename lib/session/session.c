@@ -11,9 +11,8 @@ enum { MAX_POSITIONS = 1 << 24 }; /* a rotation takes its position as f32, which
 mf_status mfi_session_create(mf_session **out, mf_model *model, const mf_session_options *options, mf_error *error)
 {
     *out = NULL;
-    if (options->cache_type != MF_CACHE_F32 && options->cache_type != MF_CACHE_BF16)
-        return mfi_fail(error, MF_E_INVALID, "cache_type %d is neither MF_CACHE_F32 nor MF_CACHE_BF16",
-                        (int)options->cache_type);
+    if ((uint32_t)options->cache_type >= MFI_N_CACHE_TYPE)
+        return mfi_fail(error, MF_E_INVALID, "cache_type %d is unknown", (int)options->cache_type);
     const uint32_t max_positions = options->max_positions ? options->max_positions : model->config.max_positions;
     if (max_positions > MAX_POSITIONS)
         return mfi_fail(error, MF_E_INVALID, "max_positions %u is above %d", max_positions, MAX_POSITIONS);

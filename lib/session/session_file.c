@@ -64,15 +64,20 @@ static void put_header(unsigned char *at, const mf_session *session)
 /* Zeros the positions of a page from `filled` on. */
 static void clear_tail(const mf_session *session, unsigned char *page, uint32_t filled)
 {
-    const mf_model *model = session->model;
-    const size_t value_offset = model->value_offset_bytes[session->cache.type];
-    const size_t element = session->cache.type == MF_CACHE_F32 ? 4 : 2, d_head = model->program->d_head;
-    const size_t n_key_row = value_offset / (MFK_PAGE * element), n_head = n_key_row / d_head;
-    for (size_t row = 0; row < n_key_row; row++)
-        memset(page + (row * MFK_PAGE + filled) * element, 0, (MFK_PAGE - filled) * element);
-    for (size_t head = 0; head < n_head; head++)
-        memset(page + value_offset + (head * MFK_PAGE + filled) * d_head * element, 0,
-               (MFK_PAGE - filled) * d_head * element);
+    const size_t value_offset = session->model->value_offset_bytes[session->cache.type];
+    const size_t d_head = session->model->program->d_head, empty = MFK_PAGE - filled;
+    const mfk_type type = mfi_cache_element(session->cache.type);
+    const size_t block_bytes = mfk_cache_block_bytes(type, d_head);
+    const size_t element = type == MFK_F32 ? 4 : type == MFK_BF16 ? 2 : 1, scales = d_head * MFK_PAGE * element;
+    for (unsigned char *keys = page; keys < page + value_offset; keys += block_bytes) {
+        unsigned char *values = keys + value_offset;
+        for (size_t d = 0; d < d_head; d++)
+            memset(keys + (d * MFK_PAGE + filled) * element, 0, empty * element);
+        memset(values + filled * d_head * element, 0, empty * d_head * element);
+        if (scales == block_bytes) continue;
+        memset(keys + scales + filled * sizeof(float), 0, empty * sizeof(float));
+        memset(values + scales + filled * sizeof(float), 0, empty * sizeof(float));
+    }
 }
 
 typedef struct output {

@@ -205,11 +205,11 @@ static mf_status check_same(const mf_trainer *t, const mfi_matlm_config *file, c
                 own->d_ff == file->d_ff && own->norm == file->norm && own->norm_eps == file->norm_eps &&
                 own->ffn == file->ffn && own->activation == file->activation && own->rope_theta == file->rope_theta &&
                 own->embed_scale == file->embed_scale && own->attention_scale == file->attention_scale &&
-                own->tied == file->tied;
+                own->tied == file->tied && memcmp(own->window, file->window, own->n_layer * sizeof *own->window) == 0;
     if (same) return MF_OK;
     return mfi_fail(error, MF_E_INVALID,
                     "%s has another shape: %u layers of %u, %u heads of %u in groups of %u, d_ff %u, vocabulary %u; or "
-                    "another norm, activation, rotation or scale",
+                    "another norm, activation, rotation, scale or window",
                     path, file->n_layer, file->d_model, file->n_head, file->d_head, file->head_group, file->d_ff,
                     file->n_vocab);
 }

@@ -11,7 +11,7 @@ shares no code with the library. A .golden file is little-endian, without paddin
     u32 norm (0 RMS, 1 layer)  ffn (0 gated, 1 plain)  activation (0 silu, 1 gelu_tanh, 2 gelu_erf)  tied
     f32 norm_eps rope_theta (0: none) embed_scale attention_scale
     u32 n_granularity, then for each, narrowest first: u32 ffn[n_layer] heads[n_layer]
-    u32 may_skip[n_layer]
+    u32 may_skip[n_layer]  window[n_layer] (positions seen, itself included; 0: all)
     f32 the tensors, row major, in the order of tensor_shapes() below
     u32 n_case, then for each:
         u32 ffn[n_layer] heads[n_layer] (0 0: the layer is skipped)
@@ -52,6 +52,12 @@ MODELS = {
         norm_eps=1e-5, rope_theta=10000.0, embed_scale=1.0, may_skip=[0],
         granularities=[[(192, 3)]],
         cases=[[(32, 1)], [(96, 2)], [(128, 3)], [(192, 1)]]),
+    "windows": dict(
+        d_model=32, d_head=32, head_group=2, n_vocab=43, norm=RMS, ffn=GATED, activation=SILU, tied=1,
+        norm_eps=1e-5, rope_theta=10000.0, embed_scale=1.0, may_skip=[0, 1, 0, 0], window=[5, 0, 1, 12],
+        granularities=[[(32, 2), (32, 2), (32, 2), (32, 1)], [(64, 4), (64, 3), (64, 2), (64, 4)]],
+        cases=[[(64, 1), SKIPPED, (32, 2), (64, 4)], [(32, 4), (64, 1), (64, 1), (32, 2)],
+               [(32, 3), SKIPPED, (64, 2), (32, 3)]]),
 }
 N_TOKEN = 12
 
@@ -112,7 +118,11 @@ def rope(m, x):
     return torch.cat([a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()], -1)
 
 
-def attention(m, w, at, x, heads):
+def windows(m):
+    return m.get("window", [0] * len(m["granularities"][-1]))
+
+
+def attention(m, w, at, x, heads, window):
     n, hd, group = x.shape[0], m["d_head"], m["head_group"]
     kv = kv_heads(heads, group)
 
@@ -122,8 +132,9 @@ def attention(m, w, at, x, heads):
     q = rope(m, project("attn.q", heads))
     of_query = torch.arange(heads) // group
     k, v = rope(m, project("attn.k", kv))[of_query], project("attn.v", kv)[of_query]
-    future = torch.full((n, n), float("-inf"), dtype=torch.float64).triu(1)
-    weights = torch.softmax(q @ k.transpose(1, 2) * hd ** -0.5 + future, -1)
+    ago = torch.arange(n)[:, None] - torch.arange(n)
+    hidden = (ago < 0) | (ago >= window if window else False)
+    weights = torch.softmax((q @ k.transpose(1, 2) * hd ** -0.5).masked_fill(hidden, float("-inf")), -1)
     return (weights @ v).transpose(0, 1).reshape(n, heads * hd) @ w[at + "attn.o"][:, : heads * hd].T
 
 
@@ -140,7 +151,7 @@ def logits(m, w, tokens, case):
         if (width, heads) == SKIPPED:
             continue
         at = f"layers.{i}."
-        x = x + attention(m, w, at, norm(m, w, at + "attn_norm", x), heads)
+        x = x + attention(m, w, at, norm(m, w, at + "attn_norm", x), heads, windows(m)[i])
         x = x + feed_forward(m, w, at, norm(m, w, at + "ffn_norm", x), width)
     return norm(m, w, "final_norm", x) @ w["embed" if m["tied"] else "output"].T
 
@@ -164,6 +175,7 @@ def model_bytes(m, seed):
                max(f for f, _ in full), m["n_vocab"], m["norm"], m["ffn"], m["activation"], m["tied"])
     out += struct.pack("<4f", m["norm_eps"], m["rope_theta"], m["embed_scale"], m["d_head"] ** -0.5)
     out += u32s(len(m["granularities"])) + b"".join(layer_table(g) for g in m["granularities"]) + u32s(*m["may_skip"])
+    out += u32s(*windows(m))
     w = {}
     for name, rows, columns in tensor_shapes(m):
         stored = draw(name, rows, columns, generator)
