@@ -38,6 +38,12 @@ static inline const unsigned char *mfi_tensor_body(const mfi_tensor *tensor)
     return (const unsigned char *)tensor->data + mfk_head_bytes(tensor->type);
 }
 
+/* How many matrices it interleaves. */
+static inline uint64_t mfi_tensor_matrices(const mfi_tensor *tensor)
+{
+    return tensor->kind == MFI_PANEL ? tensor->panels / ((tensor->n + MFK_NR - 1) / MFK_NR) : 1;
+}
+
 static inline const int8_t *mfi_tensor_table(const mfi_tensor *tensor)
 {
     return tensor->type == MFK_Q4 ? (const int8_t *)tensor->data : NULL;

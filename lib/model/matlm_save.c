@@ -117,12 +117,6 @@ static uint32_t shell_width(const saver *s, uint32_t shell, uint32_t layer)
     return bound(s, shell, layer) - shell_begin(s, shell, layer);
 }
 
-/* How many matrices a tensor interleaves. */
-static uint64_t matrix_count(const mfi_tensor *tensor)
-{
-    return tensor->kind == MFI_PANEL ? tensor->panels / ((tensor->n + MFK_NR - 1) / MFK_NR) : 1;
-}
-
 static void declare(saver *s, mfi_tensor_kind kind, mfk_type type, const char *name, uint32_t shell, uint64_t n,
                     uint64_t k, uint32_t interleaved)
 {
@@ -130,7 +124,7 @@ static void declare(saver *s, mfi_tensor_kind kind, mfk_type type, const char *n
         .name = name, .kind = kind, .type = type, .shell = shell, .region = s->region, .n = n, .k = k
     };
     if (kind == MFI_PANEL) tensor.panels = interleaved * ((n + MFK_NR - 1) / MFK_NR);
-    if (kind != MFI_PLAIN) s->total += matrix_count(&tensor) * mfk_weights_bytes(type, n, k);
+    if (kind != MFI_PLAIN) s->total += mfi_tensor_matrices(&tensor) * mfk_weights_bytes(type, n, k);
     mfi_writer_tensor(s->writer, &tensor);
 }
 
@@ -355,7 +349,7 @@ static mf_status fill(void *user, const mfi_tensor *tensor, void *bytes, mf_erro
 {
     (void)error; /* s->error */
     saver *s = user;
-    const uint64_t n_matrix = matrix_count(tensor);
+    const uint64_t n_matrix = mfi_tensor_matrices(tensor);
     mfi_saved_role *saved = s->options->saved;
     if (saved && tensor->kind != MFI_PLAIN) {
         saved += mfi_matlm_role(tensor->name);

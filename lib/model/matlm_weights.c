@@ -161,7 +161,7 @@ static void copy_share(const share *s, const mfi_tensor *tensor, bool along_k, u
                             s->offset / MFK_BLOCK, s->count / MFK_BLOCK);
         return;
     }
-    const size_t panels = (size_t)(from->panels / ((from->n + MFK_NR - 1) / MFK_NR)); /* of 16 units */
+    const size_t panels = (size_t)mfi_tensor_matrices(from); /* of 16 units */
     memcpy(body + s->offset / MFK_NR * panels * to_panel, mfi_tensor_body(from) + s->at / MFK_NR * panels * from_panel,
            s->count / MFK_NR * panels * from_panel);
 }
