@@ -5,8 +5,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "cli_model.h"
 #include "commands.h"
-#include "matformer_tools.h"
 
 typedef struct conversion {
     const char *in, *out;
@@ -23,16 +23,6 @@ typedef struct conversion {
 #define TYPES "f32|bf16|f16|q8|q4"
 
 /* ---- Results ---- */
-
-/* "bf16", or "bf16+q8" where matrices of a role differ. */
-static cli_text types_text(uint32_t types)
-{
-    cli_text text = { "" };
-    for (mf_weight_type type = MF_WEIGHT_F32; type <= MF_WEIGHT_Q4; type++)
-        if (types >> type & 1u)
-            text = cli_format("%.24s%s%s", text.text, text.text[0] ? "+" : "", mf_weight_type_name(type));
-    return text;
-}
 
 /* What happened to the weights of a role, in a word or a number. */
 static cli_text error_text(const mf_converted_role *role)
@@ -64,7 +54,7 @@ static void print_text(const conversion *c)
         dequantized = dequantized || is_dequantized(c, role);
         cli_table_cell(table, "%s", mf_role_name(role));
         cli_table_cell(table, "%s", cli_number((double)after->n_weight).text);
-        cli_table_cell(table, "%s", types_text(before->types).text);
+        cli_table_cell(table, "%s", cli_types_text(before->types).text);
         cli_table_cell(table, "%s", mf_weight_type_name(after->type));
         cli_table_cell(table, "%s", cli_bytes((double)before->bytes).text);
         cli_table_cell(table, "%s", cli_bytes((double)after->bytes).text);
@@ -77,14 +67,6 @@ static void print_text(const conversion *c)
     if (dequantized) puts("Quantized weights were widened; what they had lost before is not in the file.");
 }
 
-static json_t *types_json(uint32_t types)
-{
-    json_t *array = json_array();
-    for (mf_weight_type type = MF_WEIGHT_F32; type <= MF_WEIGHT_Q4; type++)
-        if (types >> type & 1u) json_array_append_new(array, json_string(mf_weight_type_name(type)));
-    return array;
-}
-
 static int print_json(const conversion *c)
 {
     json_t *roles = json_array();
@@ -94,7 +76,7 @@ static int print_json(const conversion *c)
         if (after->type == MF_WEIGHT_KEEP) continue;
         json_array_append_new(roles, json_pack("{s:s, s:I, s:o, s:s, s:I, s:I, s:I, s:o, s:b}", "role",
                                                mf_role_name(role), "params", (json_int_t)after->n_weight, "before",
-                                               types_json(before->types), "after", mf_weight_type_name(after->type),
+                                               cli_types_json(before->types), "after", mf_weight_type_name(after->type),
                                                "bytes_before", (json_int_t)before->bytes, "bytes_after",
                                                (json_int_t)after->bytes, "rounded", (json_int_t)after->n_rounded,
                                                "error", isfinite(after->error) ? json_real(after->error) : json_null(),
