@@ -127,14 +127,15 @@ static mf_shells any_shells(rng *r)
 
 Test(convert, f32_becomes_what_the_saver_makes_of_it_in_every_type)
 {
-    for (uint32_t round = 0; round < test_rounds(10); round++) {
+    for (uint32_t round = 0; round < test_rounds(20); round++) {
         random_model random;
         rng r = { round };
         paths p = new_paths();
         cr_assert_eq(random_model_init(&random, 4000 + round), MF_OK);
-        save_random(&random, MFK_F32, any_storage(&r), any_shells(&r), p.from.text);
-        mf_convert_options options = options_of(types[round % MFI_COUNT(types)], any_storage(&r), any_shells(&r));
-        for (mf_role role = 0; round % 2 && role < (random.config.tied ? MF_ROLE_OUTPUT : MF_N_ROLE); role++)
+        save_random(&random, MFK_F32, any_storage(&r), round & 1 ? MF_SHELLS_SINGLE : MF_SHELLS_NESTED, p.from.text);
+        mf_convert_options options = options_of(types[round % MFI_COUNT(types)], any_storage(&r),
+                                                round & 2 ? MF_SHELLS_SINGLE : MF_SHELLS_NESTED);
+        for (mf_role role = 0; round % 3 && role < (random.config.tied ? MF_ROLE_OUTPUT : MF_N_ROLE); role++)
             options.role_type[role] = (mf_weight_type)(random.role_type[role] = types[rng_below(&r, MFI_COUNT(types))]);
         convert(p.from.text, p.to.text, &options);
         save_random(&random, (mfk_type)options.type, options.storage, options.shells, p.expected.text);
@@ -147,14 +148,15 @@ Test(convert, f32_becomes_what_the_saver_makes_of_it_in_every_type)
 /* Also when shells are joined or cut anew, which moves the blocks of down and the panels of gate and up. */
 Test(convert, a_type_that_stays_keeps_every_bit)
 {
-    for (uint32_t round = 0; round < test_rounds(10); round++) {
+    for (uint32_t round = 0; round < test_rounds(20); round++) {
         random_model random;
         rng r = { round };
         paths p = new_paths();
-        const mfk_type type = types[round % MFI_COUNT(types)];
+        const mfk_type type = types[round % MFI_COUNT(types)]; /* with each way of cutting in twenty rounds */
         cr_assert_eq(random_model_init(&random, 5000 + round), MF_OK);
-        save_random(&random, type, any_storage(&r), any_shells(&r), p.from.text);
-        mf_convert_options options = options_of(round % 2 ? type : 0, any_storage(&r), any_shells(&r));
+        save_random(&random, type, any_storage(&r), round & 1 ? MF_SHELLS_SINGLE : MF_SHELLS_NESTED, p.from.text);
+        mf_convert_options options =
+            options_of(rng_below(&r, 2) ? type : 0, any_storage(&r), round & 2 ? MF_SHELLS_SINGLE : MF_SHELLS_NESTED);
         mf_convert_report report = convert(p.from.text, p.to.text, &options);
         for (mf_role role = 0; role < MF_N_ROLE; role++)
             cr_assert(report.role[role].n_rounded == 0 && report.role[role].error == 0, "round %u", round);
