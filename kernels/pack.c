@@ -302,3 +302,20 @@ void mfk_unpack_table_row(mfk_type type, const int8_t *table, size_t k, const vo
     for (size_t i = 0; i < k; i++)
         x[i] = element(type, row, i);
 }
+
+void mfk_copy_blocks(mfk_type type, const void *from, size_t from_block, void *to, size_t to_block, size_t n_block)
+{
+    const unsigned char *source = from;
+    unsigned char *target = to;
+    if (!mfk_type_quantized(type)) {
+        const size_t bytes = MFK_BLOCK * MFK_NR * element_bytes(type);
+        memcpy(target + to_block * bytes, source + from_block * bytes, n_block * bytes);
+        return;
+    }
+    const size_t bytes = block_bytes(type);
+    for (size_t i = 0; i < n_block; i++) {
+        memcpy(target + mfk_block_at(bytes, to_block + i), source + mfk_block_at(bytes, from_block + i), bytes);
+        memcpy(target + mfk_scales_at(bytes, to_block + i), source + mfk_scales_at(bytes, from_block + i),
+               MFK_LINE / 2);
+    }
+}

@@ -83,6 +83,10 @@ void mfk_pack(mfk_type type, const int8_t *table, size_t n, size_t k, const floa
 void mfk_unpack(mfk_type type, const int8_t *table, size_t n, size_t k, const void *panels, size_t stride_bytes,
                 float *b, size_t b_row_floats);
 
+/* Blocks [from_block, from_block + n_block) of a panel, codes and scales as they are, to another panel of the same
+ * type, from its block `to_block` on. */
+void mfk_copy_blocks(mfk_type type, const void *from, size_t from_block, void *to, size_t to_block, size_t n_block);
+
 /* Row `index` alone. */
 void mfk_unpack_row(mfk_type type, const int8_t *table, size_t k, const void *panels, size_t stride_bytes, size_t index,
                     float *row);

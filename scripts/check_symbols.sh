@@ -35,6 +35,7 @@ check_library() # check_library NAME HEADER MAP
 }
 
 check_library libmatformer.so include/matformer.h lib/matformer.map
+check_library libmatformer-tools.so include/matformer_tools.h lib/tools/matformer_tools.map
 if [ -e "$root/lib/train/matformer_train.map" ] && [ -n "$(find "$build" -name libmatformer-train.so)" ]; then
     check_library libmatformer-train.so include/matformer_train.h lib/train/matformer_train.map
 fi

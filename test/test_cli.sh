@@ -35,7 +35,7 @@ json() {
 }
 
 # Help and version.
-commands="demo info run eval bench"
+commands="demo info run eval convert bench"
 [ "$train" = yes ] && commands="$commands train"
 expect 0 --help
 for command in $commands; do
@@ -88,6 +88,9 @@ expect 2 run "$model" --prompt x --tokens
 says "wants a value"
 expect 2 run "$model" --prompt x --then S --schedule 0:S
 expect 2 eval "$model"
+expect 2 convert "$model"
+expect 2 convert "$model" "$folder/x.mf" --type u8
+says "f32|bf16|f16|q8|q4"
 expect 2 bench nonsense
 
 # Failures: status 1, the file and the reason in a sentence.
@@ -263,6 +266,68 @@ kill -TERM "$writer"
 wait "$writer"
 [ $? -eq 143 ] || fail "a bench that SIGTERM ended did not say so"
 [ -z "$(ls "$folder/tmp")" ] || fail "bench left $(ls "$folder/tmp")"
+
+# convert: what was asked for is what info finds, and a type that stays keeps every byte.
+types() {
+    expect 0 info "$1" --verify --json
+    json "o['types'] == $2"
+}
+expect 0 convert "$model" "$folder/q.mf" --type q8 --ffn q4 --json
+json 'o["out"].endswith("/q.mf") and [r["role"] for r in o["roles"]] == ["ffn", "attention", "embedding"]'
+json '[r["after"] for r in o["roles"]] == ["q4", "q8", "q8"] and 0.05 < o["roles"][0]["error"] < 0.1'
+json 'all(r["bytes_after"] < r["bytes_before"] and r["rounded"] == r["params"] for r in o["roles"])'
+json 'o["file_bytes_after"] < o["file_bytes_before"]'
+types "$folder/q.mf" '{"ffn": ["q4"], "attention": ["q8"], "embedding": ["q8"]}'
+expect 0 info "$folder/q.mf"
+says "ffn q4, attention q8, embedding q8" out
+expect 0 convert "$folder/q.mf" "$folder/f.mf" --type f32 --storage raw --shells single
+says "^ffn .* q4 .* f32 .* exact" out
+says "Quantized weights were widened" out
+types "$folder/f.mf" '{"ffn": ["f32"], "attention": ["f32"], "embedding": ["f32"]}'
+json 'o["shells"] == 1'
+expect 0 convert "$folder/q.mf" "$folder/same.mf"
+cmp -s "$folder/q.mf" "$folder/same.mf" || fail "a conversion to nothing else changed the file"
+expect 0 eval "$folder/q.mf" --text "$folder/text.txt" --json --threads 1
+json 'all(v["loss"] > 0 for v in o["views"])'
+python3 -c 'import numpy, xxhash, zstandard' 2>/dev/null &&
+    { python3 "$(dirname "$0")/../tools/read_mf.py" "$folder/q.mf" >"$folder/out" 2>&1 ||
+        fail "the second reader refuses what convert wrote: $(cat "$folder/out")"; }
+
+# convert: a file that is there stays, unless --force; it may be the input.
+cp "$folder/q.mf" "$folder/old.mf"
+expect 1 convert "$folder/q.mf" "$folder/old.mf" --type f16
+says "old.mf: the file exists; --force"
+cmp -s "$folder/q.mf" "$folder/old.mf" || fail "convert replaced a file"
+expect 0 convert "$folder/old.mf" "$folder/old.mf" --type f16 --force
+types "$folder/old.mf" '{"ffn": ["f16"], "attention": ["f16"], "embedding": ["f16"]}'
+expect 1 convert "$folder/q.mf" "$folder" --force
+says "not a regular file"
+expect 1 convert "$folder/q.mf" "$folder/missing/x.mf"
+says "missing/x.mf"
+expect 1 convert "$folder/q.mf" "$folder/x.mf" --output q8
+says "its output matrix is the embedding"
+expect 1 convert "$folder/cut.mf" "$folder/x.mf"
+says "ends before shell 2"
+expect 1 convert "$folder/damaged.mf" "$folder/x.mf"
+says "damaged"
+expect 0 convert "$folder/$odd.mf" "$folder/x.mf" --json
+json 'o["in"].endswith("a\ufffdb.mf")'
+rm "$folder/x.mf"
+
+# convert: a signal leaves no file.
+mkdir "$folder/signal"
+"$matformer" convert "$(dirname "$0")/../models/tales.mf" "$folder/signal/x.mf" --type q4 >"$folder/out" 2>"$folder/err" &
+writer=$!
+tries=0
+while [ -z "$(ls "$folder/signal")" ] && [ $tries -lt 500 ]; do
+    tries=$((tries + 1))
+    sleep 0.02
+done
+kill -TERM "$writer"
+wait "$writer"
+[ $? -eq 143 ] || fail "a conversion that SIGTERM ended did not say so"
+says "x.mf was not written"
+[ -z "$(ls "$folder/signal")" ] || fail "convert left $(ls "$folder/signal")"
 
 # train: an interrupted run that goes on writes the file of one that was not interrupted.
 if [ "$train" = yes ]; then

@@ -1,6 +1,7 @@
 /* The public headers compile alone and without warnings, as C99 here and as C++17 in test_header.cc, and
  * every INIT macro is a full initialiser in both. Built with the warnings that careful users turn on. */
 #include "matformer.h"
+#include "matformer_tools.h"
 #include "matformer_train.h"
 
 #define CHECK_INIT(type, init)                  \
@@ -23,6 +24,10 @@ int main(void)
     CHECK_INIT(mf_sampler_options, MF_SAMPLER_OPTIONS_INIT);
     CHECK_INIT(mf_generate_options, MF_GENERATE_OPTIONS_INIT);
     CHECK_INIT(mf_generate_result, MF_GENERATE_RESULT_INIT);
+    CHECK_INIT(mf_source_options, MF_SOURCE_OPTIONS_INIT);
+    CHECK_INIT(mf_source_info, MF_SOURCE_INFO_INIT);
+    CHECK_INIT(mf_convert_options, MF_CONVERT_OPTIONS_INIT);
+    CHECK_INIT(mf_convert_report, MF_CONVERT_REPORT_INIT);
     CHECK_INIT(mf_train_model, MF_TRAIN_MODEL_INIT);
     CHECK_INIT(mf_trainer_options, MF_TRAINER_OPTIONS_INIT);
     CHECK_INIT(mf_trainer_info, MF_TRAINER_INFO_INIT);

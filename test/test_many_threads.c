@@ -304,8 +304,8 @@ Test(many_threads, a_hosts_threads_give_the_same_bits_in_any_order)
 }
 
 /* A host's loops are the stages between which threads meet. Up to eight rows, those of a layer are: norm and the first
- * product; rotation, storing and attention, or attention and its merging apart where heads do not divide; its output; norm and the FFN's
- * first product; its second. */
+ * product; rotation, storing and attention, or where heads do not divide attention apart and then its merging; its
+ * output; norm and the FFN's first product; its second. */
 Test(many_threads, few_rows_meet_five_times_a_layer)
 {
     enum { KV_HEADS = 2, FEW = 8 };

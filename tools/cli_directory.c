@@ -5,7 +5,7 @@
 
 #include "arena.h"
 #include "cli_directory.h"
-#include "container.h"
+#include "matlm_config.h"
 
 static mf_status open_directory(mfi_container **out, const char *path, mf_error *error)
 {
@@ -106,6 +106,21 @@ json_t *cli_directory_json(const char *path, mf_error *error)
     mfi_container_close(container);
     if (!root) error->status = MF_E_NOMEM;
     return root;
+}
+
+mf_status cli_directory_types(const char *path, uint32_t types[MF_N_ROLE], mf_error *error)
+{
+    mfi_container *container;
+    mf_status status = open_directory(&container, path, error);
+    if (status != MF_OK) return status;
+    memset(types, 0, MF_N_ROLE * sizeof(*types));
+    for (uint32_t i = 0; i < mfi_container_tensor_count(container); i++) {
+        const mfi_tensor *t = mfi_container_tensor(container, i);
+        const mfi_role role = mfi_matlm_role(t->name);
+        if (role < MFI_N_ROLE) types[role] |= 1u << t->type;
+    }
+    mfi_container_close(container);
+    return MF_OK;
 }
 
 mf_status cli_directory_tokenizer(const char *path, void **blob, size_t *bytes, mf_error *error)

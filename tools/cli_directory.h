@@ -4,10 +4,14 @@
 #define CLI_DIRECTORY_H
 
 #include "cli.h"
+#include "matformer_tools.h"
 
 mf_status cli_directory_print(const char *path, mf_error *error);
 /* {"content_hash", "regions": [...], "tensors": [...]}; NULL when it fails. */
 json_t *cli_directory_json(const char *path, mf_error *error);
+
+/* For each role the types that its matrices have, as in mf_source_role; 0: it has none. */
+mf_status cli_directory_types(const char *path, uint32_t types[MF_N_ROLE], mf_error *error);
 
 /* The tokenizer's stored bytes, to be freed. */
 mf_status cli_directory_tokenizer(const char *path, void **blob, size_t *bytes, mf_error *error);

@@ -42,6 +42,25 @@ int32_t cli_start_token(const mf_model *model)
     return info.bos_token >= 0 ? info.bos_token : info.eos_token;
 }
 
+/* ---- Types ---- */
+
+cli_text cli_types_text(uint32_t types)
+{
+    cli_text text = { "" };
+    for (mf_weight_type type = MF_WEIGHT_F32; type <= MF_WEIGHT_Q4; type++)
+        if (types >> type & 1u)
+            text = cli_format("%.24s%s%s", text.text, text.text[0] ? "+" : "", mf_weight_type_name(type));
+    return text;
+}
+
+json_t *cli_types_json(uint32_t types)
+{
+    json_t *array = json_array();
+    for (mf_weight_type type = MF_WEIGHT_F32; type <= MF_WEIGHT_Q4; type++)
+        if (types >> type & 1u) json_array_append_new(array, json_string(mf_weight_type_name(type)));
+    return array;
+}
+
 /* ---- Views ---- */
 
 uint32_t cli_usable_granularities(mf_model *model)

@@ -3,6 +3,7 @@
 #define CLI_MODEL_H
 
 #include "cli.h"
+#include "matformer_tools.h"
 
 #define CLI_CACHE_TYPES "f32|bf16|q8" /* of an option: the place of each is its mf_cache_type */
 
@@ -18,6 +19,10 @@ int32_t cli_start_token(const mf_model *model);
 /* How many granularities can be used, narrowest first: all, unless the end of the file is missing. At least 1, the
  * narrowest, whose use then says what is missing. */
 uint32_t cli_usable_granularities(mf_model *model);
+
+/* Element types, as mf_source_role has them: "bf16", or "bf16+q8" where the matrices of a role differ; a list. */
+cli_text cli_types_text(uint32_t types);
+json_t *cli_types_json(uint32_t types);
 
 /* "512", or "256-1024" where layers differ; layers left out are not counted. */
 cli_text cli_ffn_range(const mf_submodel *view);

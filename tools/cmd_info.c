@@ -13,7 +13,29 @@ typedef struct inspection {
     mf_model_info info;
     uint32_t n_usable; /* granularities, of info.n_granularity */
     bool tokenizer;
+    uint32_t types[MF_N_ROLE]; /* of the matrices, as in mf_source_role */
 } inspection;
+
+/* "ffn q4, attention q8, embedding bf16"; a model may have no output matrix of its own. */
+static void print_types(const inspection *in)
+{
+    printf("  types       ");
+    bool first = true;
+    for (mf_role role = 0; role < MF_N_ROLE; role++) {
+        if (in->types[role] == 0) continue;
+        printf("%s%s %s", first ? "" : ", ", mf_role_name(role), cli_types_text(in->types[role]).text);
+        first = false;
+    }
+    putchar('\n');
+}
+
+static json_t *types_json(const inspection *in)
+{
+    json_t *object = json_object();
+    for (mf_role role = 0; role < MF_N_ROLE; role++)
+        if (in->types[role]) json_object_set_new(object, mf_role_name(role), cli_types_json(in->types[role]));
+    return object;
+}
 
 static void print_summary(const inspection *in)
 {
@@ -24,6 +46,7 @@ static void print_summary(const inspection *in)
            i->d_model, i->d_ff, i->quantum, i->n_head, i->d_head, i->n_kv_head);
     printf("  vocabulary  %u tokens, %s; trained for %u positions\n", i->n_vocab,
            in->tokenizer ? "tokenizer in the file" : "no tokenizer in the file", i->max_positions);
+    print_types(in);
     printf("  memory      weights %s, mapped %s, allocated %s, %u of %u shells resident\n",
            cli_bytes((double)i->weight_bytes).text, cli_bytes((double)i->mapped_bytes).text,
            cli_bytes((double)i->allocated_bytes).text, i->n_shell_resident, i->n_shell);
@@ -119,7 +142,7 @@ static int print_json(const inspection *in)
     }
     json_t *root = json_pack(
         "{s:o, s:s, s:s, s:b, s:{s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i}, s:I, s:I, s:I, s:I, s:I, s:i, s:i,"
-        " s:b, s:i, s:i, s:o, s:o, s:i}",
+        " s:b, s:i, s:i, s:o, s:o, s:i, s:o}",
         "file", cli_json_string(in->path), "family", i->family, "cpu", i->cpu, "verified",
         (int)(in->verified && i->n_shell_resident == i->n_shell), "shape", "layers", (int)i->n_layer, "d_model",
         (int)i->d_model, "d_ff", (int)i->d_ff, "heads", (int)i->n_head, "kv_heads", (int)i->n_kv_head, "d_head",
@@ -128,7 +151,8 @@ static int print_json(const inspection *in)
         (json_int_t)i->weight_bytes, "mapped_bytes", (json_int_t)i->mapped_bytes, "allocated_bytes",
         (json_int_t)i->allocated_bytes, "shells", (int)i->n_shell, "shells_resident", (int)i->n_shell_resident,
         "tokenizer", (int)in->tokenizer, "bos_token", i->bos_token, "eos_token", i->eos_token, "granularities",
-        granularities, "metadata", metadata, "shells_verified", in->verified ? (int)i->n_shell_resident : 0);
+        granularities, "metadata", metadata, "shells_verified", in->verified ? (int)i->n_shell_resident : 0, "types",
+        types_json(in));
     if (root && in->tensors) {
         mf_error error = MF_ERROR_INIT;
         json_t *directory = cli_directory_json(in->path, &error);
@@ -172,6 +196,10 @@ static int run(const cli_command *self, int argc, char **argv)
     mf_model_options model_options = MF_MODEL_OPTIONS_INIT;
     model_options.verify = in.verified ? MF_VERIFY_FULL : MF_VERIFY_DEFAULT;
     if (cli_model_open(&in.model, in.path, &model_options, &error) != MF_OK) return cli_fail(&error);
+    if (cli_directory_types(in.path, in.types, &error) != MF_OK) {
+        mf_model_close(in.model);
+        return cli_fail(&error);
+    }
     size_t n_token;
     mf_model_info_get(in.model, &in.info);
     in.n_usable = cli_usable_granularities(in.model);

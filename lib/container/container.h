@@ -16,6 +16,7 @@ typedef enum mfi_region_kind {
     MFI_REGION_TABLES = 3
 } mfi_region_kind;
 typedef enum mfi_storage { MFI_RAW = 0, MFI_ZSTD = 1 } mfi_storage;
+typedef enum mfi_value { MFI_VALUE_U64 = 1, MFI_VALUE_F64 = 2, MFI_VALUE_TEXT = 3, MFI_VALUE_U32S = 4 } mfi_value;
 
 /* A tensor, or the piece of one that a shell holds. Checked: the bytes lie inside the region, aligned, and
  * are exactly what kind, type, n and k ask for. */
@@ -35,6 +36,12 @@ typedef struct mfi_tensor {
 static inline const unsigned char *mfi_tensor_body(const mfi_tensor *tensor)
 {
     return (const unsigned char *)tensor->data + mfk_head_bytes(tensor->type);
+}
+
+/* How many matrices it interleaves. */
+static inline uint64_t mfi_tensor_matrices(const mfi_tensor *tensor)
+{
+    return tensor->kind == MFI_PANEL ? tensor->panels / ((tensor->n + MFK_NR - 1) / MFK_NR) : 1;
 }
 
 static inline const int8_t *mfi_tensor_table(const mfi_tensor *tensor)
@@ -95,8 +102,12 @@ bool mfi_container_u32s(const mfi_container *container, const char *key, const u
 bool mfi_container_has(const mfi_container *container, const char *key); /* of any type */
 /* The index-th key that holds text, and its text; false past the end. */
 bool mfi_container_text_at(const mfi_container *container, uint32_t index, const char **key, const char **value);
-/* MF_E_UNSUPPORTED, naming it, when the file marks a key as required that is not among `known` [count], the
- * keys that the caller understands. One that ends in '*' stands for all keys that begin so. */
+/* The index-th key of all, and what kind of value it has; false past the end. */
+bool mfi_container_key_at(const mfi_container *container, uint32_t index, const char **key, mfi_value *kind);
+/* Whether `key` is among `known` [count]. One of these that ends in '*' stands for all keys that begin so. */
+bool mfi_container_key_known(const char *key, const char *const *known, size_t count);
+/* MF_E_UNSUPPORTED, naming it, when the file marks a key as required that is not among `known`, the keys that the
+ * caller understands. */
 mf_status mfi_container_check_keys(const mfi_container *container, const char *const *known, size_t count,
                                    mf_error *error);
 

@@ -43,8 +43,6 @@ typedef struct mfi_file_entry {
     uint32_t entry_bytes;
 } mfi_file_entry;
 
-typedef enum mfi_value { MFI_VALUE_U64 = 1, MFI_VALUE_F64 = 2, MFI_VALUE_TEXT = 3, MFI_VALUE_U32S = 4 } mfi_value;
-
 typedef struct mfi_file_metadata {
     mfi_file_entry entry;
     uint32_t type, key_bytes;

@@ -376,7 +376,15 @@ bool mfi_container_text_at(const mfi_container *c, uint32_t index, const char **
     return false;
 }
 
-static bool key_known(const char *key, const char *const *known, size_t count)
+bool mfi_container_key_at(const mfi_container *c, uint32_t index, const char **key, mfi_value *kind)
+{
+    if (index >= c->directory.n_metadata) return false;
+    *key = c->directory.metadata[index].key;
+    *kind = c->directory.metadata[index].type;
+    return true;
+}
+
+bool mfi_container_key_known(const char *key, const char *const *known, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
         size_t length = strlen(known[i]);
@@ -390,7 +398,7 @@ mf_status mfi_container_check_keys(const mfi_container *c, const char *const *kn
 {
     for (uint32_t i = 0; i < c->directory.n_metadata; i++) {
         const mfi_metadata *metadata = &c->directory.metadata[i];
-        if (metadata->required && !key_known(metadata->key, known, count))
+        if (metadata->required && !mfi_container_key_known(metadata->key, known, count))
             return mfi_fail(error, MF_E_UNSUPPORTED, "%s: needs %s, which this version does not know; upgrade it",
                             c->name, metadata->key);
     }

@@ -10,6 +10,18 @@
 
 /* ---- Configuration ---- */
 
+static const char *const known_keys[] = {
+    "family",     "n_layer",       "d_model",       "d_head",      "n_vocab",         "max_positions",
+    "n_head",     "d_ff",          "head_group",    "norm",        "norm_eps",        "ffn",
+    "activation", "rope_theta",    "tied",          "embed_scale", "attention_scale", "bos_token",
+    "eos_token",  "n_granularity", "granularity.*", "may_skip",    "window",
+};
+
+bool mfi_matlm_key_known(const char *key)
+{
+    return mfi_container_key_known(key, known_keys, MFI_COUNT(known_keys));
+}
+
 typedef struct reader {
     const mfi_container *container;
     mf_error *error;
@@ -103,13 +115,7 @@ static void read_scalars(reader *r, mfi_matlm_config *config)
 mf_status mfi_matlm_read_config(mfi_matlm_config *config, const mfi_container *container, const mf_allocator *allocator,
                                 mf_error *error)
 {
-    static const char *const known[] = {
-        "family",     "n_layer",       "d_model",       "d_head",      "n_vocab",         "max_positions",
-        "n_head",     "d_ff",          "head_group",    "norm",        "norm_eps",        "ffn",
-        "activation", "rope_theta",    "tied",          "embed_scale", "attention_scale", "bos_token",
-        "eos_token",  "n_granularity", "granularity.*", "may_skip",    "window",
-    };
-    reader r = { container, error, mfi_container_check_keys(container, known, MFI_COUNT(known), error) };
+    reader r = { container, error, mfi_container_check_keys(container, known_keys, MFI_COUNT(known_keys), error) };
     if (r.status == MF_OK) read_scalars(&r, config);
     if (r.status == MF_OK && (config->n_layer == 0 || config->n_granularity == 0))
         fail_key(&r, "n_layer", "or n_granularity is 0");

@@ -180,3 +180,11 @@ mf_status mfi_matlm_config_check(const mfi_matlm_config *config, mf_error *error
     return mfi_fail(error, MF_E_INVALID, "d_ff is %u and n_head %u, but the widest layer has %u and %u", config->d_ff,
                     config->n_head, d_ff, n_head);
 }
+
+mfi_role mfi_matlm_role(const char *name)
+{
+    if (strcmp(name, "embed") == 0) return MFI_ROLE_EMBEDDING;
+    if (strcmp(name, "output") == 0) return MFI_ROLE_OUTPUT;
+    if (strstr(name, ".attn.")) return MFI_ROLE_ATTENTION;
+    return strstr(name, ".ffn.") ? MFI_ROLE_FFN : MFI_N_ROLE;
+}

@@ -69,10 +69,23 @@ typedef struct mfi_weights {
     mf_status (*read)(void *user, const char *name, size_t row, size_t n_row, size_t column, size_t n_column,
                       float *out, mf_error *error);
     void *user;
+    /* Or NULL. Fills the bytes of `tensor`, which a saver has declared, with what the source itself stores; `first` is
+     * the hidden unit that its shell begins with. False where the source has it in another type: it is read then. */
+    bool (*copy)(void *user, const mfi_tensor *tensor, size_t first, void *bytes);
 } mfi_weights;
 
 /* What a matrix is for: each may have an element type of its own. */
 typedef enum mfi_role { MFI_ROLE_FFN, MFI_ROLE_ATTENTION, MFI_ROLE_EMBEDDING, MFI_ROLE_OUTPUT, MFI_N_ROLE } mfi_role;
+/* Of the matrix or tensor `name`; MFI_N_ROLE for what is no matrix. A tied embedding is MFI_ROLE_EMBEDDING. */
+mfi_role mfi_matlm_role(const char *name);
+
+/* What became of the matrices of a role. */
+typedef struct mfi_saved_role {
+    uint64_t n_weight, bytes;
+    uint64_t n_rounded; /* weights whose tensors were packed into a type that rounds */
+    double square_sum;  /* of these, and */
+    double error_square_sum;
+} mfi_saved_role;
 
 typedef struct mfi_matlm_save_options {
     mfk_type type; /* of the matrices; vectors are always f32 */
@@ -81,7 +94,11 @@ typedef struct mfi_matlm_save_options {
     const void *tokenizer; /* blob of tokenizer.h, or NULL */
     size_t tokenizer_bytes;
     const char *const *metadata;    /* key, value, key, value, ..., NULL; or NULL */
-    mfk_type role_type[MFI_N_ROLE]; /* instead of `type`, where not 0. A tied embedding is MFI_ROLE_EMBEDDING */
+    mfk_type role_type[MFI_N_ROLE]; /* instead of `type`, where not 0 */
+    const mfi_container *keys_of;   /* or NULL: its metadata that is not the family's is written too */
+    mfi_saved_role *saved;          /* [MFI_N_ROLE] or NULL: filled */
+    mf_progress progress;           /* or NULL; bytes of matrices. MF_E_CANCELLED where it returns other than 0 */
+    void *progress_user;
 } mfi_matlm_save_options;
 
 /* Writes a .mf file: layout, shells and packing as docs/container-format.md says. */

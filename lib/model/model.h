@@ -58,5 +58,11 @@ mf_status mfi_matlm_read_config(mfi_matlm_config *config, const mfi_container *c
                                 mf_error *error);
 mf_status mfi_matlm_compile(mfi_program **out, const mfi_matlm_config *config, const mfi_container *container,
                             const mf_allocator *allocator, mf_error *error);
+/* Whether `key` is one of the family's metadata. */
+bool mfi_matlm_key_known(const char *key);
+
+/* matlm_weights.c: the weights of a model, which must outlive them. Tables and vectors are read in whole rows. A shell
+ * that is not in memory is MF_E_FORMAT. Any number of threads. */
+mfi_weights mfi_matlm_weights(const mf_model *model);
 
 #endif

@@ -1,0 +1,170 @@
+/* matformer_tools.h - model files: converting them. A library of its own, libmatformer-tools; its ABI is not promised.
+ *
+ * A *source* is a model that is read to be written anew: a .mf file. Other formats are to become sources too, so a
+ * program that converts whatever it can open need not know what that is.
+ *
+ *     mf_source *source = NULL;
+ *     mf_convert_options options = MF_CONVERT_OPTIONS_INIT;
+ *     options.type = MF_WEIGHT_Q8;
+ *     options.role_type[MF_ROLE_FFN] = MF_WEIGHT_Q4;
+ *     if (mf_source_open(&source, "model.mf", NULL, &error) == MF_OK)
+ *         mf_convert(source, "model-q4.mf", &options, NULL, &error);
+ *     mf_source_close(source);
+ *
+ * The rules of matformer.h hold here too.
+ */
+#ifndef MATFORMER_TOOLS_H
+#define MATFORMER_TOOLS_H
+
+#include "matformer.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define MF_TOOLS_VERSION_MAJOR 0
+#define MF_TOOLS_VERSION_MINOR 1
+
+/* major << 16 | minor of the library that is running. */
+MF_API uint32_t mf_tools_version(void);
+
+/* ---- Weights ------------------------------------------------------------------------------------ */
+
+/* Element types of matrices, docs/container-format.md section 2.4. Vectors are always F32. KEEP: as the source has it. */
+typedef enum mf_weight_type {
+    MF_WEIGHT_KEEP = 0,
+    MF_WEIGHT_F32 = 1,
+    MF_WEIGHT_BF16 = 2,
+    MF_WEIGHT_F16 = 3,
+    MF_WEIGHT_Q8 = 4,
+    MF_WEIGHT_Q4 = 5
+} mf_weight_type;
+
+/* What a matrix is for. A model whose output matrix is its embedding has the role EMBEDDING alone. */
+typedef enum mf_role { MF_ROLE_FFN = 0, MF_ROLE_ATTENTION = 1, MF_ROLE_EMBEDDING = 2, MF_ROLE_OUTPUT = 3 } mf_role;
+#define MF_N_ROLE 4
+
+/* "f32", "bf16", "f16", "q8", "q4"; "ffn", "attention", "embedding", "output"; NULL for another value. */
+MF_API const char *mf_weight_type_name(mf_weight_type type);
+MF_API const char *mf_role_name(mf_role role);
+
+/* ---- Sources ------------------------------------------------------------------------------------ */
+
+/* Immutable once open. Any number of threads may convert it at once. */
+typedef struct mf_source mf_source;
+
+typedef struct mf_source_options {
+    size_t struct_size;
+    mf_progress progress; /* while it opens */
+    void *progress_user;
+    mf_allocator allocator; /* alloc NULL: the C library's. Conversions use it too. */
+} mf_source_options;
+#define MF_SOURCE_OPTIONS_INIT                 \
+    {                                          \
+        sizeof(mf_source_options), NULL, NULL, \
+        {                                      \
+            NULL, NULL, NULL                   \
+        }                                      \
+    }
+
+/* Opens a .mf file and verifies every byte of its weights, so that damage is not written anew under a good checksum.
+ * The file is mapped, and may be replaced by rename (as mf_convert() does) while it is open; compressed regions are
+ * decoded into memory. MF_E_FORMAT for a file whose last shells are absent; MF_E_UNSUPPORTED for one with tensors that
+ * its family does not have, since they would be lost. */
+MF_API mf_status mf_source_open(mf_source **out, const char *path, const mf_source_options *options, mf_error *error);
+MF_API void mf_source_close(mf_source *source);
+
+typedef struct mf_source_role {
+    uint64_t n_weight; /* 0: the model has no such matrix */
+    uint64_t bytes;    /* as the tensors lie in memory: with what fills up panels and lines */
+    uint32_t types;    /* bit `1 << type` for each mf_weight_type that some matrix has */
+    uint32_t reserved;
+} mf_source_role;
+
+typedef struct mf_source_info {
+    size_t struct_size;
+    const char *format; /* "mf" */
+    mf_source_role role[MF_N_ROLE];
+} mf_source_info;
+#define MF_SOURCE_INFO_INIT                                 \
+    {                                                       \
+        sizeof(mf_source_info), NULL,                       \
+        {                                                   \
+            { 0, 0, 0, 0 }, { 0, 0, 0, 0 }, { 0, 0, 0, 0 }, \
+            {                                               \
+                0, 0, 0, 0                                  \
+            }                                               \
+        }                                                   \
+    }
+
+/* Strings live as long as the source. */
+MF_API mf_status mf_source_info_get(const mf_source *source, mf_source_info *info);
+
+/* ---- Conversion --------------------------------------------------------------------------------- */
+
+/* RAW regions are mapped, ZSTD ones are smaller and decoded. KEEP: as the source's base region is. */
+typedef enum mf_storage { MF_STORAGE_KEEP = 0, MF_STORAGE_RAW = 1, MF_STORAGE_ZSTD = 2 } mf_storage;
+
+/* NESTED: a shell for each granularity, so that a prefix of the file is a narrower model. SINGLE: all widths in one
+ * region. KEEP: SINGLE where the source has a single one. */
+typedef enum mf_shells { MF_SHELLS_KEEP = 0, MF_SHELLS_NESTED = 1, MF_SHELLS_SINGLE = 2 } mf_shells;
+
+typedef struct mf_convert_options {
+    size_t struct_size;
+    mf_weight_type type;                 /* of the matrices */
+    mf_weight_type role_type[MF_N_ROLE]; /* instead of `type`, where not KEEP */
+    mf_storage storage;
+    mf_shells shells;
+    uint32_t reserved;
+    mf_progress progress; /* `done` of `total` bytes of matrices written */
+    void *progress_user;
+} mf_convert_options;
+#define MF_CONVERT_OPTIONS_INIT                                                                                     \
+    {                                                                                                               \
+        sizeof(mf_convert_options), MF_WEIGHT_KEEP,                                                                 \
+            { MF_WEIGHT_KEEP, MF_WEIGHT_KEEP, MF_WEIGHT_KEEP, MF_WEIGHT_KEEP }, MF_STORAGE_KEEP, MF_SHELLS_KEEP, 0, \
+            NULL, NULL                                                                                              \
+    }
+
+typedef struct mf_converted_role {
+    mf_weight_type type; /* KEEP: the model has no such matrix */
+    uint32_t reserved;
+    uint64_t n_weight, bytes; /* as in mf_source_role */
+    uint64_t n_rounded;       /* weights whose type changed to one that rounds; the others are exactly the source's */
+    double error;             /* sqrt(sum (after - before)^2 / sum before^2) over the rounded ones; 0: none was off.
+                                 Where they or their errors are not finite, nor is it. */
+} mf_converted_role;
+
+typedef struct mf_convert_report {
+    size_t struct_size;
+    mf_converted_role role[MF_N_ROLE];
+} mf_convert_report;
+#define MF_CONVERT_REPORT_INIT                                                                                       \
+    {                                                                                                                \
+        sizeof(mf_convert_report),                                                                                   \
+        {                                                                                                            \
+            { MF_WEIGHT_KEEP, 0, 0, 0, 0, 0 }, { MF_WEIGHT_KEEP, 0, 0, 0, 0, 0 }, { MF_WEIGHT_KEEP, 0, 0, 0, 0, 0 }, \
+            {                                                                                                        \
+                MF_WEIGHT_KEEP, 0, 0, 0, 0, 0                                                                        \
+            }                                                                                                        \
+        }                                                                                                            \
+    }
+
+/* Writes the source to a .mf file: to a temporary name beside `path`, synced and renamed, so that the file appears
+ * whole or not at all. An existing one is replaced, also if it is the source's own. `options` NULL: the same types,
+ * storage and shells. `report` may be NULL, and is written on success.
+ *
+ * A matrix whose type stays keeps its bits: codes and scales of Q8 and Q4 are moved, not made again (but for shells that
+ * are joined although their Q4 tables differ). Q8 and Q4 widen to F32 exactly. Everything else of the model stays:
+ * configuration, granularities, vectors, tokenizer, metadata of any kind.
+ *
+ * Besides the source, memory is taken for the largest tensor as it is written, 128 rows of f32, and 2 MiB.
+ * MF_E_RANGE, naming the tensor, where a type does not hold a weight; MF_E_INVALID for a type of a role that the model
+ * does not have; MF_E_UNSUPPORTED where matrices of a role that is kept are of several types. */
+MF_API mf_status mf_convert(const mf_source *source, const char *path, const mf_convert_options *options,
+                            mf_convert_report *report, mf_error *error);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,87 @@
+/* convert.c - a source to a .mf file in other types, storage or shells. */
+#include <math.h>
+
+#include "platform.h"
+#include "source.h"
+#include "status.h"
+
+static mf_status check_options(const mf_source *source, const mf_convert_options *o, mf_error *error)
+{
+    bool valid = o->type <= MF_WEIGHT_Q4 && o->storage <= MF_STORAGE_ZSTD && o->shells <= MF_SHELLS_SINGLE;
+    for (mf_role role = 0; role < MF_N_ROLE; role++)
+        valid = valid && o->role_type[role] <= MF_WEIGHT_Q4;
+    if (!valid) return mfi_fail(error, MF_E_INVALID, "a type, storage or cut into shells that does not exist");
+    for (mf_role role = 0; role < MF_N_ROLE; role++)
+        if (o->role_type[role] != MF_WEIGHT_KEEP && source->info.role[role].n_weight == 0)
+            return mfi_fail(error, MF_E_INVALID, "a type for %s, but the model has no such matrix%s",
+                            mf_role_name(role),
+                            role == MF_ROLE_OUTPUT ? " of its own: its output matrix is the embedding" : "");
+    return MF_OK;
+}
+
+/* The type that the matrices of a role get; of a role that the model does not have, any. */
+static mf_status choose_type(const mf_source *source, const mf_convert_options *o, mf_role role, mfk_type *type,
+                             mf_error *error)
+{
+    const mf_weight_type wanted = o->role_type[role] != MF_WEIGHT_KEEP ? o->role_type[role] : o->type;
+    const uint32_t types = source->info.role[role].types;
+    *type = wanted != MF_WEIGHT_KEEP ? (mfk_type)wanted : MFK_F32;
+    if (wanted != MF_WEIGHT_KEEP || types == 0) return MF_OK;
+    while (!(types >> *type & 1u))
+        ++*type;
+    if (types == 1u << *type) return MF_OK;
+    return mfi_fail(error, MF_E_UNSUPPORTED, "matrices of several types for %s: choose one for them",
+                    mf_role_name(role));
+}
+
+static void fill_report(mf_convert_report *report, const mfi_matlm_save_options *save)
+{
+    for (mf_role role = 0; role < MF_N_ROLE; role++) {
+        const mfi_saved_role *saved = &save->saved[role];
+        mf_converted_role *out = &report->role[role];
+        if (saved->n_weight == 0) continue;
+        out->type = (mf_weight_type)save->role_type[role];
+        out->n_weight = saved->n_weight;
+        out->bytes = saved->bytes;
+        out->n_rounded = saved->n_rounded;
+        out->error = saved->error_square_sum == 0 ? 0 : sqrt(saved->error_square_sum / saved->square_sum);
+    }
+}
+
+mf_status mf_convert(const mf_source *source, const char *path, const mf_convert_options *options,
+                     mf_convert_report *report, mf_error *error)
+{
+    if (!source || !path) return mfi_fail(error, MF_E_INVALID, "source or path is NULL");
+    mf_convert_options o = { 0 };
+    mf_convert_report full = { 0 };
+    mf_status status = mfi_read_options(&o, sizeof o, sizeof o, options, "mf_convert_options", error);
+    if (status == MF_OK && report && mfi_write_info(report, &full, sizeof full, sizeof full) != MF_OK)
+        status = mfi_fail(error, MF_E_STRUCT_SIZE, "mf_convert_report: fill the struct with its INIT macro");
+    if (status == MF_OK) status = check_options(source, &o, error);
+    if (status != MF_OK) return status;
+
+    mfi_saved_role saved[MF_N_ROLE];
+    mfi_matlm_save_options save = { .storage = o.storage == MF_STORAGE_KEEP   ? source->storage
+                                               : o.storage == MF_STORAGE_ZSTD ? MFI_ZSTD
+                                                                              : MFI_RAW,
+                                    .one_shell =
+                                        o.shells == MF_SHELLS_KEEP ? source->one_shell : o.shells == MF_SHELLS_SINGLE,
+                                    .tokenizer = source->tokenizer,
+                                    .tokenizer_bytes = source->tokenizer_bytes,
+                                    .keys_of = source->keys_of,
+                                    .saved = saved,
+                                    .progress = o.progress,
+                                    .progress_user = o.progress_user };
+    for (mf_role role = 0; role < MF_N_ROLE && status == MF_OK; role++)
+        status = choose_type(source, &o, role, &save.role_type[role], error);
+    if (status != MF_OK) return status;
+
+    const mfi_fp_mode mode = mfi_fp_enter();
+    status = mfi_matlm_save(source->config, &source->weights, &save, &source->allocator, path, error);
+    if (status == MF_OK && report) {
+        fill_report(&full, &save);
+        mfi_write_info(report, &full, sizeof full, sizeof full);
+    }
+    mfi_fp_leave(mode);
+    return status;
+}

@@ -1,0 +1,26 @@
+/* source.h - a model that is read to be written anew, wherever it comes from. A format is one file, whose function
+ * fills an mf_source; what writes knows of this struct alone. */
+#ifndef MFI_SOURCE_H
+#define MFI_SOURCE_H
+
+#include "matlm_config.h"
+#include "matformer_tools.h"
+
+struct mf_source {
+    mf_allocator allocator;
+    const mfi_matlm_config *config;
+    mfi_weights weights;
+    const void *tokenizer; /* blob of tokenizer.h, or NULL */
+    size_t tokenizer_bytes;
+    const mfi_container *keys_of; /* the maker's metadata, or NULL */
+    mfi_storage storage;          /* that KEEP means */
+    bool one_shell;               /* likewise */
+    mf_source_info info;
+    void *object; /* all of this belongs to it */
+    void (*close)(void *object);
+};
+
+/* source_container.c: a .mf file. On failure the source is as it was, its allocator given. */
+mf_status mfi_source_container(mf_source *source, const char *path, const mf_source_options *options, mf_error *error);
+
+#endif

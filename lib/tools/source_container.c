@@ -1,0 +1,71 @@
+/* source_container.c - a .mf file as a source: an open model, whose compilation has proved its tensors. */
+#include <string.h>
+
+#include "model.h"
+#include "source.h"
+#include "status.h"
+
+/* What the saver writes again: anything else would be lost without a word. */
+static mf_status check_tensors(const mf_model *model, mf_error *error)
+{
+    for (uint32_t i = 0; i < mfi_container_tensor_count(model->container); i++) {
+        const char *name = mfi_container_tensor(model->container, i)->name;
+        if (mfi_matlm_role(name) == MFI_N_ROLE && !strstr(name, "norm.") && strcmp(name, "rope.freqs") != 0 &&
+            strcmp(name, "tokenizer") != 0)
+            return mfi_fail(error, MF_E_UNSUPPORTED, "%s: tensor %.80s is none that its family has",
+                            mfi_container_name(model->container), name);
+    }
+    if (model->n_shell_resident == model->n_shell) return MF_OK;
+    return mfi_fail(error, MF_E_FORMAT, "%s: the file ends before shell %u of %u; fetch all of it",
+                    mfi_container_name(model->container), model->n_shell_resident, model->n_shell);
+}
+
+static void fill_info(mf_source_info *info, const mf_model *model)
+{
+    info->format = "mf";
+    for (uint32_t i = 0; i < mfi_container_tensor_count(model->container); i++) {
+        const mfi_tensor *tensor = mfi_container_tensor(model->container, i);
+        const mfi_role role = mfi_matlm_role(tensor->name);
+        if (role == MFI_N_ROLE) continue;
+        info->role[role].n_weight += mfi_tensor_matrices(tensor) * tensor->n * tensor->k;
+        info->role[role].bytes += tensor->bytes;
+        info->role[role].types |= 1u << tensor->type;
+    }
+}
+
+static void close_model(void *object)
+{
+    mfi_model_release(object);
+}
+
+mf_status mfi_source_container(mf_source *source, const char *path, const mf_source_options *options, mf_error *error)
+{
+    const mf_model_options open = { .struct_size = sizeof open,
+                                    .verify = MF_VERIFY_FULL,
+                                    .progress = options->progress,
+                                    .progress_user = options->progress_user,
+                                    .allocator = source->allocator };
+    const mfi_container_source file = { .path = path, .fd = -1 };
+    mf_model *model;
+    mf_status status = mfi_model_open(&model, &file, &open, error);
+    if (status != MF_OK) return status;
+    status = check_tensors(model, error);
+    if (status != MF_OK) {
+        mfi_model_release(model);
+        return status;
+    }
+    source->config = &model->config;
+    source->weights = mfi_matlm_weights(model);
+    const mfi_tensor *tokenizer = mfi_container_find(model->container, "tokenizer", 0);
+    if (tokenizer) {
+        source->tokenizer = tokenizer->data;
+        source->tokenizer_bytes = (size_t)tokenizer->bytes;
+    }
+    source->keys_of = model->container;
+    source->storage = mfi_container_region(model->container, 0)->storage;
+    source->one_shell = model->n_shell == 1;
+    fill_info(&source->info, model);
+    source->object = model;
+    source->close = close_model;
+    return MF_OK;
+}
