@@ -43,8 +43,8 @@ static int dot_plain(int rounds)
     int a[8] = { 1, 2, 3, 4, 5, 6, 7, 8 };
     for (int r = 0; r < rounds / 8; r++)
         for (int i = 0; i < 8; i++)
-            a[i] += (int8_t)(a[i] >> 8) * (int8_t)r;
-    return a[0] + a[1] + a[2] + a[3] + a[4] + a[5] + a[6] + a[7];
+            a[i] = (a[i] & 0xffff) + (int8_t)(a[i] >> 8) * (int8_t)(r & 127);
+    return a[0] ^ a[1] ^ a[2] ^ a[3] ^ a[4] ^ a[5] ^ a[6] ^ a[7];
 }
 
 static uint64_t read_plain(const unsigned char *at, size_t bytes, int n_stream, size_t ahead)
@@ -116,7 +116,7 @@ __attribute__((target("avx512f,avx512bw,avx512vnni"))) static int dot_avx512vnni
 #undef BEGIN
 #undef STEP
 #undef ADD
-    return _mm512_reduce_add_epi32(sum);
+    return _mm512_reduce_or_epi32(sum); /* in C a sum could overflow */
 }
 
 /* Without vpdpbusd a dot product of four bytes takes two of pairs of words and their sum. */
@@ -137,7 +137,7 @@ __attribute__((target("avx2"))) static int dot_avx2(int rounds)
 #undef BEGIN
 #undef STEP
 #undef ADD
-    return _mm256_extract_epi32(sum, 0) + _mm256_extract_epi32(sum, 5);
+    return _mm256_extract_epi32(sum, 0) ^ _mm256_extract_epi32(sum, 5);
 }
 
 /* 256 bytes of each stream at a time. */
