@@ -26,54 +26,64 @@ def run(words):
     return json.loads(subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
-def ours(args, kind, path, threads):
-    """Tokens a second of the widest submodel, and what of the roof or peak they are."""
+def ours(args, kind, our_type, path, threads):
+    """Tokens a second of the widest submodel, and their share of the roof or of the peak of what the type computes in."""
     result = run([args.program, "bench", kind, path, "--threads", str(threads), "--rounds", "5", "--json"])
     point = result[kind]["points"][-1]
     if kind == "decode":
-        return 1 / point["seconds"], point["share_of_roof"], point["bytes_per_token"]
-    return point["tokens_per_second"], point["share_of_int8_peak"], None
+        return 1 / point["seconds"], point["share_of_roof"]
+    return point["tokens_per_second"], point["share_of_int8_peak" if our_type in ("q8", "q4") else "share_of_peak"]
 
 
 def theirs(command, kind, path, threads):
-    words = [*command, "-m", path, "-t", str(threads), "-r", "3", "-o", "json", *KINDS[kind]]
-    return run(words)[0]["avg_ts"]
+    """Tokens a second, and which commit of the program it was."""
+    words = [*command, "-m", path, "-t", str(threads), "-r", "5", "-o", "json", *KINDS[kind]]
+    result = run(words)[0]
+    return statistics.median(result["samples_ts"]), result["build_commit"]
+
+
+def measure_pair(args, kind, peers, pair):
+    our_type, our_path, their_type, their_path = pair
+    row = {"kind": kind, "type": our_type, "their_type": their_type, "shares": [],
+           "file_bytes": [os.path.getsize(our_path), os.path.getsize(their_path)],
+           "tokens_per_second": {name: [] for name in ["ours", *peers]}}
+    for _ in range(args.rounds):
+        speed, share = ours(args, kind, our_type, our_path, args.threads)
+        row["tokens_per_second"]["ours"].append(speed)
+        row["shares"].append(share)
+        for name, command in peers.items():
+            speed, row.setdefault("commits", {})[name] = theirs(command, kind, their_path, args.threads)
+            row["tokens_per_second"][name].append(speed)
+    return row
 
 
 def measure(args, peers, pairs):
-    rows = []
-    for our_type, our_path, their_type, their_path in pairs:
+    """Saves after each row: the whole takes minutes for every pair."""
+    result = {"machine": describe_machine(), "threads": args.threads, "rounds": args.rounds, "rows": []}
+    for pair in pairs:
         for kind in KINDS:
-            samples = {name: [] for name in ["ours", *peers]}
-            shares, read = [], None
-            for _ in range(args.rounds):
-                speed, share, read = ours(args, kind, our_path, args.threads)
-                samples["ours"].append(speed)
-                shares.append(share)
-                for name, command in peers.items():
-                    samples[name].append(theirs(command, kind, their_path, args.threads))
-            rows.append({"kind": kind, "type": our_type, "their_type": their_type, "bytes_per_token": read,
-                         "file_bytes": [os.path.getsize(our_path), os.path.getsize(their_path)],
-                         "share": statistics.median(shares), "tokens_per_second": samples})
-    return {"machine": describe_machine(), "threads": args.threads, "rounds": args.rounds,
-            "peers": {name: os.path.basename(command[0]) for name, command in peers.items()}, "rows": rows}
+            result["rows"].append(measure_pair(args, kind, peers, pair))
+            with open(os.path.join(args.docs, "peers.json"), "w") as out:
+                json.dump(result, out, indent=1)
+                out.write("\n")
+    return result
 
 
 def write_page(args, result):
-    names = list(result["peers"])
     lines = ["<!-- written by scripts/peers.py -->", "# Beside other programs", "",
-             f"Machine: {result['machine']}. Threads: {result['threads']}. Medians of {result['rounds']} runs in turn; tokens per second, the",
-             "least and the most behind. The share is ours: of the read roof in decode, of the int8 peak in prefill.", ""]
+             f"Machine: {result['machine']}. Threads: {result['threads']}. Medians of {result['rounds']} runs in turn, of five each; tokens per",
+             "second, the least and the most behind. A ratio is the median of the rounds', to the fastest of the others in each. The share is",
+             "ours: of the read roof in decode; in prefill of the int8 peak for q8 and q4, of the f32 peak for other types.", ""]
     for kind in KINDS:
-        rows = []
+        rows, names = [], []
         for row in (r for r in result["rows"] if r["kind"] == kind):
-            medians = {name: statistics.median(values) for name, values in row["tokens_per_second"].items()}
-            best = max(medians[name] for name in names)
-            cells = [f"{medians[n]:.1f} ({min(v):.1f}–{max(v):.1f})" for n, v in row["tokens_per_second"].items()]
-            rows.append([f"{row['type']} / {row['their_type']}", *cells, f"{medians['ours'] / best:.2f}",
-                         f"{100 * row['share']:.0f} %"])
-        head = ["type, ours / theirs", "ours", *names, "ours to the best", "share"]
-        lines += [f"## {kind.capitalize()}", "", *table(head, rows)]
+            speeds = row["tokens_per_second"]
+            names = [f"{name} {row['commits'][name]}" for name in speeds if name != "ours"]
+            ratios = [own / max(others) for own, *others in zip(speeds["ours"], *(v for k, v in speeds.items() if k != "ours"))]
+            rows.append([f"{row['type']} / {row['their_type']}",
+                         *(f"{statistics.median(v):.1f} ({min(v):.1f}–{max(v):.1f})" for v in speeds.values()),
+                         f"{statistics.median(ratios):.2f}", f"{100 * statistics.median(row['shares']):.0f} %"])
+        lines += [f"## {kind.capitalize()}", "", *table(["type, ours / theirs", "ours", *names, "ratio", "share"], rows)]
     with open(os.path.join(args.docs, "peers.md"), "w") as out:
         out.write("\n".join(lines))
 
@@ -92,10 +102,9 @@ def main():
         result = json.load(open(args.source))
     else:
         peers = {name: shlex.split(command) for name, command in (peer.split("=", 1) for peer in args.peer)}
+        if not peers or not args.pair:
+            parser.error("at least one --peer and one --pair are needed")
         result = measure(args, peers, [pair.split(":") for pair in args.pair])
-        with open(os.path.join(args.docs, "peers.json"), "w") as out:
-            json.dump(result, out, indent=1)
-            out.write("\n")
     write_page(args, result)
 
 

@@ -109,4 +109,19 @@ static inline void fixture_remove(char *path)
     free(path);
 }
 
+/* A whole file, which must be a good one. */
+static inline mfi_container *fixture_open(const char *path)
+{
+    mf_error error = MF_ERROR_INIT;
+    mf_model_options options = { .struct_size = sizeof options, .allocator = mfi_allocator(NULL), .n_thread = 1 };
+    mfi_container_source source = { .path = path, .fd = -1 };
+    mfi_container *c;
+    if (mfi_container_open(&c, &source, &options, &error) != MF_OK ||
+        mfi_container_load(c, UINT32_MAX, &error) != MF_OK) {
+        fprintf(stderr, "%s\n", error.detail);
+        abort();
+    }
+    return c;
+}
+
 #endif

@@ -59,17 +59,6 @@ static void write_file(const char *path, const unsigned char *data, size_t bytes
     cr_assert(file && fwrite(data, 1, bytes, file) == bytes && fclose(file) == 0);
 }
 
-static mfi_container *load(const char *path)
-{
-    mf_error error = MF_ERROR_INIT;
-    mf_model_options options = { .struct_size = sizeof options, .allocator = mfi_allocator(NULL), .n_thread = 1 };
-    mfi_container *c;
-    mfi_container_source source = { .path = path, .fd = -1 };
-    cr_assert_eq(mfi_container_open(&c, &source, &options, &error), MF_OK, "%s", error.detail);
-    cr_assert_eq(mfi_container_load(c, UINT32_MAX, &error), MF_OK, "%s", error.detail);
-    return c;
-}
-
 /* The weights of a stored matrix, n * k for each that it interleaves; to be freed. */
 static float *unpack(const mfi_tensor *tensor, size_t *n_weight)
 {
@@ -221,7 +210,7 @@ Test(convert, codes_widen_exactly_and_the_error_of_rounding_is_reported)
         cr_assert_eq(random_model_init(&random, 7000 + round), MF_OK);
         save_random(&random, from, MF_STORAGE_RAW, MF_SHELLS_NESTED, p.from.text);
         mf_convert_report report = convert(p.from.text, p.to.text, &options);
-        mfi_container *before = load(p.from.text), *after = load(p.to.text);
+        mfi_container *before = fixture_open(p.from.text), *after = fixture_open(p.to.text);
         for (mf_role role = 0; role < MF_N_ROLE; role++) {
             const mf_converted_role *found = &report.role[role];
             double squares, errors;
@@ -311,7 +300,7 @@ static void save_richly(const char *path, const char *keys_path)
     void *blob = NULL;
     size_t bytes;
     cr_assert_eq(fixture_write(keys_path, &allocator, MFI_RAW, false, NULL), MF_OK);
-    mfi_container *keys = load(keys_path);
+    mfi_container *keys = fixture_open(keys_path);
     cr_assert_eq(fixture_config(&config, false, false, &allocator), MF_OK);
     cr_assert_eq(fixture_tokenizer(&blob, &bytes, &allocator, NULL), MF_OK);
     mfi_matlm_save_options options = { .type = MFK_BF16, .tokenizer = blob, .tokenizer_bytes = bytes, .keys_of = keys };
@@ -337,7 +326,7 @@ Test(convert, everything_else_of_a_file_stays)
 
     mf_convert_options options = options_of(MFK_Q8, MF_STORAGE_ZSTD, MF_SHELLS_SINGLE);
     convert(p.from.text, p.to.text, &options);
-    mfi_container *before = load(p.from.text), *after = load(p.to.text);
+    mfi_container *before = fixture_open(p.from.text), *after = fixture_open(p.to.text);
     const mfi_tensor *stored = mfi_container_find(after, "rope.freqs", 0);
     cr_assert_eq(((const float *)stored->data)[1], odd);
     const char *key, *text;
@@ -507,7 +496,7 @@ Test(convert, files_that_would_lose_something_are_refused)
     expect_refused(path, NULL, MF_E_UNSUPPORTED, "extension");
 
     /* The beginning of a file. */
-    mfi_container *c = load(path);
+    mfi_container *c = fixture_open(path);
     const mfi_region *narrower = mfi_container_region(c, mfi_container_region_count(c) - 2);
     write_file(path, whole, (size_t)(narrower->file_offset + narrower->stored_bytes));
     mfi_container_close(c);

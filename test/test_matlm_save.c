@@ -79,17 +79,6 @@ static void compare(void *user, const char *name, size_t rows, size_t columns)
     free(out);
 }
 
-static mfi_container *open_all(const char *path)
-{
-    mf_error error = MF_ERROR_INIT;
-    mf_model_options options = { .struct_size = sizeof options, .allocator = mfi_allocator(NULL), .n_thread = 1 };
-    mfi_container *c;
-    mfi_container_source source = { .path = path, .fd = -1 };
-    cr_assert_eq(mfi_container_open(&c, &source, &options, &error), MF_OK, "%s", error.detail);
-    cr_assert_eq(mfi_container_load(c, UINT32_MAX, &error), MF_OK, "%s", error.detail);
-    return c;
-}
-
 Test(matlm_save, every_weight_comes_back_from_every_variant)
 {
     mf_allocator allocator = mfi_allocator(NULL);
@@ -100,7 +89,7 @@ Test(matlm_save, every_weight_comes_back_from_every_variant)
         char *path = fixture_path();
         cr_assert_eq(fixture_save(&v, &allocator, path, &error), MF_OK, "%s", error.detail);
 
-        mfi_container *c = open_all(path);
+        mfi_container *c = fixture_open(path);
         mfi_matlm_config config;
         comparison seen = { c, !v.plain, 0 };
         cr_assert_eq(fixture_config(&config, v.plain, v.tied, &allocator), MF_OK);
@@ -122,7 +111,7 @@ Test(matlm_save, rotation_frequencies_and_tokenizer_are_stored)
     fixture_variant v = { .tied = true, .type = MFK_BF16, .storage = MFI_ZSTD };
     char *path = fixture_path();
     cr_assert_eq(fixture_save(&v, &allocator, path, &error), MF_OK, "%s", error.detail);
-    mfi_container *c = open_all(path);
+    mfi_container *c = fixture_open(path);
     const mfi_tensor *freqs = mfi_container_find(c, "rope.freqs", 0), *blob = mfi_container_find(c, "tokenizer", 0);
     void *expected;
     size_t bytes;

@@ -62,83 +62,49 @@ static uint64_t read_plain(const unsigned char *at, size_t bytes, int n_stream, 
 
 #if BENCH_X86
 
-/* Ten chains hide a latency of four to five cycles on two units. */
-#define CHAINS(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9)
-
-__attribute__((target("avx512f"))) static float fma_avx512(int rounds)
-{
-    const __m512 x = _mm512_set1_ps(0.999F), y = _mm512_set1_ps(0.001F);
-#define BEGIN(i) __m512 a##i = _mm512_set1_ps(i);
-#define STEP(i) a##i = _mm512_fmadd_ps(a##i, x, y);
-#define ADD(i) sum = _mm512_add_ps(sum, a##i);
-    CHAINS(BEGIN)
-    for (int r = 0; r < rounds; r++) {
-        CHAINS(STEP)
+/* Ten chains a = step(a, x, y) hide a latency of four to five cycles on two units; `last` makes a number of their sum. */
+#define CHAINS(X, ...) \
+    X(0, __VA_ARGS__)  \
+    X(1, __VA_ARGS__)  \
+    X(2, __VA_ARGS__)  \
+    X(3, __VA_ARGS__)  \
+    X(4, __VA_ARGS__)  \
+    X(5, __VA_ARGS__)  \
+    X(6, __VA_ARGS__)  \
+    X(7, __VA_ARGS__)  \
+    X(8, __VA_ARGS__)  \
+    X(9, __VA_ARGS__)
+#define BEGIN(i, vector, set) vector a##i = set(i);
+#define STEP(i, step) a##i = step(a##i, x, y);
+#define ADD(i, add) sum = add(sum, a##i);
+#define LOOP_OF_CHAINS(name, cpu, number, vector, set, x_value, y_value, step, add, last) \
+    __attribute__((target(cpu))) static number name(int rounds)                           \
+    {                                                                                     \
+        const vector x = set(x_value), y = set(y_value);                                  \
+        CHAINS(BEGIN, vector, set)                                                        \
+        for (int r = 0; r < rounds; r++) {                                                \
+            CHAINS(STEP, step)                                                            \
+        }                                                                                 \
+        vector sum = set(0);                                                              \
+        CHAINS(ADD, add)                                                                  \
+        return last(sum);                                                                 \
     }
-    __m512 sum = _mm512_setzero_ps();
-    CHAINS(ADD)
-#undef BEGIN
-#undef STEP
-#undef ADD
-    return _mm512_reduce_add_ps(sum);
-}
 
-__attribute__((target("avx2,fma"))) static float fma_avx2(int rounds)
-{
-    const __m256 x = _mm256_set1_ps(0.999F), y = _mm256_set1_ps(0.001F);
-#define BEGIN(i) __m256 a##i = _mm256_set1_ps(i);
-#define STEP(i) a##i = _mm256_fmadd_ps(a##i, x, y);
-#define ADD(i) sum = _mm256_add_ps(sum, a##i);
-    CHAINS(BEGIN)
-    for (int r = 0; r < rounds; r++) {
-        CHAINS(STEP)
-    }
-    __m256 sum = _mm256_setzero_ps();
-    CHAINS(ADD)
-#undef BEGIN
-#undef STEP
-#undef ADD
-    return _mm_cvtss_f32(_mm256_castps256_ps128(sum));
-}
+#define FIRST_OF(sum) _mm_cvtss_f32(_mm256_castps256_ps128(sum))
+#define TWO_OF(sum) (_mm256_extract_epi32(sum, 0) ^ _mm256_extract_epi32(sum, 5))
+/* Without vpdpbusd a dot product of four bytes takes two of pairs, their sum and another. The exclusive or keeps the
+ * two of pairs in the loop. */
+#define DOT_OF_PAIRS(a, x, y) \
+    _mm256_add_epi32(a, _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_xor_si256(x, a), y), _mm256_set1_epi16(1)))
 
-__attribute__((target("avx512f,avx512bw,avx512vnni"))) static int dot_avx512vnni(int rounds)
-{
-    const __m512i x = _mm512_set1_epi32(0x01020304), y = _mm512_set1_epi32(0x7f010203);
-#define BEGIN(i) __m512i a##i = _mm512_set1_epi32(i);
-#define STEP(i) a##i = _mm512_dpbusd_epi32(a##i, x, y);
-#define ADD(i) sum = _mm512_add_epi32(sum, a##i);
-    CHAINS(BEGIN)
-    for (int r = 0; r < rounds; r++) {
-        CHAINS(STEP)
-    }
-    __m512i sum = _mm512_setzero_si512();
-    CHAINS(ADD)
-#undef BEGIN
-#undef STEP
-#undef ADD
-    return _mm512_reduce_or_epi32(sum); /* in C a sum could overflow */
-}
-
-/* Without vpdpbusd a dot product of four bytes takes two of pairs of words and their sum. */
-__attribute__((target("avx2"))) static int dot_avx2(int rounds)
-{
-    const __m256i x = _mm256_set1_epi32(0x01020304), y = _mm256_set1_epi32(0x7f010203);
-    const __m256i one = _mm256_set1_epi16(1);
-#define BEGIN(i) __m256i a##i = _mm256_set1_epi32(i);
-#define STEP(i) \
-    a##i = _mm256_add_epi32(a##i, _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_xor_si256(x, a##i), y), one));
-#define ADD(i) sum = _mm256_add_epi32(sum, a##i);
-    CHAINS(BEGIN)
-    for (int r = 0; r < rounds; r++) {
-        CHAINS(STEP)
-    }
-    __m256i sum = _mm256_setzero_si256();
-    CHAINS(ADD)
-#undef BEGIN
-#undef STEP
-#undef ADD
-    return _mm256_extract_epi32(sum, 0) ^ _mm256_extract_epi32(sum, 5);
-}
+LOOP_OF_CHAINS(fma_avx512, "avx512f", float, __m512, _mm512_set1_ps, 0.999F, 0.001F, _mm512_fmadd_ps, _mm512_add_ps,
+               _mm512_reduce_add_ps)
+LOOP_OF_CHAINS(fma_avx2, "avx2,fma", float, __m256, _mm256_set1_ps, 0.999F, 0.001F, _mm256_fmadd_ps, _mm256_add_ps,
+               FIRST_OF)
+LOOP_OF_CHAINS(dot_avx512vnni, "avx512f,avx512vnni", int, __m512i, _mm512_set1_epi32, 0x01020304, 0x7f010203,
+               _mm512_dpbusd_epi32, _mm512_xor_si512, _mm512_reduce_or_epi32)
+LOOP_OF_CHAINS(dot_avx2, "avx2", int, __m256i, _mm256_set1_epi32, 0x01020304, 0x7f010203, DOT_OF_PAIRS,
+               _mm256_xor_si256, TWO_OF)
 
 /* 256 bytes of each stream at a time. */
 __attribute__((target("avx512f"))) static uint64_t read_avx512(const unsigned char *at, size_t bytes, int n_stream,
