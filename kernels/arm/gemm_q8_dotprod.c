@@ -1,10 +1,9 @@
 /* gemm_q8_dotprod.c - sdot. */
 #include "f32x16_neon.h"
 
-#include "dot_neon.h"
-
 #define TILE_ROWS 4
 #define TILE_PANELS(rows) ((rows) <= 1 ? 2 : 1)
+#define TILE_CHAINS "arm/tile_q_neon.h"
 #include "simd/gemm_q_simd.h"
 
 void mfk_gemm_q8_4x16_dotprod(const mfk_gemm_args *args)

@@ -5,11 +5,13 @@
  *     GEMM_Q4        weights are places in a table; else bytes
  *     TILE_ROWS      the most rows of a tile
  *     TILE_PANELS(r) how many panels a tile of r rows reads at once: 1 to 4
+ *     TILE_CHAINS    a header with a tile_chains() and an arrange_block() that suit its registers and instructions better
+ *                    than dot_*.h and what is here, if there is one
  *
  * A tile keeps two kinds of sums in registers: integers over a block of 32 inputs (Q4: over each half), and the chains,
  * which take a step where a block ends. Activations are read where they lie: a word of four is broadcast as it is. With
- * several tiles of rows k goes in parts that the first-level cache holds, resuming from C, and a panel's Q4 codes and
- * scales are looked up once, into the scratch, for all of the tiles. */
+ * several tiles of rows k goes in parts that the first-level cache holds, resuming from C, and what every tile would do
+ * again with a panel's codes and scales, looking them up in Q4's table above all, is done once, into the scratch. */
 #include "kernel_list.h"
 #include "pack.h"
 #include "quantize.h"
@@ -21,14 +23,25 @@
 
 enum { MAX_PANELS = 4, MAX_SUMS = 12 };
 
-/* Where a tile finds a block: in a Q8 or Q4 panel, or looked up: eight lines of bytes, then two of f32 scales. */
-typedef enum source { FROM_Q8, FROM_Q4, FROM_LOOKED_UP } source;
+/* Where a tile finds a block: in a Q8 or Q4 panel, or arranged: eight lines of bytes, then the f32 scales. */
+typedef enum source { FROM_Q8, FROM_Q4, FROM_ARRANGED } source;
 
-enum { LOOKED_UP_BYTES = 10 * MFK_LINE };
+#ifdef GEMM_Q4
+#define STORED FROM_Q4
+enum { SCALES_LINES = 2 };
+#else
+#define STORED FROM_Q8
+enum { SCALES_LINES = 1 };
+#endif
+#if defined(GEMM_Q4) || defined(TILE_CHAINS)
+#define ARRANGES
+#endif
+
+enum { ARRANGED_BYTES = (8 + SCALES_LINES) * MFK_LINE };
 
 MFK_INLINE size_t codes_at(source from, size_t block)
 {
-    if (from == FROM_LOOKED_UP) return block * LOOKED_UP_BYTES;
+    if (from == FROM_ARRANGED) return block * ARRANGED_BYTES;
     return mfk_block_at(from == FROM_Q8 ? MFK_Q8_BLOCK_BYTES : MFK_Q4_BLOCK_BYTES, block);
 }
 
@@ -55,6 +68,9 @@ MFK_INLINE const char *ahead(const tile_args *t, source from, size_t block)
     return b + codes_at(from, to);
 }
 
+#ifdef TILE_CHAINS
+#include TILE_CHAINS
+#else
 /* Four inputs of every row and panel. */
 MFK_INLINE void dot_group(const char *const *a, size_t at, size_t rows, size_t panels, const codes4 *w, i32x16 *sum)
 {
@@ -192,6 +208,25 @@ MFK_INLINE void tile_chains(const tile_args *t, size_t rows, size_t panels, sour
     }
 }
 
+#ifdef GEMM_Q4
+/* A block of a panel, looked up. */
+MFK_INLINE void arrange_block(const tile_args *t, const char *panel, size_t block, char *to)
+{
+    const lookup16 table = lookup16_of(t->table);
+    const i32x16 bias = q4_bias(t->table);
+    const char *codes = panel + codes_at(FROM_Q4, block), *scales = panel + mfk_scales_at(MFK_Q4_BLOCK_BYTES, block);
+    for (size_t g = 0; g < 4; g++) {
+        i32x16 line = i32x16_load(codes + g * MFK_LINE);
+        i32x16 low = i32x16_and(line, NIBBLES), high = i32x16_and(i32x16_shift_right(line, 4), NIBBLES);
+        i32x16_store(to + 2 * g * MFK_LINE, i32x16_lookup(table, low));
+        i32x16_store(to + (2 * g + 1) * MFK_LINE, i32x16_lookup(table, high));
+    }
+    for (size_t half = 0; half < 2; half++)
+        f32x16_store((float *)(void *)(to + (8 + half) * MFK_LINE), q4_scales(scales + half * MFK_NR, bias));
+}
+#endif
+#endif
+
 MFK_INLINE void tile(const tile_args *t, size_t rows, size_t panels, source from)
 {
     f32x16 acc[MAX_SUMS];
@@ -222,11 +257,6 @@ MFK_INLINE void tile(const tile_args *t, size_t rows, size_t panels, source from
         else                                                  \
             tile(t, r, 1, from);                              \
     }
-#ifdef GEMM_Q4
-#define STORED FROM_Q4
-#else
-#define STORED FROM_Q8
-#endif
 TILE_OF(tiles, 1, STORED)
 TILE_OF(tiles, 2, STORED)
 TILE_OF(tiles, 3, STORED)
@@ -243,38 +273,38 @@ static void (*const tiles[])(const tile_args *t, size_t panels) = {
 #endif
 };
 
-#ifdef GEMM_Q4
-TILE_OF(tiles_looked_up, 1, FROM_LOOKED_UP)
-TILE_OF(tiles_looked_up, 2, FROM_LOOKED_UP)
-TILE_OF(tiles_looked_up, 3, FROM_LOOKED_UP)
-TILE_OF(tiles_looked_up, 4, FROM_LOOKED_UP)
+#ifdef ARRANGES
+TILE_OF(tiles_arranged, 1, FROM_ARRANGED)
+TILE_OF(tiles_arranged, 2, FROM_ARRANGED)
+TILE_OF(tiles_arranged, 3, FROM_ARRANGED)
+TILE_OF(tiles_arranged, 4, FROM_ARRANGED)
 #if TILE_ROWS > 4
-TILE_OF(tiles_looked_up, 5, FROM_LOOKED_UP)
-TILE_OF(tiles_looked_up, 6, FROM_LOOKED_UP)
+TILE_OF(tiles_arranged, 5, FROM_ARRANGED)
+TILE_OF(tiles_arranged, 6, FROM_ARRANGED)
 #endif
 
-static void (*const tiles_looked_up[])(const tile_args *t, size_t panels) = {
-    tiles_looked_up_1, tiles_looked_up_2, tiles_looked_up_3, tiles_looked_up_4,
+static void (*const tiles_arranged[])(const tile_args *t, size_t panels) = {
+    tiles_arranged_1, tiles_arranged_2, tiles_arranged_3, tiles_arranged_4,
 #if TILE_ROWS > 4
-    tiles_looked_up_5, tiles_looked_up_6,
+    tiles_arranged_5, tiles_arranged_6,
 #endif
 };
 #endif
 
-static void any_tile(const tile_args *t, size_t rows, size_t panels, bool looked_up)
+static void any_tile(const tile_args *t, size_t rows, size_t panels, bool arranged)
 {
-#ifdef GEMM_Q4
-    if (looked_up) {
-        tiles_looked_up[rows - 1](t, panels);
+#ifdef ARRANGES
+    if (arranged) {
+        tiles_arranged[rows - 1](t, panels);
         return;
     }
 #endif
-    (void)looked_up;
+    (void)arranged;
     tiles[rows - 1](t, panels);
 }
 
 /* Columns of C that end inside a panel pass through a buffer of whole panels. */
-static void tile_at_edge(const tile_args *t, size_t rows, size_t panels, bool looked_up, size_t live)
+static void tile_at_edge(const tile_args *t, size_t rows, size_t panels, bool arranged, size_t live)
 {
     float whole[TILE_ROWS * MAX_PANELS * MFK_NR];
     tile_args inner = *t;
@@ -282,7 +312,7 @@ static void tile_at_edge(const tile_args *t, size_t rows, size_t panels, bool lo
     inner.c_row_floats = panels * MFK_NR;
     for (size_t r = 0; r < rows && t->resume; r++)
         memcpy(whole + r * inner.c_row_floats, t->c + r * t->c_row_floats, live * sizeof(float));
-    any_tile(&inner, rows, panels, looked_up);
+    any_tile(&inner, rows, panels, arranged);
     for (size_t r = 0; r < rows; r++)
         memcpy(t->c + r * t->c_row_floats, whole + r * inner.c_row_floats, live * sizeof(float));
 }
@@ -298,30 +328,16 @@ static size_t panels_at_once(size_t m, size_t n_panel)
     return n_panel >= alone ? alone : n_panel >= largest ? largest : 1;
 }
 
-#ifdef GEMM_Q4
+#ifdef ARRANGES
 /* Blocks [t->begin, t->end) of the panels, to the scratch. */
-static void look_up(tile_args *t, size_t panels, char *scratch)
+static void arrange(tile_args *t, size_t panels, char *scratch)
 {
-    const lookup16 table = lookup16_of(t->table);
-    const i32x16 bias = q4_bias(t->table);
     char *to = scratch;
-    for (size_t p = 0; p < panels; p++) {
-        const char *panel = t->b + p * t->b_panel_bytes;
-        for (size_t block = t->begin; block < t->end; block++, to += LOOKED_UP_BYTES) {
-            const char *codes = panel + codes_at(FROM_Q4, block);
-            const char *scales = panel + mfk_scales_at(MFK_Q4_BLOCK_BYTES, block);
-            for (size_t g = 0; g < 4; g++) {
-                i32x16 line = i32x16_load(codes + g * MFK_LINE);
-                i32x16 low = i32x16_and(line, NIBBLES), high = i32x16_and(i32x16_shift_right(line, 4), NIBBLES);
-                i32x16_store(to + 2 * g * MFK_LINE, i32x16_lookup(table, low));
-                i32x16_store(to + (2 * g + 1) * MFK_LINE, i32x16_lookup(table, high));
-            }
-            for (size_t half = 0; half < 2; half++)
-                f32x16_store((float *)(void *)(to + (8 + half) * MFK_LINE), q4_scales(scales + half * MFK_NR, bias));
-        }
-    }
+    for (size_t p = 0; p < panels; p++)
+        for (size_t block = t->begin; block < t->end; block++, to += ARRANGED_BYTES)
+            arrange_block(t, t->b + p * t->b_panel_bytes, block, to);
     t->b = t->next = scratch;
-    t->b_panel_bytes = (t->end - t->begin) * LOOKED_UP_BYTES;
+    t->b_panel_bytes = (t->end - t->begin) * ARRANGED_BYTES;
     t->end -= t->begin;
     t->begin = 0;
 }
@@ -331,7 +347,7 @@ static void look_up(tile_args *t, size_t panels, char *scratch)
 static void gemm_blocks(const mfk_gemm_args *args, size_t begin, size_t end, bool resume, char *scratch)
 {
     size_t n_panel = (args->n + MFK_NR - 1) / MFK_NR, n_tile = (args->m + TILE_ROWS - 1) / TILE_ROWS;
-    bool looked_up = false;
+    bool arranged = false;
     for (size_t p = 0, panels; p < n_panel; p += panels) {
         size_t live = args->n - p * MFK_NR;
         panels = panels_at_once(args->m, n_panel - p);
@@ -341,24 +357,24 @@ static void gemm_blocks(const mfk_gemm_args *args, size_t begin, size_t end, boo
         t.next = p + 2 * panels <= n_panel ? t.b + panels * args->b_panel_bytes : t.b;
         t.table = args->table;
         t.c_row_floats = args->c_row_bytes / sizeof(float);
-#ifdef GEMM_Q4
-        looked_up = n_tile > 1;
-        if (looked_up) look_up(&t, panels, scratch);
+#ifdef ARRANGES
+        arranged = n_tile > 1;
+        if (arranged) arrange(&t, panels, scratch);
 #endif
         for (size_t i = 0; i < n_tile; i++) {
             size_t row = args->m * i / n_tile, rows = args->m * (i + 1) / n_tile - row;
             t.a = (const char *)args->a + row * args->a_row_bytes;
             t.c = args->c + row * t.c_row_floats + p * MFK_NR;
             if (live < panels * MFK_NR)
-                tile_at_edge(&t, rows, panels, looked_up, live);
+                tile_at_edge(&t, rows, panels, arranged, live);
             else
-                any_tile(&t, rows, panels, looked_up);
+                any_tile(&t, rows, panels, arranged);
         }
     }
     (void)scratch;
 }
 
-/* `scratch` holds two panels of K_BLOCKS blocks looked up, 40 KiB. */
+/* `scratch` holds two panels of K_BLOCKS blocks arranged, 40 KiB. */
 static void gemm(const mfk_gemm_args *args, void *scratch, size_t scratch_bytes)
 {
     size_t first = args->k_begin / MFK_BLOCK, last = first + args->k / MFK_BLOCK;
