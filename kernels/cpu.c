@@ -49,7 +49,7 @@ static uint64_t has(void)
     unsigned long words = getauxval(AT_HWCAP), words2 = getauxval(AT_HWCAP2);
     uint64_t cpu = MFK_CPU_NEON;
     if (words & HAS_ASIMDDP) cpu |= MFK_CPU_DOTPROD;
-    if (words2 & HAS2_I8MM) cpu |= MFK_CPU_I8MM;
+    if ((words & HAS_ASIMDDP) && (words2 & HAS2_I8MM)) cpu |= MFK_CPU_I8MM; /* its kernels take one row by sdot */
     if (words2 & HAS2_BF16) cpu |= MFK_CPU_ARMBF16;
     return cpu;
 }

@@ -189,13 +189,6 @@ I32X16_BINARY(max, vmaxq_s32)
 #define i32x16_shift_right(v, n) \
     i32x16_of(vshrq_n_s32((v).q[0], n), vshrq_n_s32((v).q[1], n), vshrq_n_s32((v).q[2], n), vshrq_n_s32((v).q[3], n))
 
-/* A line of a panel. */
-MFK_INLINE i32x16 i32x16_load(const void *p)
-{
-    const int32_t *words = p;
-    return i32x16_of(vld1q_s32(words), vld1q_s32(words + 4), vld1q_s32(words + 8), vld1q_s32(words + 12));
-}
-
 MFK_INLINE int32x4_t widen_4(uint16x4_t v)
 {
     return vreinterpretq_s32_u32(vshll_n_u16(v, 16));
@@ -231,15 +224,6 @@ MFK_INLINE i32x16 i32x16_of_f32(f32x16 v)
     return i32x16_of(EACH(vcvtnq_s32_f32, v));
 }
 
-MFK_INLINE void i32x16_store(void *p, i32x16 v)
-{
-    int32_t *words = p;
-    vst1q_s32(words, v.q[0]);
-    vst1q_s32(words + 4, v.q[1]);
-    vst1q_s32(words + 8, v.q[2]);
-    vst1q_s32(words + 12, v.q[3]);
-}
-
 MFK_INLINE int32_t i32x16_tree_sum(i32x16 v)
 {
     return vaddvq_s32(vaddq_s32(vaddq_s32(v.q[0], v.q[2]), vaddq_s32(v.q[1], v.q[3])));
@@ -265,26 +249,6 @@ MFK_INLINE void i32x16_store_bytes(int8_t *p, i32x16 v)
     int16x8_t low = vcombine_s16(vmovn_s32(v.q[0]), vmovn_s32(v.q[1]));
     int16x8_t high = vcombine_s16(vmovn_s32(v.q[2]), vmovn_s32(v.q[3]));
     vst1q_s8(p, vcombine_s8(vmovn_s16(low), vmovn_s16(high)));
-}
-
-typedef int8x16_t lookup16; /* a table of sixteen bytes */
-
-MFK_INLINE int32x4_t lookup_4(lookup16 table, int32x4_t v)
-{
-    return vreinterpretq_s32_s8(vqtbl1q_s8(table, vreinterpretq_u8_s32(v)));
-}
-
-/* Each byte of the second, below 16, to its place in the first. */
-MFK_INLINE i32x16 i32x16_lookup(lookup16 table, i32x16 v)
-{
-    return i32x16_of(lookup_4(table, v.q[0]), lookup_4(table, v.q[1]), lookup_4(table, v.q[2]),
-                     lookup_4(table, v.q[3]));
-}
-
-/* Of signed bytes, each 128 too large. */
-MFK_INLINE lookup16 lookup16_of(const int8_t table[16])
-{
-    return veorq_s8(vld1q_s8(table), vdupq_n_s8(-128));
 }
 
 /* Sixteen 32-bit lanes whose high halves are zero. */

@@ -1,25 +1,25 @@
-/* tile_q_neon.h - the chains of a tile of Q8 or Q4, a quarter of a panel's outputs at a time over a block: the chains of
- * four rows fill half of the registers, and integers for all of their outputs would fill the other half. Sixteen
- * activations lie in a register, from which a dot product takes four by the lane.
+/* tile_q_neon.h - the chains of a tile of Q8 or Q4. They go a quarter or two of a panel's outputs at a time over a block:
+ * the chains of four rows fill half of the registers, and integers for all of their outputs would fill the other half.
  *
- * Where there is smmla, which multiplies two rows with two outputs over eight inputs, rows go in pairs. What a pair has
- * of a quarter stays as smmla leaves it, in two registers: [output 0: both rows | output 1: both], [output 2 | 3]. One
- * row alone goes by lanes.
+ * Rows go alone, by sdot, which takes its four activations from a lane, or in pairs, by smmla, which multiplies two rows
+ * with two outputs over eight inputs. What a pair has of a quarter stays as smmla leaves it, in two registers: [output 0:
+ * both rows | output 1: both rows], [output 2 | output 3]; it is put in order where the chains meet C.
  *
  * All of these instructions want signed weights: the 128 by which stored ones are too large goes, and with it the offset
- * of the activations. With several tiles of rows that is done once, in the scratch, whose lines 2h and 2h + 1 hold
- * what `weights` has, then come the f32 scales. */
+ * of the activations. With several tiles of rows that is done once, in the scratch, where lines 2h and 2h + 1 hold the
+ * two registers of `weights`, quarter by quarter. The f32 scales follow. */
 
-/* Inputs 8h .. 8h + 7 of a quarter: the first four of them, the others; paired, two outputs, the others. */
+/* Inputs 8h .. 8h + 7 of a quarter: four inputs, the other four; for pairs, two outputs, the other two. */
 typedef struct weights {
     int8x16_t of[2];
 } weights;
 
-/* Of a block, all rows: sixteen inputs to a register, [rows][2]; paired, eight inputs of both rows, [pairs][4]. A row
+/* Of a block: where they lie; for pairs, eight inputs of both rows to a register, and both scales twice. A last row
  * without a second is its own. */
 typedef struct activations {
-    int8x16_t q[2 * (TILE_ROWS + 1)];
-    float32x4_t scale[TILE_ROWS + 1]; /* of each register of a quarter */
+    const mfk_q8_block *row[TILE_ROWS];
+    int8x16_t q[(TILE_ROWS + 1) / 2][4];
+    float32x4_t scale[(TILE_ROWS + 1) / 2];
 } activations;
 
 MFK_INLINE bool paired(size_t rows, source from)
@@ -33,7 +33,7 @@ MFK_INLINE bool paired(size_t rows, source from)
 #endif
 }
 
-/* What `rows` rows take in a quarter. */
+/* How many `rows` rows take in a quarter. */
 MFK_INLINE size_t registers(size_t rows, source from)
 {
     return paired(rows, from) ? (rows + 1) / 2 * 2 : rows;
@@ -147,42 +147,39 @@ MFK_INLINE void arrange_block(const tile_args *t, const char *panel, size_t bloc
 
 /* ---- Activations ---- */
 
-MFK_INLINE const mfk_q8_block *block_of(const char *a)
+/* Activations of rows alone are read again for the next quarters: there are no registers to keep them in, and the compiler
+ * would keep them on the stack. */
+MFK_INLINE void forget(activations *x, size_t rows)
 {
-    return (const mfk_q8_block *)(const void *)a;
+    UNROLLED (r, rows)
+        __asm__("" : "+r"(x->row[r]));
 }
 
-MFK_INLINE activations rows_alone(const char *const *a, size_t rows)
+MFK_INLINE void pair_rows(activations *x, size_t rows)
 {
-    activations x;
-    UNROLLED (r, rows) {
-        x.q[2 * r] = vld1q_s8(block_of(a[r])->q);
-        x.q[2 * r + 1] = vld1q_s8(block_of(a[r])->q + 16);
-        x.scale[r] = vdupq_n_f32(block_of(a[r])->scale);
-    }
-    return x;
-}
-
-MFK_INLINE activations rows_in_pairs(const char *const *a, size_t rows)
-{
-    activations x;
     UNROLLED (i, (rows + 1) / 2) {
-        const mfk_q8_block *first = block_of(a[2 * i]), *second = block_of(a[2 * i + 1 < rows ? 2 * i + 1 : 2 * i]);
+        const mfk_q8_block *first = x->row[2 * i], *second = x->row[2 * i + 1 < rows ? 2 * i + 1 : 2 * i];
         UNROLLED (h, 4)
-            x.q[4 * i + h] = zip_halves(vld1q_s8(first->q + h / 2 * 16), vld1q_s8(second->q + h / 2 * 16), h % 2 == 1);
+            x->q[i][h] = zip_halves(vld1q_s8(first->q + h / 2 * 16), vld1q_s8(second->q + h / 2 * 16), h % 2 == 1);
         float32x2_t scales = vld1_lane_f32(&second->scale, vdup_n_f32(first->scale), 1);
-        x.scale[2 * i] = x.scale[2 * i + 1] = vcombine_f32(scales, scales);
+        x->scale[i] = vcombine_f32(scales, scales);
     }
-    return x;
+}
+
+/* Of register i of a quarter. */
+MFK_INLINE float32x4_t scale_of(const activations *x, size_t i, size_t rows, source from)
+{
+    return paired(rows, from) ? x->scale[i / 2] : vdupq_n_f32(x->row[i]->scale);
 }
 
 /* ---- Chains ---- */
 
-/* Four outputs meet word `lane` of a register. */
-MFK_INLINE int32x4_t dot4(int32x4_t sum, int8x16_t w, int8x16_t x, size_t lane)
-{
+/* Four outputs meet word i of the activations. */
 #ifdef __ARM_FEATURE_DOTPROD
-    switch (lane) { /* an instruction's lane has to be a constant even where nothing is inlined */
+MFK_INLINE int32x4_t dot4(int32x4_t sum, int8x16_t w, const mfk_q8_block *a, size_t i)
+{
+    int8x16_t x = vld1q_s8(a->q + i / 4 * 16);
+    switch (i % 4) { /* compilers want a constant that they see */
     case 0:
         return vdotq_laneq_s32(sum, w, x, 0);
     case 1:
@@ -192,13 +189,18 @@ MFK_INLINE int32x4_t dot4(int32x4_t sum, int8x16_t w, int8x16_t x, size_t lane)
     default:
         return vdotq_laneq_s32(sum, w, x, 3);
     }
-#else
-    /* A pair is at most 2 * 128 * 127, which fits a word. */
-    int8x16_t word = vreinterpretq_s8_s32(vdupq_n_s32(vreinterpretq_s32_s8(x)[lane]));
-    int16x8_t low = vmull_s8(vget_low_s8(w), vget_low_s8(word)), high = vmull_high_s8(w, word);
-    return vpadalq_s16(sum, vpaddq_s16(low, high));
-#endif
 }
+#else
+MFK_INLINE int32x4_t dot4(int32x4_t sum, int8x16_t w, const mfk_q8_block *a, size_t i)
+{
+    int32_t word;
+    memcpy(&word, a->q + 4 * i, sizeof word);
+    int8x16_t x = vreinterpretq_s8_s32(vdupq_n_s32(word));
+    /* A pair is at most 2 * 128 * 127, which fits 16 bits. */
+    int16x8_t low = vmull_s8(vget_low_s8(w), vget_low_s8(x)), high = vmull_high_s8(w, x);
+    return vpadalq_s16(sum, vpaddq_s16(low, high));
+}
+#endif
 
 MFK_INLINE void dot8(weights w, const activations *x, size_t h, size_t rows, source from, int32x4_t *sum)
 {
@@ -206,19 +208,24 @@ MFK_INLINE void dot8(weights w, const activations *x, size_t h, size_t rows, sou
     if (paired(rows, from)) {
         const size_t n = registers(rows, from);
         UNROLLED (i, n)
-            sum[i] = vmmlaq_s32(sum[i], w.of[i % 2], x->q[i / 2 * 4 + h]);
+            sum[i] = vmmlaq_s32(sum[i], w.of[i % 2], x->q[i / 2][h]);
         return;
     }
 #endif
     (void)from;
     UNROLLED (i, 2 * rows)
-        sum[i % rows] = dot4(sum[i % rows], w.of[i / rows], x->q[i % rows * 2 + h / 2], h % 2 * 2 + i / rows);
+        sum[i % rows] = dot4(sum[i % rows], w.of[i / rows], x->row[i % rows], 2 * h + i / rows);
 }
 
-/* Few rows take all quarters at once, lest one sum wait for another. */
+/* How many at once. Few rows take all, lest a sum wait for itself; more rows as many as the registers hold. Without sdot
+ * two pay even where they do not fit (Q4): they share the spreading of four activations over a register. */
 MFK_INLINE size_t quarters_of(size_t rows)
 {
+#if defined(__ARM_FEATURE_MATMUL_INT8) || (defined(__ARM_FEATURE_DOTPROD) && defined(GEMM_Q4))
     return rows <= 2 ? 4 : 1;
+#else
+    return rows <= 2 ? 4 : 2;
+#endif
 }
 
 /* Integers of some quarters of panel p over half a block (Q8: over a block), [quarters][registers]. */
@@ -240,7 +247,7 @@ MFK_INLINE void quarters_step(const place *at, const activations *x, size_t p, s
                               source from, f32x16 *acc)
 {
     const size_t n = registers(rows, from), quarters = quarters_of(rows);
-    int32x4_t sum[SCALES_LINES][8];
+    int32x4_t sum[SCALES_LINES][8]; /* of at most four rows by two quarters, or two by four */
     UNROLLED (half, SCALES_LINES)
         dot_quarters(at, x, p, q, half, rows, from, sum[half]);
     UNROLLED (i, quarters * n) {
@@ -249,9 +256,9 @@ MFK_INLINE void quarters_step(const place *at, const activations *x, size_t p, s
         float32x4_t scale = scales_at(at, p, 0, quarter, r, rows, from);
 #ifdef GEMM_Q4
         float32x4_t dot1 = vcvtq_f32_s32(sum[1][i]), scale1 = scales_at(at, p, 1, quarter, r, rows, from);
-        *to = vfmaq_f32(*to, vfmaq_f32(vmulq_f32(dot, scale), dot1, scale1), x->scale[r]);
+        *to = vfmaq_f32(*to, vfmaq_f32(vmulq_f32(dot, scale), dot1, scale1), scale_of(x, r, rows, from));
 #else
-        *to = vfmaq_f32(*to, dot, vmulq_f32(x->scale[r], scale));
+        *to = vfmaq_f32(*to, dot, vmulq_f32(scale_of(x, r, rows, from), scale));
 #endif
     }
 }
@@ -267,7 +274,7 @@ MFK_INLINE void pair_chains(f32x16 *acc, size_t rows, size_t panels)
     }
 }
 
-MFK_INLINE void part_chains(f32x16 *acc, size_t rows, size_t panels)
+MFK_INLINE void unpair_chains(f32x16 *acc, size_t rows, size_t panels)
 {
     UNROLLED (i, (rows + 1) / 2 * 4 * panels) {
         size_t q = i % 4, first = i / 4 / panels * 2 * panels + i / 4 % panels, second = first + panels;
@@ -281,20 +288,22 @@ MFK_INLINE void part_chains(f32x16 *acc, size_t rows, size_t panels)
 MFK_INLINE void tile_chains(const tile_args *t, size_t rows, size_t panels, source from, f32x16 *acc)
 {
     const size_t quarters = quarters_of(rows), announced = from == FROM_ARRANGED ? 0 : CODES_LINES * panels;
-    const char *a[TILE_ROWS];
+    activations x;
     UNROLLED (r, rows)
-        a[r] = t->a + r * t->a_row_bytes;
+        x.row[r] = (const mfk_q8_block *)(const void *)(t->a + r * t->a_row_bytes);
     if (paired(rows, from)) pair_chains(acc, rows, panels);
     for (size_t block = t->begin; block < t->end; block++) {
         const place at = place_of(t, from, block);
         const char *next = ahead(t, from, block);
         UNROLLED (i, announced)
             __builtin_prefetch(next + i / CODES_LINES * t->b_panel_bytes + i % CODES_LINES * MFK_LINE);
-        const activations x = paired(rows, from) ? rows_in_pairs(a, rows) : rows_alone(a, rows);
-        UNROLLED (i, 4 / quarters * panels)
+        if (paired(rows, from)) pair_rows(&x, rows);
+        UNROLLED (i, 4 / quarters * panels) {
+            if (!paired(rows, from)) forget(&x, rows);
             quarters_step(&at, &x, i % panels, i / panels * quarters, rows, panels, from, acc);
+        }
         UNROLLED (r, rows)
-            a[r] += sizeof(mfk_q8_block);
+            x.row[r]++;
     }
-    if (paired(rows, from)) part_chains(acc, rows, panels);
+    if (paired(rows, from)) unpair_chains(acc, rows, panels);
 }
