@@ -2,7 +2,8 @@
 #include "f32x16_neon.h"
 
 #define TILE_ROWS 4
-#define TILE_PANELS(rows) ((rows) <= 1 ? 2 : 1)
+#define TILE_PANELS 1
+#define FEW_ROWS 4
 #define TILE_CHAINS "arm/tile_q_neon.h"
 #include "simd/gemm_q_simd.h"
 

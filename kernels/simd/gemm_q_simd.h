@@ -3,8 +3,9 @@
  *
  * The including file sets
  *     GEMM_Q4        weights are places in a table; else bytes
- *     TILE_ROWS      the most rows of a tile
- *     TILE_PANELS(r) how many panels a tile of r rows reads at once: 1 to 4
+ *     TILE_ROWS      the most rows of a tile where there are more than one
+ *     TILE_PANELS    how many panels such a tile reads at once: 1 or 2
+ *     FEW_ROWS       up to so many rows are one tile, of one panel: one stream is what memory delivers fastest
  *     TILE_CHAINS    a header with a tile_chains() and an arrange_block() that suit its registers and instructions better
  *                    than dot_*.h and what is here, if there is one
  *
@@ -21,17 +22,17 @@
 #include <stdbool.h>
 #include <string.h>
 
-enum { MAX_PANELS = 4, MAX_SUMS = 12 };
+enum { MAX_PANELS = 2, MAX_SUMS = 12, MOST_ROWS = FEW_ROWS > TILE_ROWS ? FEW_ROWS : TILE_ROWS };
 
 /* Where a tile finds a block: in a Q8 or Q4 panel, or arranged: eight lines of bytes, then the f32 scales. */
 typedef enum source { FROM_Q8, FROM_Q4, FROM_ARRANGED } source;
 
 #ifdef GEMM_Q4
 #define STORED FROM_Q4
-enum { SCALES_LINES = 2 };
+enum { SCALES_LINES = 2, STORED_BLOCK_BYTES = MFK_Q4_BLOCK_BYTES + MFK_LINE / 2 };
 #else
 #define STORED FROM_Q8
-enum { SCALES_LINES = 1 };
+enum { SCALES_LINES = 1, STORED_BLOCK_BYTES = MFK_Q8_BLOCK_BYTES + MFK_LINE / 2 };
 #endif
 #if defined(GEMM_Q4) || defined(TILE_CHAINS)
 #define ARRANGES
@@ -50,6 +51,7 @@ typedef struct tile_args {
     size_t a_row_bytes;
     const char *b;     /* the first panel */
     const char *next;  /* the panels to be read after these, or these */
+    const char *later; /* with several tiles: blocks that are read soon, each tile's share of them; else NULL */
     size_t begin, end; /* blocks, of the panels */
     size_t b_panel_bytes;
     const int8_t *table;
@@ -58,11 +60,12 @@ typedef struct tile_args {
     bool resume;
 } tile_args;
 
-/* The processor's own prefetching fills the second-level cache; this is the rest of the way, 1 KiB ahead. Past the
- * end of a panel, or of its live prefix, come the heads of the next. */
+/* What to prefetch with a block. A tile alone, which reads as fast as memory gives: 4.5 KiB ahead, and past the end of a
+ * panel, or of its live prefix, the heads of the next. One of several: of what will be read when they are done. */
 MFK_INLINE const char *ahead(const tile_args *t, source from, size_t block)
 {
-    size_t to = block + (from == FROM_Q4 ? 4 : 2);
+    if (t->later) return t->later + (block - t->begin) * STORED_BLOCK_BYTES;
+    size_t to = block + (from == FROM_Q4 ? 16 : 8);
     const char *b = to < t->end ? t->b : t->next;
     if (to >= t->end) to = to - t->end + t->begin < t->end ? to - t->end + t->begin : t->begin;
     return b + codes_at(from, to);
@@ -91,8 +94,8 @@ MFK_INLINE void dot_bytes(const tile_args *t, const char *codes, const char *pre
         codes4 w[MAX_PANELS];
         UNROLLED (p, panels) {
             w[p] = codes4_of(i32x16_load(codes + p * t->b_panel_bytes + g * MFK_LINE));
-            if (prefetch) __builtin_prefetch(prefetch + p * t->b_panel_bytes + g * MFK_LINE);
         }
+        if (g * MFK_LINE < STORED_BLOCK_BYTES) __builtin_prefetch(prefetch + g * MFK_LINE);
         dot_group(a, 4 * g, rows, panels, w, sum);
     }
 }
@@ -109,9 +112,9 @@ MFK_INLINE void dot_nibbles(const tile_args *t, const char *codes, const char *p
         codes4 w[MAX_PANELS];
         UNROLLED (p, panels) {
             line[p] = i32x16_load(codes + p * t->b_panel_bytes + g * MFK_LINE);
-            __builtin_prefetch(prefetch + p * t->b_panel_bytes + g * MFK_LINE);
             w[p] = codes4_of(i32x16_lookup(table, i32x16_and(line[p], NIBBLES)));
         }
+        __builtin_prefetch(prefetch + g * MFK_LINE);
         dot_group(a, 8 * g, rows, panels, w, sum);
         UNROLLED (p, panels)
             w[p] = codes4_of(i32x16_lookup(table, i32x16_and(i32x16_shift_right(line[p], 4), NIBBLES)));
@@ -166,7 +169,7 @@ MFK_INLINE void block_q4(const tile_args *t, source from, size_t block, const ch
         if (from == FROM_Q4)
             dot_nibbles(t, codes, ahead(t, from, block), a, rows, panels, 2 * half, 2 * half + 2, table, sum);
         else
-            dot_bytes(t, codes, NULL, a, rows, panels, 4 * half, 4 * half + 4, sum);
+            dot_bytes(t, codes, ahead(t, from, block), a, rows, panels, 4 * half, 4 * half + 4, sum);
         UNROLLED (p, panels) {
             f32x16 scale =
                 from == FROM_Q4
@@ -189,7 +192,7 @@ MFK_INLINE void block_q4(const tile_args *t, source from, size_t block, const ch
 /* acc[r][p] takes a step for each block. `rows`, `panels` and `from` are constants where this is inlined. */
 MFK_INLINE void tile_chains(const tile_args *t, size_t rows, size_t panels, source from, f32x16 *acc)
 {
-    const char *a[TILE_ROWS];
+    const char *a[MOST_ROWS];
     UNROLLED (r, rows)
         a[r] = t->a + r * t->a_row_bytes;
 #ifdef GEMM_Q4
@@ -246,49 +249,29 @@ MFK_INLINE void tile(const tile_args *t, size_t rows, size_t panels, source from
             f32x16_store(c + r * c_row_floats + p * MFK_NR, acc[r * panels + p]);
 }
 
-/* A tile of r rows reads as many panels as suit it alone, as many as suit the largest tile, or one. */
-#define TILE_OF(name, r, from)                                \
-    static void name##_##r(const tile_args *t, size_t panels) \
-    {                                                         \
-        if (panels == TILE_PANELS(r))                         \
-            tile(t, r, TILE_PANELS(r), from);                 \
-        else if (panels == TILE_PANELS(TILE_ROWS))            \
-            tile(t, r, TILE_PANELS(TILE_ROWS), from);         \
-        else                                                  \
-            tile(t, r, 1, from);                              \
+/* A tile of r rows, of one panel or of as many as suit the largest. */
+#define TILE_OF(name, r, from)                                  \
+    static void name##_##r(const tile_args *t, size_t panels)   \
+    {                                                           \
+        if (r <= TILE_ROWS && panels == TILE_PANELS)            \
+            tile(t, r, r <= TILE_ROWS ? TILE_PANELS : 1, from); \
+        else                                                    \
+            tile(t, r, 1, from);                                \
     }
-TILE_OF(tiles, 1, STORED)
-TILE_OF(tiles, 2, STORED)
-TILE_OF(tiles, 3, STORED)
-TILE_OF(tiles, 4, STORED)
-#if TILE_ROWS > 4
-TILE_OF(tiles, 5, STORED)
-TILE_OF(tiles, 6, STORED)
+#if FEW_ROWS > 6
+#define EACH_TILE(X, name) X(name, 1) X(name, 2) X(name, 3) X(name, 4) X(name, 5) X(name, 6) X(name, 7) X(name, 8)
+#else
+#define EACH_TILE(X, name) X(name, 1) X(name, 2) X(name, 3) X(name, 4)
 #endif
+#define STORED_TILE(name, r) TILE_OF(name, r, STORED)
+#define ARRANGED_TILE(name, r) TILE_OF(name, r, FROM_ARRANGED)
+#define TILE_NAME(name, r) name##_##r,
 
-static void (*const tiles[])(const tile_args *t, size_t panels) = {
-    tiles_1, tiles_2, tiles_3, tiles_4,
-#if TILE_ROWS > 4
-    tiles_5, tiles_6,
-#endif
-};
-
+EACH_TILE(STORED_TILE, tiles)
+static void (*const tiles[])(const tile_args *t, size_t panels) = { EACH_TILE(TILE_NAME, tiles) };
 #ifdef ARRANGES
-TILE_OF(tiles_arranged, 1, FROM_ARRANGED)
-TILE_OF(tiles_arranged, 2, FROM_ARRANGED)
-TILE_OF(tiles_arranged, 3, FROM_ARRANGED)
-TILE_OF(tiles_arranged, 4, FROM_ARRANGED)
-#if TILE_ROWS > 4
-TILE_OF(tiles_arranged, 5, FROM_ARRANGED)
-TILE_OF(tiles_arranged, 6, FROM_ARRANGED)
-#endif
-
-static void (*const tiles_arranged[])(const tile_args *t, size_t panels) = {
-    tiles_arranged_1, tiles_arranged_2, tiles_arranged_3, tiles_arranged_4,
-#if TILE_ROWS > 4
-    tiles_arranged_5, tiles_arranged_6,
-#endif
-};
+EACH_TILE(ARRANGED_TILE, tiles_arranged)
+static void (*const tiles_arranged[])(const tile_args *t, size_t panels) = { EACH_TILE(TILE_NAME, tiles_arranged) };
 #endif
 
 static void any_tile(const tile_args *t, size_t rows, size_t panels, bool arranged)
@@ -306,7 +289,7 @@ static void any_tile(const tile_args *t, size_t rows, size_t panels, bool arrang
 /* Columns of C that end inside a panel pass through a buffer of whole panels. */
 static void tile_at_edge(const tile_args *t, size_t rows, size_t panels, bool arranged, size_t live)
 {
-    float whole[TILE_ROWS * MAX_PANELS * MFK_NR];
+    float whole[MOST_ROWS * MAX_PANELS * MFK_NR];
     tile_args inner = *t;
     inner.c = whole;
     inner.c_row_floats = panels * MFK_NR;
@@ -319,14 +302,9 @@ static void tile_at_edge(const tile_args *t, size_t rows, size_t panels, bool ar
 
 /* ---- The product ---- */
 
-/* Blocks of 32 inputs at a time: two panels of Q8 are 34 KiB. Rows at a time: their activations are 240 KiB. */
-enum { K_BLOCKS = 32, MAX_ROWS = 192, GLU_ROWS = MAX_ROWS };
-
-static size_t panels_at_once(size_t m, size_t n_panel)
-{
-    size_t largest = TILE_PANELS(TILE_ROWS), alone = m > TILE_ROWS ? largest : TILE_PANELS(m);
-    return n_panel >= alone ? alone : n_panel >= largest ? largest : 1;
-}
+/* Blocks of 32 inputs at a time: two panels of Q8 are 17 KiB, and so are the next two that are on their way. Rows at a
+ * time: their activations are 144 KiB. Panels at a time: their outputs of so many rows are 192 KiB. */
+enum { K_BLOCKS = 16, MAX_ROWS = 192, MAX_N = 256, GLU_ROWS = MAX_ROWS };
 
 #ifdef ARRANGES
 /* Blocks [t->begin, t->end) of the panels, to the scratch. */
@@ -343,14 +321,26 @@ static void arrange(tile_args *t, size_t panels, char *scratch)
 }
 #endif
 
-/* Blocks [begin, end) of all columns and these rows, which go in tiles that differ by one row at most. */
+/* What is read after `panels` panels from `p` on: the next of these blocks, or the first of the blocks behind them. */
+static const char *read_later(const mfk_gemm_args *args, size_t p, size_t panels, size_t begin, size_t end)
+{
+    size_t n_panel = (args->n + MFK_NR - 1) / MFK_NR, last = (args->k_begin + args->k) / MFK_BLOCK;
+    const char *b = args->b;
+    if (p + 2 * panels <= n_panel) return b + (p + panels) * args->b_panel_bytes + codes_at(STORED, begin);
+    return b + codes_at(STORED, 2 * end - begin <= last ? end : begin);
+}
+
+/* Blocks [begin, end) of all columns and these rows, which go in tiles that differ by one row at most. Each of the
+ * first tiles prefetches a panel of those that come later. */
 static void gemm_blocks(const mfk_gemm_args *args, size_t begin, size_t end, bool resume, char *scratch)
 {
-    size_t n_panel = (args->n + MFK_NR - 1) / MFK_NR, n_tile = (args->m + TILE_ROWS - 1) / TILE_ROWS;
+    size_t n_panel = (args->n + MFK_NR - 1) / MFK_NR;
+    size_t n_tile = args->m <= FEW_ROWS ? 1 : (args->m + TILE_ROWS - 1) / TILE_ROWS;
     bool arranged = false;
     for (size_t p = 0, panels; p < n_panel; p += panels) {
         size_t live = args->n - p * MFK_NR;
-        panels = panels_at_once(args->m, n_panel - p);
+        panels = n_tile > 1 && n_panel - p >= TILE_PANELS ? TILE_PANELS : 1;
+        const char *later = n_tile > 1 ? read_later(args, p, panels, begin, end) : NULL;
         tile_args t = { .a_row_bytes = args->a_row_bytes, .begin = begin, .end = end, .resume = resume };
         t.b = (const char *)args->b + p * args->b_panel_bytes;
         t.b_panel_bytes = args->b_panel_bytes;
@@ -363,6 +353,7 @@ static void gemm_blocks(const mfk_gemm_args *args, size_t begin, size_t end, boo
 #endif
         for (size_t i = 0; i < n_tile; i++) {
             size_t row = args->m * i / n_tile, rows = args->m * (i + 1) / n_tile - row;
+            t.later = later && i < panels ? later + i * args->b_panel_bytes : later;
             t.a = (const char *)args->a + row * args->a_row_bytes;
             t.c = args->c + row * t.c_row_floats + p * MFK_NR;
             if (live < panels * MFK_NR)
@@ -374,21 +365,33 @@ static void gemm_blocks(const mfk_gemm_args *args, size_t begin, size_t end, boo
     (void)scratch;
 }
 
-/* `scratch` holds two panels of K_BLOCKS blocks arranged, 40 KiB. */
-static void gemm(const mfk_gemm_args *args, void *scratch, size_t scratch_bytes)
+/* All blocks of a part of the rows and columns. */
+static void gemm_part(const mfk_gemm_args *args, void *scratch)
 {
     size_t first = args->k_begin / MFK_BLOCK, last = first + args->k / MFK_BLOCK;
-    size_t at_once = args->m > TILE_ROWS ? K_BLOCKS : args->k / MFK_BLOCK;
+    size_t at_once = args->m > FEW_ROWS ? K_BLOCKS : args->k / MFK_BLOCK;
+    mfk_gemm_args part = *args;
+    for (size_t begin = first, end; begin < last; begin = end) {
+        end = last - begin < at_once ? last : begin + at_once;
+        part.a = (const char *)args->a + (begin - first) * sizeof(mfk_q8_block);
+        gemm_blocks(&part, begin, end, begin > first || (args->flags & MFK_RESUME), scratch);
+    }
+}
+
+/* `scratch` holds two panels of K_BLOCKS blocks arranged, 20 KiB. */
+static void gemm(const mfk_gemm_args *args, void *scratch, size_t scratch_bytes)
+{
+    const size_t n_at_once = args->m > FEW_ROWS ? MAX_N : args->n;
     mfk_gemm_args part = *args;
     (void)scratch_bytes;
     for (size_t row = 0; row < args->m; row += part.m) {
         part.m = args->m - row < MAX_ROWS ? args->m - row : MAX_ROWS;
         part.a = (const char *)args->a + row * args->a_row_bytes;
-        part.c = args->c + row * (args->c_row_bytes / sizeof(float));
-        for (size_t begin = first, end; begin < last; begin = end) {
-            end = last - begin < at_once ? last : begin + at_once;
-            gemm_blocks(&part, begin, end, begin > first || (args->flags & MFK_RESUME), scratch);
-            part.a = (const char *)part.a + (end - begin) * sizeof(mfk_q8_block);
+        for (size_t n = 0; n < args->n; n += part.n) {
+            part.n = args->n - n < n_at_once ? args->n - n : n_at_once;
+            part.b = (const char *)args->b + n / MFK_NR * args->b_panel_bytes;
+            part.c = args->c + row * (args->c_row_bytes / sizeof(float)) + n;
+            gemm_part(&part, scratch);
         }
     }
 }

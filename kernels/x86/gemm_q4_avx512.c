@@ -5,7 +5,8 @@
 
 #define GEMM_Q4
 #define TILE_ROWS 6
-#define TILE_PANELS(rows) ((rows) <= 3 ? 4 : 2)
+#define TILE_PANELS 2
+#define FEW_ROWS 8
 #include "simd/gemm_q_simd.h"
 
 void mfk_gemm_q4_6x32_avx512(const mfk_gemm_args *args)

@@ -5,7 +5,8 @@
 
 #define GEMM_Q4
 #define TILE_ROWS 4
-#define TILE_PANELS(rows) ((rows) <= 1 ? 4 : (rows) <= 2 ? 2 : 1)
+#define TILE_PANELS 1
+#define FEW_ROWS 4
 #include "simd/gemm_q_simd.h"
 
 void mfk_gemm_q4_4x16_avxvnni(const mfk_gemm_args *args)
