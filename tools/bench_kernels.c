@@ -14,7 +14,8 @@ enum { MAX_ROUND = 100, MAX_SIDE = 1 + BENCH_MAX_PEER };
 static const uint32_t row_counts[] = { 1, 2, 4, 8, 16, 32, 64, 128, 256, 512 };
 static const uint32_t quick_row_counts[] = { 1, 16, 128, 512 };
 static const uint32_t shares[] = { 8, 4, 2, 1 }; /* of the width: 1 / share */
-static const char *const types[] = { "f32", "bf16", "q8", "q4" };
+static const char *const types[] = { "f32", "bf16", "q8", "q4", "f16" };
+enum { N_TYPE_IN_TURN = 4 };
 
 /* Ours, or a peer. */
 typedef struct side {
@@ -28,8 +29,8 @@ typedef struct side {
 
 typedef struct contest {
     const bench *b;
-    const char *type;
-    bool in_bytes; /* the type computes with bytes, others in f32 */
+    const char *type, *cpu; /* cpu: whose kernels are ours */
+    bool in_bytes;          /* the type computes with bytes, others in f32 */
     bench_peers peers;
     bench_roof *roof;
     bench_product *product; /* the matrix at full width */
@@ -201,7 +202,7 @@ static void print_table(contest *t)
 {
     if (t->b->json) return;
     cli_table_print(t->table, stdout);
-    printf("Kernels: ours for %s", bench_product_cpu(t->product));
+    printf("Kernels: ours for %s", t->cpu);
     for (size_t i = 1; i <= t->peers.count; i++)
         printf("; %s %s", t->peers.items[i - 1].name,
                !t->sides[i].takes_part  ? "is not here"
@@ -270,6 +271,11 @@ static float *random_floats(size_t rows, size_t row_floats)
 
 static mf_status run_shape(contest *t, const bench_shape *s, mf_error *error)
 {
+    if (s->d_model % 32 != 0 || s->d_ff % 256 != 0) {
+        snprintf(error->detail, sizeof(error->detail),
+                 "kernels want a --d-model of whole 32s and a --d-ff of whole 256s");
+        return error->status = MF_E_INVALID;
+    }
     const size_t widest = s->d_ff > s->d_model ? s->d_ff : s->d_model,
                  most_rows = row_counts[CLI_COUNT(row_counts) - 1];
     t->w = random_floats(s->d_ff, s->d_model);
@@ -285,7 +291,10 @@ static mf_status run_shape(contest *t, const bench_shape *s, mf_error *error)
         const size_t n = down ? s->d_model : s->d_ff, k = down ? s->d_ff : s->d_model;
         cli_progress_text("packing %s", t->type);
         status = bench_product_create(&t->product, t->type, t->b->n_thread, most_rows, n, k, t->w, k, error);
-        if (status == MF_OK) status = run_matrix(t, s, down, error);
+        if (status == MF_OK) {
+            t->cpu = bench_product_cpu(t->product);
+            status = run_matrix(t, s, down, error);
+        }
         if (status == MF_OK && down) print_table(t);
         bench_product_free(t->product);
     }
@@ -306,14 +315,14 @@ mf_status bench_kernels(const bench *b, json_t *out, mf_error *error)
     t->roof = bench_roof_create(b->n_thread, 0);
     mf_status status = t->roof ? MF_OK : (error->status = MF_E_NOMEM);
     for (size_t i = 0; i < CLI_COUNT(types) && status == MF_OK; i++) {
-        if (b->products.type && strcmp(b->products.type, types[i]) != 0) continue;
+        if (b->products.type ? strcmp(b->products.type, types[i]) != 0 : i >= N_TYPE_IN_TURN) continue;
         t->type = types[i];
         t->in_bytes = t->type[0] == 'q';
         status = bench_peers_load(&t->peers, &b->products.peers, t->type, error);
         for (size_t s = 0; s < b->products.n_shape && status == MF_OK; s++)
             status = run_shape(t, &b->products.shapes[s], error);
     }
-    json_object_set_new(out, "kernels", t->list);
+    json_object_set_new(out, "kernels", json_pack("{s:s?, s:o}", "cpu", t->cpu, "points", t->list));
     bench_roof_free(t->roof);
     free(t);
     return status;
