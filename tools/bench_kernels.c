@@ -6,46 +6,13 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "bench.h"
-#include "bench_peers.h"
-#include "bench_product.h"
+#include "bench_kernels.h"
 
-enum { MAX_ROUND = 100, MAX_SIDE = 1 + BENCH_MAX_PEER };
 static const uint32_t row_counts[] = { 1, 2, 4, 8, 16, 32, 64, 128, 256, 512 };
 static const uint32_t quick_row_counts[] = { 1, 16, 128, 512 };
 static const uint32_t shares[] = { 8, 4, 2, 1 }; /* of the width: 1 / share */
 static const char *const types[] = { "f32", "bf16", "q8", "q4", "f16" };
 enum { N_TYPE_IN_TURN = 4 };
-
-/* Ours, or a peer. */
-typedef struct side {
-    void *peer;       /* of one point */
-    bool takes_part;  /* a peer may not know a product, or lack its library */
-    char kernels[64]; /* "": it did not say */
-    int repeats;      /* in a turn */
-    double seconds[MAX_ROUND];
-    double ratio[MAX_ROUND]; /* its seconds to ours */
-} side;
-
-typedef struct contest {
-    const bench *b;
-    const char *type, *cpu; /* cpu: whose kernels are ours */
-    bool in_bytes;          /* the type computes with bytes, others in f32 */
-    bench_peers peers;
-    bench_roof *roof;
-    bench_product *product; /* the matrix at full width */
-    float *w, *a, *c, *c_peer;
-    side sides[MAX_SIDE]; /* ours is the first */
-    double peak[MAX_ROUND], share[MAX_ROUND];
-    cli_table *table;
-    json_t *list;
-} contest;
-
-typedef struct point {
-    const char *matrix; /* "2048x5632 up" */
-    uint32_t divisor;   /* of the width */
-    size_t m, n, k, w_row_floats;
-} point;
 
 /* ---- Measuring ---- */
 
@@ -124,93 +91,6 @@ static void measure(contest *t, const point *p)
     }
 }
 
-/* ---- The report ---- */
-
-/* The least ratio of those that are no ceiling; 0: there is none. Medians sort, which does no harm any more. */
-static double ratio_to_best(contest *t, size_t *best)
-{
-    double least = 0;
-    *best = 0;
-    for (size_t i = 1; i <= t->peers.count; i++) {
-        if (!t->sides[i].takes_part || t->peers.items[i - 1].ceiling) continue;
-        const double ratio = bench_median(t->sides[i].ratio, t->b->rounds);
-        if (*best == 0 || ratio < least) least = ratio, *best = i;
-    }
-    return least;
-}
-
-static json_t *describe_peers(contest *t, double operations)
-{
-    json_t *all = json_object();
-    for (size_t i = 1; i <= t->peers.count; i++) {
-        side *s = &t->sides[i];
-        if (!s->takes_part) continue;
-        json_object_set_new(all, t->peers.items[i - 1].name,
-                            json_pack("{s:f, s:f, s:b, s:o}", "ops_per_second",
-                                      operations / bench_median(s->seconds, t->b->rounds), "ratio",
-                                      bench_median(s->ratio, t->b->rounds), "ceiling", t->peers.items[i - 1].ceiling,
-                                      "kernels", cli_json_string(s->kernels[0] ? s->kernels : NULL)));
-    }
-    return all;
-}
-
-static void report(contest *t, const point *p)
-{
-    const uint32_t rounds = t->b->rounds;
-    const double operations = 2.0 * (double)p->m * (double)p->n * (double)p->k;
-    const double seconds = bench_median(t->sides[0].seconds, rounds), share = bench_median(t->share, rounds);
-    const double read = bench_product_weight_bytes(t->product, p->n, p->k) / seconds;
-    size_t best;
-    const double ratio = ratio_to_best(t, &best);
-    cli_table_cell(t->table, "%s", p->matrix);
-    cli_table_cell(t->table, "1/%u", p->divisor);
-    cli_table_cell(t->table, "%zu", p->m);
-    cli_table_cell(t->table, "%zu", p->n);
-    cli_table_cell(t->table, "%zu", p->k);
-    cli_table_cell(t->table, "%.1f", 1e-9 * operations / seconds);
-    cli_table_cell(t->table, "%.0f %%", 100 * share);
-    cli_table_cell(t->table, "%s", p->m == 1 ? cli_format("%.1f", 1e-9 * read).text : "");
-    for (size_t i = 1; i <= t->peers.count; i++) {
-        const double theirs = t->sides[i].takes_part ? bench_median(t->sides[i].seconds, rounds) : 0;
-        cli_table_cell(t->table, "%s", theirs > 0 ? cli_format("%.1f", 1e-9 * operations / theirs).text : "-");
-    }
-    cli_table_cell(t->table, "%s", best ? cli_format("%.2f", ratio).text : "-");
-    json_t *point =
-        json_pack("{s:s, s:s, s:i, s:i, s:i, s:i, s:f, s:f, s:f, s:o}", "type", t->type, "matrix", p->matrix,
-                  "width_divisor", (int)p->divisor, "m", (int)p->m, "n", (int)p->n, "k", (int)p->k, "ops_per_second",
-                  operations / seconds, "peak_ops_per_second", bench_median(t->peak, rounds), "share_of_peak", share,
-                  "peers", describe_peers(t, operations));
-    if (p->m == 1) json_object_set_new(point, "weight_bytes_per_second", json_real(read));
-    if (best) json_object_set_new(point, "best_peer", json_string(t->peers.items[best - 1].name));
-    if (best) json_object_set_new(point, "ratio", json_real(ratio));
-    json_array_append_new(t->list, point);
-}
-
-static cli_table *make_table(const contest *t)
-{
-    char columns[256 + BENCH_MAX_PEER * (sizeof(t->peers.items[0].name) + 10)];
-    int at = snprintf(columns, sizeof(columns), "<matrix|width|rows|n|k|ours|of peak|GB/s");
-    for (size_t i = 0; i < t->peers.count; i++)
-        at += snprintf(columns + at, sizeof(columns) - (size_t)at, "|%s%s", t->peers.items[i].name,
-                       t->peers.items[i].ceiling ? " (ceiling)" : "");
-    snprintf(columns + at, sizeof(columns) - (size_t)at, "|ratio");
-    return cli_table_create(columns);
-}
-
-/* What each took at the last point. */
-static void print_table(contest *t)
-{
-    if (t->b->json) return;
-    cli_table_print(t->table, stdout);
-    printf("Kernels: ours for %s", t->cpu);
-    for (size_t i = 1; i <= t->peers.count; i++)
-        printf("; %s %s", t->peers.items[i - 1].name,
-               !t->sides[i].takes_part  ? "is not here"
-               : t->sides[i].kernels[0] ? t->sides[i].kernels
-                                        : "did not say");
-    printf(".\n");
-}
-
 /* ---- The suite ---- */
 
 static mf_status run_point(contest *t, const point *p, mf_error *error)
@@ -226,7 +106,7 @@ static mf_status run_point(contest *t, const point *p, mf_error *error)
     }
     if (status == MF_OK) {
         measure(t, p);
-        report(t, p);
+        bench_kernels_report(t, p);
     }
     for (size_t i = 1; i <= t->peers.count; i++)
         if (t->sides[i].peer) t->peers.items[i - 1].close(t->sides[i].peer);
@@ -286,7 +166,7 @@ static mf_status run_shape(contest *t, const bench_shape *s, mf_error *error)
     bench_title(
         t->b, "Products: %s weights, d_model %u, d_ff %u; %u thread%s; in G%s/s, a multiply-add counting as two",
         t->type, s->d_model, s->d_ff, t->b->n_thread, t->b->n_thread == 1 ? "" : "s", t->in_bytes ? "OP" : "FLOP");
-    t->table = make_table(t);
+    t->table = bench_kernels_table(t);
     for (int down = 0; down < 2 && status == MF_OK; down++) {
         const size_t n = down ? s->d_model : s->d_ff, k = down ? s->d_ff : s->d_model;
         cli_progress_text("packing %s", t->type);
@@ -295,7 +175,7 @@ static mf_status run_shape(contest *t, const bench_shape *s, mf_error *error)
             t->cpu = bench_product_cpu(t->product);
             status = run_matrix(t, s, down, error);
         }
-        if (status == MF_OK && down) print_table(t);
+        if (status == MF_OK && down) bench_kernels_print(t);
         bench_product_free(t->product);
     }
     cli_table_free(t->table);

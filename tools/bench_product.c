@@ -1,4 +1,5 @@
 /* bench_product.c - our matrix products by themselves, without a model. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -56,7 +57,10 @@ static mf_status start(bench_product *p, uint32_t n_thread, mf_error *error)
     const mfi_pool_options options = { .n_thread = n_thread, .run_spin_us = 1000, .idle_spin_us = 1000 };
     uint64_t cpu = mfk_cpu_detect();
     const char *level = getenv("MF_CPU");
-    if (level && *level && mfk_cpu_limit(&cpu, level) != 0) return error->status = MF_E_INVALID;
+    if (level && *level && mfk_cpu_limit(&cpu, level) != 0) {
+        snprintf(error->detail, sizeof(error->detail), "MF_CPU: there is no level \"%s\"", level);
+        return error->status = MF_E_INVALID;
+    }
     mfk_table_init(&p->table, cpu);
     return mfi_pool_create(&p->pool, &p->allocator, &options, error);
 }
