@@ -3,7 +3,7 @@
 
   python3 scripts/performance.py --program build/tools/matformer --docs docs
 
-Nothing else should run meanwhile; it takes about an hour. --from FILE writes the pages again from the JSON that
+Nothing else should run meanwhile; it takes about half an hour. --from FILE writes the pages again from the JSON that
 an earlier run left beside them. Needs matplotlib for the picture.
 """
 import argparse
