@@ -235,11 +235,9 @@ const cli_command cmd_bench = {
         "attention  of one layer by itself, at 512 to 32768 positions, with every type of the cache, with one and\n"
         "           with all threads, against both\n"
         "kernels    matrix products by themselves, at four widths of an FFN and up to 512 rows, against the measured\n"
-        "           peaks and other libraries: BLIS, OpenBLAS and oneDNN, as far as the build found plugins' "
-        "libraries, or\n"
-        "           any --peer. BLIS_ARCH_TYPE and OPENBLAS_CORETYPE choose their kernels, MF_CPU ours; many minutes, "
-        "and\n"
-        "           so not part of all\n"
+        "           peaks and other libraries: BLIS, OpenBLAS and oneDNN where they were found, or any --peer.\n"
+        "           BLIS_ARCH_TYPE and OPENBLAS_CORETYPE choose their kernels, MF_CPU ours; many minutes, and so not\n"
+        "           part of all\n"
         "train      training steps, against the measured multiply-add peak; minutes, and so not part of all\n\n"
         "Both sides of a ratio are measured in turn; the numbers are medians. Nothing else should run.\n",
     .run = run,
