@@ -1,7 +1,7 @@
 #!/bin/sh
-# Usage: scripts/install_deps.sh [tests|ci]
-# Installs the Debian packages that building needs; with `tests`, also those that the tests need, and with `ci`
-# those that .ci/run checks with. Does nothing where they are all there, and then needs no root.
+# Usage: scripts/install_deps.sh [tests|ci|peers]
+# Installs the Debian packages that building needs; with `tests`, also those that the tests need, with `ci` those
+# that .ci/run checks with, and with `peers` the libraries that `matformer bench kernels` measures beside ours. Does nothing where they are all there, and then needs no root.
 set -eu
 
 packages='gcc libc6-dev pkg-config meson ninja-build libzstd-dev libxxhash-dev libjansson-dev libblis-dev'
@@ -9,7 +9,8 @@ case ${1-} in
 tests | ci) packages="$packages g++ libcriterion-dev python3-numpy python3-xxhash python3-zstandard" ;;
 esac
 case ${1-} in
-ci) packages="$packages clang-14 clang-format-14 libclang-rt-14-dev abigail-tools gcc-aarch64-linux-gnu qemu-user" ;;
+ci) packages="$packages clang-14 clang-format-14 libclang-rt-14-dev abigail-tools gcc-aarch64-linux-gnu qemu-user libdnnl-dev" ;;
+peers) packages="$packages libopenblas0-pthread libdnnl-dev" ;;
 esac
 
 # Elsewhere than on Debian, meson says what is missing.

@@ -3,7 +3,7 @@
 
   python3 scripts/performance.py --program build/tools/matformer --docs docs
 
-Nothing else should run meanwhile; it takes about twenty minutes. --from FILE writes the pages again from the JSON that
+Nothing else should run meanwhile; it takes about half an hour. --from FILE writes the pages again from the JSON that
 an earlier run left beside them. Needs matplotlib for the picture.
 """
 import argparse
@@ -28,20 +28,38 @@ def measure(args):
         run = bench(args, "decode", "--threads", str(threads))
         result["decode"][str(threads)], result["model"] = run["decode"], run["model"]
         result["prefill"][str(threads)] = bench(args, "prefill", "--threads", str(threads))["prefill"]
-    result["view_seconds"] = bench(args, "views")["view_seconds"]
-    result["kernels"] = measure_kernels(args)
+    views = bench(args, "views")
+    result["view_seconds"] = views["view_seconds"]
+    result["kernels"] = measure_kernels(args, views["roof_cpu"])
     result["train"] = bench(args, "train")["train"]
     return result
 
 
-def measure_kernels(args):
-    """Against the kernels that BLIS takes by itself, and against those that it has for AVX-512 (0) and AVX2 (3), which it
-    may not know to take here."""
-    runs = {}
-    for environment in ({}, {"BLIS_ARCH_TYPE": "0"}, {"BLIS_ARCH_TYPE": "3"}):
-        run = bench(args, "kernels", environment=environment)["kernels"]
-        runs.setdefault(run["blis"], run)
-    return list(runs.values())
+# Which kernels BLIS 0.9 and OpenBLAS shall take: they may not know to take the best here.
+AVX2 = {"BLIS_ARCH_TYPE": "3", "OPENBLAS_CORETYPE": "HASWELL"}
+AVX512 = {"BLIS_ARCH_TYPE": "0", "OPENBLAS_CORETYPE": "SKYLAKEX"}
+
+
+def measure_kernels(args, cpu):
+    """Beside the peers with their best kernels for this processor; where that is AVX-512, in f32 with those for AVX2 as
+    well, which are better at few rows."""
+    words = ["kernels", "--threads", "1"]
+    best = AVX512 if cpu.startswith("avx512") else AVX2 if cpu == "avx2" else {}
+    result = bench(args, *words, environment=best)["kernels"]
+    if best is AVX512:
+        other = bench(args, *words, "--type", "f32", environment=AVX2)["kernels"]
+        points = [p for p in result["points"] if p["type"] == "f32"]
+        for point, again in zip(points, other["points"]):
+            add_peers(point, again)
+    return result
+
+
+def add_peers(point, again):
+    """The peers of the same point, measured with other kernels."""
+    for name, peer in again["peers"].items():
+        point["peers"][f"{name}, {peer['kernels']}"] = peer
+    if "ratio" in again and again["ratio"] < point.get("ratio", again["ratio"] + 1):
+        point["ratio"], point["best_peer"] = again["ratio"], f"{again['best_peer']}, {again['peers'][again['best_peer']]['kernels']}"
 
 
 def describe_machine():
@@ -87,20 +105,36 @@ def prefill_lines(result):
 
 
 def kernel_lines(result):
-    lines = ["## f32 GEMM against BLIS", "",
-             "One thread each, in turn, ours divided by BLIS (more is better), on the two matrices of an FFN and prefixes of them:",
-             "`up` is cut in its outputs, `down` in its inputs. GFLOP/s of ours in brackets.", ""]
-    for run in result["kernels"]:
-        points = run["points"]
+    run = result["kernels"]
+    lines = ["## Products", "",
+             "One thread, on the two matrices of an FFN and prefixes of them: `up` is cut in its outputs, `down` in its inputs. Of f32 and",
+             "bf16 our rate divided by the best peer's at that point (more is better), of q8 and q4 the share of the measured peak of dot",
+             f"products of bytes, quantizing the activations included; GFLOP/s or GOP/s of ours in brackets. Our kernels: {run['cpu']}.", ""]
+    for kind in dict.fromkeys(p["type"] for p in run["points"]):
+        points = [p for p in run["points"] if p["type"] == kind]
         counts = sorted({p["m"] for p in points})
         rows = []
-        for key in dict.fromkeys((p["matrix"], p["width_divisor"]) for p in points):
-            cells = {p["m"]: p for p in points if (p["matrix"], p["width_divisor"]) == key}
-            rows.append([key[0], f"1/{key[1]}", *(f"{cells[m]['ratio']:.2f} ({1e-9 * cells[m]['flops_per_second']:.0f})"
-                                                  if "ratio" in cells[m] else "-" for m in counts)])
-        lines += [f"Ours: {run['cpu']}. BLIS: its kernels for {run['blis']}.", "",
-                  *table(["matrix", "width", *(f"{m} rows" for m in counts)], rows)]
+        for matrix, divisor in dict.fromkeys((p["matrix"], p["width_divisor"]) for p in points):
+            cells = {p["m"]: p for p in points if (p["matrix"], p["width_divisor"]) == (matrix, divisor)}
+            rows.append([matrix, f"1/{divisor}", *(kernel_cell(cells[m]) for m in counts)])
+        lines += [f"{kind}. Beside it: {describe_peers(points)}.", "", *table(["matrix", "width", *(f"{m} rows" for m in counts)], rows)]
     return lines
+
+
+def kernel_cell(point):
+    value = f"{point['ratio']:.2f}" if "ratio" in point else "-"
+    if point["type"] in ("q8", "q4"):
+        value = f"{100 * point['share_of_peak']:.0f} %"
+    return f"{value} ({1e-9 * point['ops_per_second']:.0f})"
+
+
+def describe_peers(points):
+    """Each with all kernels that it took."""
+    taken = {}
+    for point in points:
+        for name, peer in point["peers"].items():
+            taken.setdefault(name.split(",")[0] + (" (a ceiling)" if peer["ceiling"] else ""), set()).add(peer["kernels"] or "?")
+    return "; ".join(f"{name} with {', '.join(sorted(kernels))}" for name, kernels in taken.items()) or "nothing"
 
 
 def train_lines(result):

@@ -1,6 +1,6 @@
 /* checkkernel_bench.c - the speed of single kernels, from caches: the best of several runs, as a share of the
  * f32 multiply-add peak measured beside it; and for matrix products the time against the width, which a good
- * elastic kernel makes a straight line. bench_gemm compares with BLIS and with the memory's bandwidth. */
+ * elastic kernel makes a straight line. `matformer bench kernels` compares with other libraries. */
 #include "checkkernel.h"
 
 #include <stdio.h>

@@ -253,6 +253,35 @@ json '[(p["threads"], p["cache"]) for p in o["attention"]["points"]] == [(t, c) 
 json 'all(p["decode_seconds"] > 0 and p["prefill_seconds"] > 0 for p in o["attention"]["points"])'
 expect 2 bench attention --heads 6 --kv-heads 4
 
+# bench kernels: a small FFN, of each type; and plugins, those beside the program and others.
+kernels="bench kernels --d-model 32 --d-ff 256 --rounds 5 --threads 1"
+expect 0 $kernels --rows 3 --json
+json '[(p["type"], p["matrix"], p["width_divisor"]) for p in o["kernels"]["points"]] == [
+    (t, "32x256 " + m, d) for t in ("f32", "bf16", "q8", "q4") for m in ("up", "down") for d in (8, 4, 2, 1)]'
+json 'all(p["m"] == 3 and p["ops_per_second"] > 0 and p["share_of_peak"] > 0 for p in o["kernels"]["points"])'
+expect 0 $kernels --quick --type bf16 --json
+json '[(p["m"], p["width_divisor"]) for p in o["kernels"]["points"]] == 2 * [(m, d) for d in (8, 1) for m in (1, 16, 128, 512)]'
+json 'all(("weight_bytes_per_second" in p) == (p["m"] == 1) for p in o["kernels"]["points"])'
+peers=$(dirname "$matformer")/peers
+for type in f32 f16 q8; do
+    expect 0 $kernels --rows 2 --type $type --json --peer "ours=$peers/peer_matformer.so:$type" --peer "none=$peers/peer_cblas.so:x"
+    json 'all(set(p["peers"]) == {"ours"} and p["best_peer"] == "ours" and p["ratio"] > 0 for p in o["kernels"]["points"])'
+done
+expect 0 $kernels --rows 2 --type f32 --threads 2 --peer "twin=$peers/peer_matformer.so:f32"
+says "twin" out
+expect 1 $kernels --rows 2 --type f32 --peer "crude=$peers/peer_matformer.so:q4"
+says "crude: its product of 2 x .* differs from ours"
+expect 1 $kernels --peer "gone=$folder/gone.so"
+says "$folder/gone.so: No such file or directory. A --peer is NAME=PATH"
+echo text >"$folder/text.so"
+expect 1 $kernels --peer "text=$folder/text.so"
+says "$folder/text.so: .*A --peer is NAME=PATH"
+expect 1 $kernels --peer "$folder/text.so"
+says "has no name"
+expect 1 $kernels --d-ff 320
+says "--d-ff of whole 256s"
+expect 2 $kernels --rows 513
+
 # bench: a signal while the model is written leaves no file.
 mkdir "$folder/tmp"
 TMPDIR=$folder/tmp "$matformer" bench views --threads 1 >"$folder/out" 2>&1 &

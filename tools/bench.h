@@ -10,6 +10,21 @@ typedef struct bench_attention_shape {
     uint32_t n_position; /* most that are measured, at least 512 */
 } bench_attention_shape;
 
+typedef struct bench_shape {
+    uint32_t n_layer, d_model, n_head, head_group, d_head, d_ff, n_vocab;
+    const char *type; /* of the matrices, "bf16" */
+} bench_shape;
+
+/* What `kernels` measures. */
+typedef struct bench_products {
+    const bench_shape *shapes; /* [n_shape]; of each the two matrices of the FFN */
+    size_t n_shape;
+    const char *type; /* NULL: in turn */
+    uint32_t rows;    /* 0: in turn */
+    bool quick;
+    cli_list peers; /* NAME=PATH[:OPTION] */
+} bench_products;
+
 typedef struct bench {
     const char *path;  /* of the model; NULL until one is made */
     uint32_t n_thread; /* at least 1 */
@@ -17,6 +32,7 @@ typedef struct bench {
     bool copy;         /* load the weights to memory rather than map them */
     bool json;
     bench_attention_shape attention;
+    bench_products products;
     mf_model *model; /* NULL for the kernels */
     mf_model_info info;
 } bench;
@@ -38,11 +54,6 @@ double bench_least_median(double *values, size_t rows, size_t stride, size_t n);
 void bench_title(const bench *b, const char *format, ...) CLI_PRINTF(2, 3);
 
 /* ---- A model to measure ---- */
-
-typedef struct bench_shape {
-    uint32_t n_layer, d_model, n_head, head_group, d_head, d_ff, n_vocab;
-    const char *type; /* of the matrices, "bf16" */
-} bench_shape;
 
 /* Writes a random model with granularities at 1/8, 1/4, 1/2 and 1 of d_ff. MF_E_CANCELLED, and no file, after a
  * signal that cli_interrupt_begin() receives. */

@@ -1,224 +1,209 @@
-/* bench_kernels.c - our f32 GEMM against BLIS on the two matrices of an FFN, at several widths. One thread
- * each. Ours reads the panels that a file stores; BLIS gets the same prefix as a strided view. */
-#include <dlfcn.h>
+/* bench_kernels.c - our matrix products on the two matrices of an FFN and on prefixes of them, beside other libraries'
+ * (bench_peers.h) and the peaks of arithmetic. Ours reads the panels that a file stores; the others get the prefix as
+ * a view of plain rows. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
-#include "bench.h"
-#include "cpu.h"
-#include "kernel.h"
-#include "pack.h"
+#include "bench_kernels.h"
 
-enum { MAX_ROUND = 100, MAX_ROWS = 512 };
+static const uint32_t row_counts[] = { 1, 2, 4, 8, 16, 32, 64, 128, 256, 512 };
+static const uint32_t quick_row_counts[] = { 1, 16, 128, 512 };
+static const uint32_t shares[] = { 8, 4, 2, 1 }; /* of the width: 1 / share */
+static const char *const types[] = { "f32", "bf16", "q8", "q4", "f16" };
+enum { N_TYPE_IN_TURN = 4 };
 
-typedef struct ffn_shape {
-    size_t d_model, d_ff;
-} ffn_shape;
+/* ---- Measuring ---- */
 
-static const ffn_shape shapes[] = { { 1024, 4096 }, { 2048, 16384 } };
-static const size_t row_counts[] = { 1, 16, 128, 512 };
-static const size_t shares[] = { 8, 4, 2, 1 }; /* of the width: 1 / share */
-
-/* bli_sgemm and what tells which kernels it takes; dim_t and inc_t have 64 bits. */
-typedef struct blis {
-    void *handle;
-    void (*sgemm)(int trans_a, int trans_b, int64_t m, int64_t n, int64_t k, const float *alpha, const float *a,
-                  int64_t rs_a, int64_t cs_a, const float *b, int64_t rs_b, int64_t cs_b, const float *beta, float *c,
-                  int64_t rs_c, int64_t cs_c);
-    const char *architecture;
-} blis;
-
-/* A function pointer out of an object pointer, which ISO C does not convert. */
-static void load_symbol(void *handle, const char *name, void *function)
+static void multiply(contest *t, const point *p, size_t i)
 {
-    void *symbol = dlsym(handle, name);
-    memcpy(function, &symbol, sizeof(symbol));
+    if (i == 0)
+        bench_product_run(t->product, p->m, p->n, p->k, t->a, t->c);
+    else
+        t->peers.items[i - 1].run(t->sides[i].peer, t->a, t->c_peer);
 }
 
-static blis open_blis(void)
+/* Pools of threads spin for a while after their work, OpenMP's and OpenBLAS's for milliseconds. */
+static void let_rest(const contest *t)
 {
-    blis library = { .handle = dlopen("libblis.so.4", RTLD_NOW | RTLD_LOCAL) };
-    if (!library.handle) library.handle = dlopen("libblis.so", RTLD_NOW | RTLD_LOCAL);
-    if (!library.handle) return library;
-    void (*initialize)(void);
-    int (*query)(void);
-    const char *(*name)(int id);
-    load_symbol(library.handle, "bli_sgemm", &library.sgemm);
-    load_symbol(library.handle, "bli_init", &initialize);
-    if (initialize) initialize(); /* or a query aborts where BLIS_ARCH_TYPE is set */
-    load_symbol(library.handle, "bli_arch_query_id", &query);
-    load_symbol(library.handle, "bli_arch_string", &name);
-    library.architecture = query && name ? name(query()) : "unknown";
-    return library;
+    if (t->b->n_thread > 1) usleep(40000);
 }
 
-/* One matrix B[n][k] at full width, in both forms, and a slice of it. */
-typedef struct matrix {
-    size_t n_full, k_full, n, k;
-    float *rows; /* [n_full][k_full] */
-    void *panels;
-    size_t panel_bytes;
-} matrix;
-
-typedef struct contest {
-    const bench *b;
-    mfk_table table;
-    blis blis;
-    float *a, *c, *c_blis;
-    void *scratch;
-} contest;
-
-static float *random_floats(size_t n)
+/* Seconds of a product. One goes before that counts for nothing: others have used the caches meanwhile. */
+static double take_turn(contest *t, const point *p, size_t i)
 {
-    float *x = aligned_alloc(64, (n * sizeof(*x) + 63) / 64 * 64);
+    let_rest(t);
+    multiply(t, p, i);
+    const double began = cli_now();
+    for (int r = 0; r < t->sides[i].repeats; r++)
+        multiply(t, p, i);
+    return (cli_now() - began) / t->sides[i].repeats;
+}
+
+/* A turn takes 10 ms at least, so that it is long against the clock. */
+static void set_repeats(contest *t, const point *p, size_t i)
+{
+    t->sides[i].repeats = 1;
+    t->sides[i].repeats += (int)fmin(0.01 / take_turn(t, p, i), 1e6);
+}
+
+/* In f32 alone: elsewhere a peer need not look at A. The numbers are in [-1, 1), so that a result is some sqrt(k) / 3,
+ * which another order of the sum or bf16 change by far less than a hundredth of that. */
+static mf_status compare(const contest *t, const point *p, size_t i, mf_error *error)
+{
+    const float most = 0.01F * sqrtf((float)p->k);
+    if (strcmp(t->type, "f32") != 0) return MF_OK;
+    for (size_t j = 0; j < p->m * p->n; j++)
+        if (!(fabsf(t->c[j] - t->c_peer[j]) <= most)) {
+            snprintf(error->detail, sizeof(error->detail), "%s: its product of %zu x %zu x %zu differs from ours",
+                     t->peers.items[i - 1].name, p->m, p->n, p->k);
+            return error->status = MF_E_INVALID;
+        }
+    return MF_OK;
+}
+
+static void open_peer(contest *t, const point *p, size_t i)
+{
+    const bench_peer *peer = &t->peers.items[i - 1];
+    side *s = &t->sides[i];
+    s->kernels[0] = '\0';
+    s->peer =
+        peer->open(peer->option, (int)t->b->n_thread, (int)p->m, (int)p->n, (int)p->k, t->w, (int)p->w_row_floats);
+    s->takes_part = s->peer != NULL;
+    const char *kernels = s->takes_part && peer->kernels ? peer->kernels(s->peer) : NULL;
+    if (kernels) snprintf(s->kernels, sizeof(s->kernels), "%s", kernels);
+}
+
+static void measure(contest *t, const point *p)
+{
+    const double operations = 2.0 * (double)p->m * (double)p->n * (double)p->k;
+    for (uint32_t round = 0; round < t->b->rounds; round++) {
+        for (size_t i = 0; i <= t->peers.count; i++) {
+            side *s = &t->sides[i];
+            if (!s->takes_part) continue;
+            s->seconds[round] = take_turn(t, p, i);
+            s->ratio[round] = s->seconds[round] / t->sides[0].seconds[round];
+        }
+        let_rest(t);
+        t->peak[round] = t->in_bytes ? bench_roof_dot(t->roof) : bench_roof_fma(t->roof);
+        t->share[round] = operations / t->sides[0].seconds[round] / t->peak[round];
+    }
+}
+
+/* ---- The suite ---- */
+
+static mf_status run_point(contest *t, const point *p, mf_error *error)
+{
+    mf_status status = MF_OK;
+    t->sides[0].takes_part = true;
+    set_repeats(t, p, 0);
+    for (size_t i = 1; i <= t->peers.count && status == MF_OK; i++) {
+        open_peer(t, p, i);
+        if (!t->sides[i].takes_part) continue;
+        set_repeats(t, p, i);
+        status = compare(t, p, i, error);
+    }
+    if (status == MF_OK) {
+        measure(t, p);
+        bench_kernels_report(t, p);
+    }
+    for (size_t i = 1; i <= t->peers.count; i++)
+        if (t->sides[i].peer) t->peers.items[i - 1].close(t->sides[i].peer);
+    return status;
+}
+
+/* Every width, and every number of rows that was asked for. */
+static mf_status run_matrix(contest *t, const bench_shape *s, bool down, mf_error *error)
+{
+    const bench_products *asked = &t->b->products;
+    const uint32_t *rows = asked->rows ? &asked->rows : asked->quick ? quick_row_counts : row_counts;
+    const size_t n_rows = asked->rows ? 1 : asked->quick ? CLI_COUNT(quick_row_counts) : CLI_COUNT(row_counts);
+    const cli_text name = cli_format("%ux%u %s", s->d_model, s->d_ff, down ? "down" : "up");
+    mf_status status = MF_OK;
+    for (size_t i = 0; i < CLI_COUNT(shares); i++)
+        for (size_t r = 0; r < n_rows && status == MF_OK; r++) {
+            if (asked->quick && shares[i] != 8 && shares[i] != 1) continue;
+            cli_progress(name.text, (double)(i * n_rows + r), (double)(n_rows * CLI_COUNT(shares)));
+            const size_t width = s->d_ff / shares[i];
+            const point p = { .matrix = name.text,
+                              .divisor = shares[i],
+                              .m = rows[r],
+                              .n = down ? s->d_model : width,
+                              .k = down ? width : s->d_model,
+                              .w_row_floats = down ? s->d_ff : s->d_model };
+            status = run_point(t, &p, error);
+        }
+    cli_progress_end();
+    return status;
+}
+
+static float *random_floats(size_t rows, size_t row_floats)
+{
+    float *x = bench_allocate(rows, row_floats * sizeof(*x));
     uint64_t state = 1;
-    for (size_t i = 0; x && i < n; i++) {
+    for (size_t i = 0; x && i < rows * row_floats; i++) {
         state = state * 6364136223846793005U + 1442695040888963407U;
         x[i] = (float)(int32_t)(state >> 32) * 0x1p-31F;
     }
     return x;
 }
 
-static bool make_matrix(matrix *w, size_t n_full, size_t k_full)
+static mf_status run_shape(contest *t, const bench_shape *s, mf_error *error)
 {
-    *w = (matrix){ .n_full = n_full, .k_full = k_full };
-    w->panel_bytes = mfk_panel_bytes(MFK_F32, k_full);
-    w->rows = random_floats(n_full * k_full);
-    w->panels = aligned_alloc(64, mfk_panels_bytes(MFK_F32, n_full, k_full));
-    if (!w->rows || !w->panels) return false;
-    mfk_pack(MFK_F32, NULL, n_full, k_full, w->rows, k_full, w->panels, w->panel_bytes);
-    return true;
-}
-
-static void free_matrix(matrix *w)
-{
-    free(w->rows);
-    free(w->panels);
-}
-
-static double run_ours(contest *t, const matrix *w, size_t m)
-{
-    mfk_gemm_args args = { .m = m,
-                           .n = w->n,
-                           .k = w->k,
-                           .a = t->a,
-                           .a_row_bytes = w->k * sizeof(float),
-                           .b = w->panels,
-                           .b_panel_bytes = w->panel_bytes,
-                           .c = t->c,
-                           .c_row_bytes = w->n * sizeof(float),
-                           .scratch = t->scratch };
-    double began = cli_now();
-    t->table.gemm_f32(&args);
-    return cli_now() - began;
-}
-
-static double run_blis(contest *t, const matrix *w, size_t m)
-{
-    const float one = 1, zero = 0;
-    int64_t n = (int64_t)w->n, k = (int64_t)w->k;
-    double began = cli_now();
-    t->blis.sgemm(0, 0, (int64_t)m, n, k, &one, t->a, k, 1, w->rows, 1, (int64_t)w->k_full, &zero, t->c_blis, n, 1);
-    return cli_now() - began;
-}
-
-/* Small products are repeated, so that a measurement is long against the clock. */
-static int repetitions(const matrix *w, size_t m)
-{
-    double operations = 2.0 * (double)m * (double)w->n * (double)w->k;
-    return operations > 5e7 ? 1 : (int)(5e7 / operations) + 1;
-}
-
-static double repeat(contest *t, double (*run)(contest *, const matrix *, size_t), const matrix *w, size_t m)
-{
-    int n = repetitions(w, m);
-    double sum = 0;
-    for (int i = 0; i < n; i++)
-        sum += run(t, w, m);
-    return sum / n;
-}
-
-static void measure(contest *t, const matrix *w, size_t m, const char *name, size_t share, cli_table *table,
-                    json_t *list)
-{
-    double ours[MAX_ROUND], theirs[MAX_ROUND], operations = 2.0 * (double)m * (double)w->n * (double)w->k;
-    run_ours(t, w, m);
-    if (t->blis.sgemm) run_blis(t, w, m);
-    for (uint32_t r = 0; r < t->b->rounds; r++) {
-        ours[r] = repeat(t, run_ours, w, m);
-        theirs[r] = t->blis.sgemm ? repeat(t, run_blis, w, m) : 0;
+    if (s->d_model % 32 != 0 || s->d_ff % 256 != 0) {
+        snprintf(error->detail, sizeof(error->detail),
+                 "kernels want a --d-model of whole 32s and a --d-ff of whole 256s");
+        return error->status = MF_E_INVALID;
     }
-    double our_rate = operations / bench_median(ours, t->b->rounds);
-    double their_rate = t->blis.sgemm ? operations / bench_median(theirs, t->b->rounds) : 0;
-    cli_table_cell(table, "%s", name);
-    cli_table_cell(table, "1/%zu", share);
-    cli_table_cell(table, "%zu", m);
-    cli_table_cell(table, "%zu", w->n);
-    cli_table_cell(table, "%zu", w->k);
-    cli_table_cell(table, "%.1f", 1e-9 * our_rate);
-    cli_table_cell(table, "%s", t->blis.sgemm ? cli_format("%.1f", 1e-9 * their_rate).text : "-");
-    cli_table_cell(table, "%s", t->blis.sgemm ? cli_format("%.2f", our_rate / their_rate).text : "-");
-    json_t *point = json_pack("{s:s, s:i, s:i, s:i, s:i, s:f}", "matrix", name, "width_divisor", (int)share, "m",
-                              (int)m, "n", (int)w->n, "k", (int)w->k, "flops_per_second", our_rate);
-    if (t->blis.sgemm) {
-        json_object_set_new(point, "blis_flops_per_second", json_real(their_rate));
-        json_object_set_new(point, "ratio", json_real(our_rate / their_rate));
-    }
-    json_array_append_new(list, point);
-}
-
-/* Both matrices of one FFN: up is cut in its outputs, down in its inputs. */
-static mf_status measure_shape(contest *t, const ffn_shape *s, cli_table *table, json_t *list, mf_error *error)
-{
-    matrix up, down;
-    bool ok = make_matrix(&up, s->d_ff, s->d_model);
-    ok = make_matrix(&down, s->d_model, s->d_ff) && ok;
-    size_t done = 0, total = CLI_COUNT(shares) * CLI_COUNT(row_counts);
-    for (size_t i = 0; ok && i < CLI_COUNT(shares); i++)
-        for (size_t r = 0; r < CLI_COUNT(row_counts); r++) {
-            size_t width = s->d_ff / shares[i];
-            cli_progress("kernels", (double)done++, (double)total);
-            up.n = width, up.k = s->d_model;
-            down.n = s->d_model, down.k = width;
-            measure(t, &up, row_counts[r], cli_format("%zux%zu up", s->d_model, s->d_ff).text, shares[i], table, list);
-            measure(t, &down, row_counts[r], cli_format("%zux%zu down", s->d_model, s->d_ff).text, shares[i], table,
-                    list);
+    const size_t widest = s->d_ff > s->d_model ? s->d_ff : s->d_model,
+                 most_rows = row_counts[CLI_COUNT(row_counts) - 1];
+    t->w = random_floats(s->d_ff, s->d_model);
+    t->a = random_floats(most_rows, widest);
+    t->c = random_floats(most_rows, widest);
+    t->c_peer = random_floats(most_rows, widest);
+    mf_status status = t->w && t->a && t->c && t->c_peer ? MF_OK : (error->status = MF_E_NOMEM);
+    bench_title(
+        t->b, "Products: %s weights, d_model %u, d_ff %u; %u thread%s; in G%s/s, a multiply-add counting as two",
+        t->type, s->d_model, s->d_ff, t->b->n_thread, t->b->n_thread == 1 ? "" : "s", t->in_bytes ? "OP" : "FLOP");
+    t->table = bench_kernels_table(t);
+    for (int down = 0; down < 2 && status == MF_OK; down++) {
+        const size_t n = down ? s->d_model : s->d_ff, k = down ? s->d_ff : s->d_model;
+        cli_progress_text("packing %s", t->type);
+        status = bench_product_create(&t->product, t->type, t->b->n_thread, most_rows, n, k, t->w, k, error);
+        if (status == MF_OK) {
+            t->cpu = bench_product_cpu(t->product);
+            status = run_matrix(t, s, down, error);
         }
-    cli_progress_end();
-    free_matrix(&up);
-    free_matrix(&down);
-    return ok ? MF_OK : (error->status = MF_E_NOMEM);
+        if (status == MF_OK && down) bench_kernels_print(t);
+        bench_product_free(t->product);
+    }
+    cli_table_free(t->table);
+    free(t->w);
+    free(t->a);
+    free(t->c);
+    free(t->c_peer);
+    return status;
 }
 
 mf_status bench_kernels(const bench *b, json_t *out, mf_error *error)
 {
-    size_t widest = 16384, most = MAX_ROWS * widest;
-    contest t = { .b = b,
-                  .blis = open_blis(),
-                  .a = random_floats(most),
-                  .c = random_floats(most),
-                  .c_blis = random_floats(most),
-                  .scratch = aligned_alloc(64, MFK_SCRATCH_BYTES) };
-    uint64_t cpu = mfk_cpu_detect();
-    const char *level = getenv("MF_CPU");
-    if (level) mfk_cpu_limit(&cpu, level);
-    mfk_table_init(&t.table, cpu);
-    bench_title(b, "Kernels: f32 GEMM on FFN matrices, one thread, %s; against %s%s, in GFLOP/s", mfk_cpu_name(cpu),
-                t.blis.sgemm ? "BLIS with its kernels for " : "nothing: libblis.so.4 is not here",
-                t.blis.sgemm ? t.blis.architecture : "");
-    cli_table *table = cli_table_create("<matrix|width|rows|n|k|ours|BLIS|ratio");
-    json_t *list = json_array();
-    mf_status status = t.a && t.c && t.c_blis && t.scratch ? MF_OK : (error->status = MF_E_NOMEM);
-    for (size_t i = 0; i < CLI_COUNT(shapes) && status == MF_OK; i++)
-        status = measure_shape(&t, &shapes[i], table, list, error);
-    if (status == MF_OK && !b->json) cli_table_print(table, stdout);
-    json_object_set_new(out, "kernels",
-                        json_pack("{s:s, s:s?, s:o}", "cpu", mfk_cpu_name(cpu), "blis",
-                                  t.blis.sgemm ? t.blis.architecture : NULL, "points", list));
-    cli_table_free(table);
-    free(t.a);
-    free(t.c);
-    free(t.c_blis);
-    free(t.scratch);
+    contest *t = calloc(1, sizeof(*t));
+    if (!t) return error->status = MF_E_NOMEM;
+    t->b = b;
+    t->list = json_array();
+    t->roof = bench_roof_create(b->n_thread, 0);
+    mf_status status = t->roof ? MF_OK : (error->status = MF_E_NOMEM);
+    for (size_t i = 0; i < CLI_COUNT(types) && status == MF_OK; i++) {
+        if (b->products.type ? strcmp(b->products.type, types[i]) != 0 : i >= N_TYPE_IN_TURN) continue;
+        t->type = types[i];
+        t->in_bytes = t->type[0] == 'q';
+        status = bench_peers_load(&t->peers, &b->products.peers, t->type, error);
+        for (size_t s = 0; s < b->products.n_shape && status == MF_OK; s++)
+            status = run_shape(t, &b->products.shapes[s], error);
+    }
+    json_object_set_new(out, "kernels", json_pack("{s:s?, s:o}", "cpu", t->cpu, "points", t->list));
+    bench_roof_free(t->roof);
+    free(t);
     return status;
 }

@@ -1,4 +1,4 @@
-/* cmd_bench.c - `matformer bench`: the options, the model to measure, and the cost of views. */
+/* cmd_bench.c - `matformer bench`: the options, and the model to measure. */
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -7,7 +7,7 @@
 #include "bench.h"
 #include "commands.h"
 
-enum { VIEWS_PER_BATCH = 20000, MAX_ROUND = 100 };
+enum { MAX_ROUND = 100 };
 
 static int by_value(const void *a, const void *b)
 {
@@ -43,70 +43,19 @@ void bench_title(const bench *b, const char *format, ...)
     va_end(arguments);
 }
 
-/* ---- Views ---- */
-
-/* Seconds for one view, creation and closing. */
-static mf_status time_views(const bench *b, const mf_submodel_spec *spec, const char *text, double *seconds,
-                            mf_error *error)
-{
-    mf_status status = MF_OK;
-    double began = cli_now();
-    for (int i = 0; i < VIEWS_PER_BATCH && status == MF_OK; i++) {
-        mf_submodel *view;
-        status = text ? mf_extract_submodel_text(&view, b->model, text, error)
-                      : mf_extract_submodel(&view, b->model, spec, error);
-        mf_submodel_close(view);
-    }
-    *seconds = (cli_now() - began) / VIEWS_PER_BATCH;
-    return status;
-}
-
-mf_status bench_views(const bench *b, json_t *out, mf_error *error)
-{
-    uint32_t ffn[512];
-    mf_submodel_spec name = MF_SUBMODEL_SPEC_INIT, list = MF_SUBMODEL_SPEC_INIT;
-    name.granularity = mf_model_granularity(b->model, 0);
-    size_t n_layer = b->info.n_layer < CLI_COUNT(ffn) ? b->info.n_layer : CLI_COUNT(ffn);
-    for (size_t i = 0; i < n_layer; i++)
-        ffn[i] = b->info.d_ff / (i % 2 ? 1 : 2) / b->info.quantum * b->info.quantum;
-    list.ffn = ffn;
-    list.n_ffn = n_layer;
-    const struct {
-        const char *what;
-        const mf_submodel_spec *spec;
-        const char *text;
-    } kinds[] = { { "by name", &name, NULL }, { "width per layer", &list, NULL }, { "from text", NULL, "0.5" } };
-    double seconds[CLI_COUNT(kinds)][MAX_ROUND];
-    mf_status status = MF_OK;
-    bench_title(b, "Views: creating and closing one, median of %u batches of %d", b->rounds, VIEWS_PER_BATCH);
-    for (uint32_t r = 0; r < b->rounds; r++)
-        for (size_t k = 0; k < CLI_COUNT(kinds) && status == MF_OK; k++)
-            status = time_views(b, kinds[k].spec, kinds[k].text, &seconds[k][r], error);
-    if (status != MF_OK) return status;
-    cli_table *table = cli_table_create("<specification|time");
-    json_t *object = json_object();
-    for (size_t k = 0; k < CLI_COUNT(kinds); k++) {
-        double median = bench_median(seconds[k], b->rounds);
-        cli_table_cell(table, "%s", kinds[k].what);
-        cli_table_cell(table, "%s", cli_seconds(median).text);
-        json_object_set_new(object, kinds[k].what, json_real(median));
-    }
-    if (!b->json) cli_table_print(table, stdout);
-    cli_table_free(table);
-    json_object_set_new(out, "view_seconds", object);
-    return MF_OK;
-}
-
 /* ---- The model ---- */
 
-/* The first is the default; 160m and 1.1b are small Llamas that other programs are measured on, the latter TinyLlama's
- * shape; gemma3n has the FFN of Gemma 3n, and gemv little else than one. */
-static const char shape_names[] = "wide|160m|1.1b|gemma3n|gemv";
+/* The first is the default of models, and the next four of the products of `kernels`. 160m and 1.1b are small Llamas that
+ * other programs are measured on, the latter TinyLlama's shape; gemma3n has the FFN of Gemma 3n, 410m the extents of
+ * Pythia's; gemv is little else than one. */
+static const char shape_names[] = "wide|1.1b|gemma3n|160m|410m|gemv";
+enum { FIRST_PRODUCT_SHAPE = 1, N_PRODUCT_SHAPE = 4 };
 static const bench_shape shapes[] = {
     { .n_layer = 8, .d_model = 1024, .n_head = 8, .head_group = 8, .d_head = 128, .d_ff = 8192, .n_vocab = 4096 },
-    { .n_layer = 12, .d_model = 768, .n_head = 12, .head_group = 1, .d_head = 64, .d_ff = 3072, .n_vocab = 32000 },
     { .n_layer = 22, .d_model = 2048, .n_head = 32, .head_group = 8, .d_head = 64, .d_ff = 5632, .n_vocab = 32000 },
     { .n_layer = 8, .d_model = 2048, .n_head = 8, .head_group = 4, .d_head = 256, .d_ff = 16384, .n_vocab = 4096 },
+    { .n_layer = 12, .d_model = 768, .n_head = 12, .head_group = 1, .d_head = 64, .d_ff = 3072, .n_vocab = 32000 },
+    { .n_layer = 24, .d_model = 1024, .n_head = 16, .head_group = 1, .d_head = 64, .d_ff = 4096, .n_vocab = 32000 },
     { .n_layer = 1, .d_model = 2048, .n_head = 8, .head_group = 8, .d_head = 64, .d_ff = 262144, .n_vocab = 256 },
 };
 
@@ -169,10 +118,10 @@ static const struct {
     bool needs_model;
     bool only_by_name; /* takes minutes */
 } measurements[] = {
-    { "views", bench_views, true, false },      { "decode", bench_decode, true, false },
-    { "prefill", bench_prefill, true, false },  { "mixed", bench_mixed, true, false },
-    { "switch", bench_switch, true, false },    { "attention", bench_attention, false, false },
-    { "kernels", bench_kernels, false, false },
+    { "views", bench_views, true, false },     { "decode", bench_decode, true, false },
+    { "prefill", bench_prefill, true, false }, { "mixed", bench_mixed, true, false },
+    { "switch", bench_switch, true, false },   { "attention", bench_attention, false, false },
+    { "kernels", bench_kernels, false, true },
 #if defined(MATFORMER_TRAIN)
     { "train", bench_train, false, true },
 #endif
@@ -215,7 +164,8 @@ static int run(const cli_command *self, int argc, char **argv)
 {
     bench b = { .rounds = 9, .attention = { .n_head = 32, .n_kv_head = 4, .d_head = 64, .n_position = 32768 } };
     bench_shape own = { 0 };
-    int load = 0, type = 1, named = 0;
+    int load = 0, type = -1, named = -1;
+    enum { BF16 = 1 };
     static const char *const type_names[] = { "f32", "bf16", "f16", "q8", "q4" };
     static const char types[] = "f32|bf16|f16|q8|q4";
     const cli_option options[] = {
@@ -223,12 +173,19 @@ static int run(const cli_command *self, int argc, char **argv)
         { CLI_U32, "threads", 0, "N", &b.n_thread, "(0: one per core)", 0, 256 },
         { CLI_CHOICE, "load", 0, "copy|map", &load, "weights in memory of their own, or mapped (copy)", 0, 0 },
         { CLI_FLAG, "json", 0, NULL, &b.json, "print one JSON object", 0, 0 },
-        { CLI_SECTION, "", 0, NULL, NULL, "The random model that is measured where no FILE is given", 0, 0 },
-        { CLI_CHOICE, "shape", 0, shape_names, &named, "(wide)", 0, 0 },
+        { CLI_SECTION, "", 0, NULL, NULL,
+          "The random model that is measured where no FILE is given; for kernels, the matrices of its FFN", 0, 0 },
+        { CLI_CHOICE, "shape", 0, shape_names, &named, "(wide; kernels: 1.1b, gemma3n, 160m and 410m in turn)", 0, 0 },
         { CLI_U32, "layers", 0, "N", &own.n_layer, "other than the shape's", 1, 512 },
         { CLI_U32, "d-model", 0, "N", &own.d_model, "likewise", 32, 65536 },
         { CLI_U32, "d-ff", 0, "N", &own.d_ff, "likewise; a multiple of 256", 256, 1 << 20 },
-        { CLI_CHOICE, "type", 0, types, &type, "of the matrices (bf16)", 0, 0 },
+        { CLI_CHOICE, "type", 0, types, &type, "of the matrices (bf16; kernels: all but f16 in turn)", 0, 0 },
+        { CLI_SECTION, "", 0, NULL, NULL, "What kernels measures", 0, 0 },
+        { CLI_U32, "rows", 0, "N", &b.products.rows, "this number of rows only (1, 2, 4 ... 512)", 1, 512 },
+        { CLI_FLAG, "quick", 0, NULL, &b.products.quick, "1, 16, 128 and 512 rows at 1/8 and the whole of the width", 0,
+          0 },
+        { CLI_TEXTS, "peer", 0, "NAME=PATH[:OPTION]", &b.products.peers,
+          "a plugin to measure beside (those in peers/ beside the program); may be repeated", 0, 0 },
         { CLI_SECTION, "", 0, NULL, NULL, "The shape of attention", 0, 0 },
         { CLI_U32, "heads", 0, "N", &b.attention.n_head, "of queries (32)", 1, 1024 },
         { CLI_U32, "kv-heads", 0, "N", &b.attention.n_kv_head, "of keys and values, a divisor (4)", 1, 1024 },
@@ -251,12 +208,18 @@ static int run(const cli_command *self, int argc, char **argv)
     b.path = first < argc ? argv[first] : NULL;
     b.copy = load == 0;
     if (b.n_thread == 0) b.n_thread = usable_cores();
-    bench_shape shape = shapes[named];
+    const bool is_plain = named < 0 && own.d_model == 0 && own.d_ff == 0;
+    bench_shape shape = shapes[named < 0 ? 0 : named];
     if (own.n_layer > 0) shape.n_layer = own.n_layer;
     if (own.d_model > 0) shape.d_model = own.d_model;
     if (own.d_ff > 0) shape.d_ff = own.d_ff;
-    shape.type = type_names[type];
-    return execute(&b, what, &shape);
+    shape.type = type_names[type < 0 ? BF16 : type];
+    b.products.type = type < 0 ? NULL : type_names[type];
+    b.products.shapes = is_plain ? &shapes[FIRST_PRODUCT_SHAPE] : &shape;
+    b.products.n_shape = is_plain ? N_PRODUCT_SHAPE : 1;
+    status = execute(&b, what, &shape);
+    cli_list_free(&b.products.peers);
+    return status;
 }
 
 const cli_command cmd_bench = {
@@ -271,8 +234,10 @@ const cli_command cmd_bench = {
         "switch     a timeline that changes its width, against one that keeps it\n"
         "attention  of one layer by itself, at 512 to 32768 positions, with every type of the cache, with one and\n"
         "           with all threads, against both\n"
-        "kernels    the f32 GEMM by itself against BLIS, where libblis.so.4 is installed; BLIS_ARCH_TYPE chooses\n"
-        "           BLIS's kernels, MF_CPU ours\n"
+        "kernels    matrix products by themselves, at four widths of an FFN and up to 512 rows, against the measured\n"
+        "           peaks and other libraries: BLIS, OpenBLAS and oneDNN where they were found, or any --peer.\n"
+        "           BLIS_ARCH_TYPE and OPENBLAS_CORETYPE choose their kernels, MF_CPU ours; many minutes, and so not\n"
+        "           part of all\n"
         "train      training steps, against the measured multiply-add peak; minutes, and so not part of all\n\n"
         "Both sides of a ratio are measured in turn; the numbers are medians. Nothing else should run.\n",
     .run = run,
