@@ -14,7 +14,7 @@ enum {
     MFK_CPU_AVX512BF16 = 1u << 4,
     MFK_CPU_NEON = 1u << 16,
     MFK_CPU_DOTPROD = 1u << 17,
-    MFK_CPU_I8MM = 1u << 18,
+    MFK_CPU_I8MM = 1u << 18, /* with DOTPROD */
     MFK_CPU_ARMBF16 = 1u << 19
 };
 
