@@ -46,6 +46,11 @@
 #else
 #define IF_I8MM(...)
 #endif
+#ifdef MFK_HAVE_ARMBF16
+#define IF_ARMBF16(...) __VA_ARGS__
+#else
+#define IF_ARMBF16(...)
+#endif
 
 void mfk_table_init(mfk_table *table, uint64_t cpu)
 {
