@@ -151,7 +151,9 @@ typedef enum mf_load { MF_LOAD_MAP = 0, MF_LOAD_COPY = 1 } mf_load;
 typedef enum mf_verify { MF_VERIFY_DEFAULT = 0, MF_VERIFY_FULL = 1, MF_VERIFY_NONE = 2 } mf_verify;
 
 /* EXACT: every processor, tile, batch and thread count gives the same bits. FAST may use instructions
- * that round otherwise; without a faster kernel for the model it is the same as EXACT. */
+ * that round otherwise, so that another kind of processor may give other bits; nothing else may: not the batch, the
+ * threads, the cuts of a prompt, nor what else is in the file. Without a faster kernel for the model it is the same as
+ * EXACT. */
 typedef enum mf_arithmetic { MF_ARITHMETIC_EXACT = 0, MF_ARITHMETIC_FAST = 1 } mf_arithmetic;
 
 /* Called while a model opens (and by other long work), from the calling thread. `done` of `total`
@@ -167,9 +169,12 @@ typedef struct mf_model_options {
     mf_verify verify;
     mf_arithmetic arithmetic;
     const char *widest; /* name of the widest granularity to load; NULL: all of the file */
-    const char *cpu;    /* highest processor level to use: "scalar"; "avx2", "avxvnni", "avx512", "avx512vnni"; "neon",
-                           "dotprod", "i8mm"; NULL: what there is. The environment variable MF_CPU lowers it further. */
-    uint32_t n_thread;  /* threads for decoding; 0: one per usable core */
+    const char
+        *cpu; /* highest processor level to use: "scalar"; "avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16"
+                           (of use to FAST); "neon", "dotprod", "i8mm", "armbf16" (of use to FAST); NULL: what there is,
+                           without what is slow there.
+                           The environment variable MF_CPU lowers it further. */
+    uint32_t n_thread; /* threads for decoding; 0: one per usable core */
     uint32_t reserved;
     mf_progress progress;
     void *progress_user;
@@ -212,10 +217,12 @@ typedef struct mf_model_info {
     uint64_t n_param; /* of the widest view, embeddings included */
     uint64_t file_bytes, weight_bytes, mapped_bytes, allocated_bytes;
     int32_t bos_token, eos_token; /* -1: none */
+    mf_arithmetic arithmetic;     /* in use: EXACT where FAST was asked for and has no kernel for the model's weights */
 } mf_model_info;
-#define MF_MODEL_INFO_INIT                                                                         \
-    {                                                                                              \
-        sizeof(mf_model_info), NULL, NULL, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 \
+#define MF_MODEL_INFO_INIT                                                                          \
+    {                                                                                               \
+        sizeof(mf_model_info), NULL, NULL, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, \
+            MF_ARITHMETIC_EXACT                                                                     \
     }
 
 /* Fills as many fields as info->struct_size covers. Strings live as long as the model. */

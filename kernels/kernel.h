@@ -1,7 +1,8 @@
 /* kernel.h - the interface of every kernel, and what a kernel may assume and must promise.
  *
  * This folder knows nothing of files, models, errors or threads. Its arithmetic is written down in
- * docs/arithmetic.md and is the same, bit for bit, in every kernel of an operation.
+ * docs/arithmetic.md and is the same, bit for bit, in every kernel of an operation. Those whose names end in _fast follow
+ * a second one: what they promise is the same, with an instruction set's own chain for the fourth point.
  *
  * A GEMM kernel may assume:
  *   - m, n, k >= 1. m and n are otherwise free; k is a multiple of 32 (the packer pads with zeros).
@@ -166,6 +167,8 @@ typedef struct mfk_table {
     uint64_t cpu;
     mfk_gemm_fn gemm_f32, gemm_bf16, gemm_f16, gemm_q8, gemm_q4;
     mfk_glu_fn glu_f32, glu_bf16, glu_f16, glu_q8, glu_q4;
+    mfk_gemm_fn gemm_bf16_fast; /* of the fast arithmetic; NULL where there is none */
+    mfk_glu_fn glu_bf16_fast;
     mfk_quantize_fn quantize;
     mfk_attend_fn attend;
     mfk_attend_merge_fn attend_merge;
@@ -182,6 +185,10 @@ typedef struct mfk_table {
     mfk_softmax_stats_fn softmax_stats;
 } mfk_table;
 void mfk_table_init(mfk_table *table, uint64_t cpu);
+/* Puts the kernels of the fast arithmetic, where there are, into the place of the exact ones. */
+void mfk_table_take_fast(mfk_table *table);
+/* Whether those are now what multiplies weights of this type. */
+int mfk_table_fast(const mfk_table *table, mfk_type type);
 
 /* Every kernel that was compiled, slowest first, for tests and reports: its name, the member of mfk_table
  * that it can fill, and the processor bits that it needs. */

@@ -26,6 +26,11 @@
 #else
 #define IF_AVX512VNNI(...)
 #endif
+#ifdef MFK_HAVE_AVX512BF16
+#define IF_AVX512BF16(...) __VA_ARGS__
+#else
+#define IF_AVX512BF16(...)
+#endif
 #ifdef MFK_HAVE_NEON
 #define IF_NEON(...) __VA_ARGS__
 #else
@@ -40,6 +45,11 @@
 #define IF_I8MM(...) __VA_ARGS__
 #else
 #define IF_I8MM(...)
+#endif
+#ifdef MFK_HAVE_ARMBF16
+#define IF_ARMBF16(...) __VA_ARGS__
+#else
+#define IF_ARMBF16(...)
 #endif
 
 void mfk_table_init(mfk_table *table, uint64_t cpu)
@@ -61,6 +71,17 @@ const mfk_kernel_info *mfk_kernel_list(size_t *n)
     };
     *n = sizeof list / sizeof *list;
     return list;
+}
+
+void mfk_table_take_fast(mfk_table *table)
+{
+    if (table->gemm_bf16_fast) table->gemm_bf16 = table->gemm_bf16_fast;
+    if (table->glu_bf16_fast) table->glu_bf16 = table->glu_bf16_fast;
+}
+
+int mfk_table_fast(const mfk_table *table, mfk_type type)
+{
+    return type == MFK_BF16 && table->gemm_bf16 == table->gemm_bf16_fast;
 }
 
 mfk_gemm_fn mfk_table_gemm(const mfk_table *table, mfk_type type)

@@ -53,6 +53,9 @@ void check_fill(check_run *run, check_input input, float *x, size_t n)
         case HUGE_VALUES:
             x[i] = u * 0x1p57f;
             break;
+        case SUBNORMAL:
+            x[i] = u * 0x1p-125f;
+            break;
         case ALTERNATING:
             x[i] = (i % 2 ? -1000.0f : 1000.0f) + u;
             break;
@@ -188,18 +191,27 @@ static void run_kernel(check_run *run, const options *o, const char *slot, const
     fflush(stdout);
 }
 
+static bool is_first_of_slot(const mfk_kernel_info *list, size_t i)
+{
+    for (size_t j = 0; j < i; j++)
+        if (strcmp(list[j].slot, list[i].slot) == 0) return false;
+    return true;
+}
+
 /* Every kernel that `cpu` offers and `below` does not. */
 static void run_level(check_run *run, const options *o, const char *level, uint64_t cpu, uint64_t below)
 {
     size_t n;
     const mfk_kernel_info *list = mfk_kernel_list(&n);
-    mfk_table_init(&run->table, cpu);
     for (size_t i = 0; i < n; i++) {
-        if (list[i].cpu != 0) continue; /* the scalar lines name every slot once */
+        if (!is_first_of_slot(list, i)) continue;
         run->kernel = kernel_of(list[i].slot, cpu);
+        if (!run->kernel) continue;
         const char *before = below == UINT64_MAX ? NULL : kernel_of(list[i].slot, below);
         if (before && strcmp(before, run->kernel) == 0) continue;
         if (o->kernel && !strstr(run->kernel, o->kernel)) continue;
+        mfk_table_init(&run->table, cpu);
+        if (strstr(list[i].slot, "_fast")) mfk_table_take_fast(&run->table);
         if (o->list)
             printf("%-8s %s\n", level, run->kernel);
         else

@@ -15,7 +15,7 @@ typedef struct check_run {
     bool quick;            /* fewer shapes, for emulators */
     uint64_t seed, random; /* every kernel starts from the seed, so that one alone repeats */
     const char *kernel;    /* the one being checked */
-    mfk_table table;       /* the level's */
+    mfk_table table;       /* the level's; with the fast kernels in it where one of them is checked */
     mfk_table scalar;
     unsigned passed, failed;
 } check_run;
@@ -25,8 +25,8 @@ size_t check_below(check_run *run, size_t n); /* in [0, n) */
 
 /* Inputs: in [-1, 1); so small that products are subnormal; so large that sums come near overflow; large
  * values of alternating sign that cancel. SPECIAL mixes in infinities, NaN, zeros of both signs and
- * subnormals. */
-typedef enum check_input { ORDINARY, TINY, HUGE_VALUES, ALTERNATING, INPUTS, SPECIAL } check_input;
+ * subnormals; half of SUBNORMAL are, the others just above. */
+typedef enum check_input { ORDINARY, TINY, HUGE_VALUES, ALTERNATING, INPUTS, SPECIAL, SUBNORMAL } check_input;
 void check_fill(check_run *run, check_input input, float *x, size_t n);
 
 /* Memory that ends at an unmapped page. guard_end(g, bytes) is the start of its last `bytes` bytes. */

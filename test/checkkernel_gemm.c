@@ -3,11 +3,12 @@
  * The reference is the chain of docs/arithmetic.md, by the C library's fmaf over the plain matrices (of Q8 and Q4, over
  * the codes and scales, looked for where pack.h says that they lie), at the largest m and n of the sweep. Every smaller shape has to equal its corner, which is the prefix law
  * in n and the independence of m; every k is computed by its own shorter chain over panels whose stride
- * stays that of the full k. */
+ * stays that of the full k. The fast arithmetic has a chain of its own, which emulates its instruction. */
 #include "checkkernel.h"
 #include "quantize.h"
 #include "scalar/math_scalar.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,8 +24,10 @@ static const size_t k_list[] = { 32, 64, 96, 224, 544, 1184 };
 
 typedef struct problem {
     mfk_type type;
+    bool fast;                        /* of the second arithmetic */
     size_t n_b;                       /* rows of B: units, or twice as many for glu */
     float *a, *b;                     /* [M_MAX][K_MAX], [n_b][K_MAX] as stored */
+    float *a_rounded;                 /* [M_MAX][K_MAX] A as the fast arithmetic's weights meet it */
     mfk_q8_block *a_q8;               /* [M_MAX][K_MAX / 32] */
     float *want;                      /* [M_MAX][N_MAX] */
     unsigned char *panels;            /* the whole of B, packed */
@@ -41,11 +44,12 @@ static void *allocate(size_t bytes)
     return p;
 }
 
-static problem problem_open(mfk_type type, size_t n_b)
+static problem problem_open(const check_run *run, mfk_type type, size_t n_b)
 {
-    problem p = { .type = type, .n_b = n_b };
+    problem p = { .type = type, .fast = mfk_table_fast(&run->table, type), .n_b = n_b };
     p.stride = mfk_panel_bytes(type, K_MAX);
     p.a = allocate(M_MAX * K_MAX * sizeof *p.a);
+    p.a_rounded = allocate(M_MAX * K_MAX * sizeof *p.a_rounded);
     p.a_q8 = allocate(M_MAX * K_MAX / MFK_BLOCK * sizeof *p.a_q8);
     p.b = allocate(n_b * K_MAX * sizeof *p.b);
     p.want = allocate(M_MAX * N_MAX * sizeof *p.want);
@@ -60,6 +64,7 @@ static problem problem_open(mfk_type type, size_t n_b)
 static void problem_close(problem *p)
 {
     free(p->a);
+    free(p->a_rounded);
     free(p->a_q8);
     free(p->b);
     free(p->want);
@@ -70,9 +75,17 @@ static void problem_close(problem *p)
     guard_close(&p->c_guard);
 }
 
-static void problem_fill(problem *p, check_run *run, check_input input)
+/* A subnormal number becomes a zero of its sign. */
+static float flushed(float x)
 {
-    check_fill(run, input, p->a, M_MAX * K_MAX);
+    return fabsf(x) < FLT_MIN ? copysignf(0.0f, x) : x;
+}
+
+static void problem_fill(problem *p, check_run *run, check_input a_input, check_input input)
+{
+    check_fill(run, a_input, p->a, M_MAX * K_MAX);
+    for (size_t i = 0; i < M_MAX * K_MAX; i++)
+        p->a_rounded[i] = mfk_bf16_to_f32(mfk_f32_to_bf16(flushed(p->a[i])));
     check_fill(run, input, p->b, p->n_b * K_MAX);
     for (size_t i = 0; i < 16; i++) /* any table; -128 is the value that some instructions cannot negate */
         p->table[i] = (int8_t)(input == ORDINARY ? mfk_q4_table[i] : (int)(17 * i) - 128);
@@ -108,10 +121,22 @@ static int32_t half_dot(const problem *p, const mfk_q8_block *x, size_t column, 
     return sum;
 }
 
+/* What vdpbf16ps is specified to do: of a pair the odd input first, each step rounded once, no subnormals. */
+static float chain_of_pairs(const float *a, const float *b, size_t n)
+{
+    float acc = 0.0f;
+    for (size_t i = 0; i < n; i += 2) {
+        acc = flushed(fmaf(a[i + 1], flushed(b[i + 1]), acc));
+        acc = flushed(fmaf(a[i], flushed(b[i]), acc));
+    }
+    return acc;
+}
+
 /* Over the inputs [begin, end), from +0. */
 static float chain(const problem *p, size_t row, size_t column, size_t begin, size_t end)
 {
     float acc = 0.0f, scale[2];
+    if (p->fast) return chain_of_pairs(p->a_rounded + row * K_MAX + begin, p->b + column * K_MAX + begin, end - begin);
     if (!mfk_type_quantized(p->type)) {
         for (size_t i = begin; i < end; i++)
             acc = fmaf(p->a[row * K_MAX + i], p->b[column * K_MAX + i], acc);
@@ -263,10 +288,15 @@ static void check_tail(check_run *run, problem *p, mfk_gemm_fn kernel, size_t m,
 
 void check_gemm(check_run *run, mfk_type type)
 {
-    problem p = problem_open(type, N_MAX);
+    static const struct {
+        check_input a, b;
+    } inputs[] = { { ORDINARY, ORDINARY },       { TINY, TINY },          { HUGE_VALUES, HUGE_VALUES },
+                   { ALTERNATING, ALTERNATING }, { SUBNORMAL, ORDINARY }, { ORDINARY, SUBNORMAL } };
+    problem p = problem_open(run, type, N_MAX);
     mfk_gemm_fn kernel = mfk_table_gemm(&run->table, type);
-    for (check_input input = 0; input < INPUTS; input++) {
-        problem_fill(&p, run, input);
+    const size_t n_input = p.fast ? COUNT(inputs) : COUNT(inputs) - 2; /* only that one treats subnormals apart */
+    for (size_t input = 0; input < n_input; input++) {
+        problem_fill(&p, run, inputs[input].a, inputs[input].b);
         for (size_t ik = 0; ik < COUNT(k_list); ik++) {
             if (run->quick && (ik + input) % 2) continue;
             for (size_t i = 0; i < M_MAX; i++)
@@ -275,7 +305,7 @@ void check_gemm(check_run *run, mfk_type type)
             /* Every m and every n, but each pair with ordinary inputs and small k alone. */
             for (size_t im = 0; im < COUNT(m_list); im++)
                 for (size_t in = 0; in < COUNT(n_list); in++)
-                    if ((input == ORDINARY && ik < 2 && !run->quick) || check_below(run, 16) == 0)
+                    if ((input == 0 && ik < 2 && !run->quick) || check_below(run, 16) == 0)
                         check_shape(run, &p, kernel, m_list[im], n_list[in], k_list[ik]);
             for (int repeat = 0; repeat < 4; repeat++)
                 check_resume(run, &p, kernel, m_list[check_below(run, COUNT(m_list))],
@@ -315,13 +345,13 @@ static void check_quantized_glu(check_run *run, problem *p, mfk_glu_fn kernel, m
 
 void check_glu(check_run *run, mfk_type type)
 {
-    problem p = problem_open(type, 2 * N_MAX);
+    problem p = problem_open(run, type, 2 * N_MAX);
     mfk_glu_fn kernel = mfk_table_glu(&run->table, type);
     for (size_t ik = 0; ik < COUNT(k_list); ik++) {
         if (run->quick && ik > 1 && ik + 1 < COUNT(k_list)) continue;
         check_input input = ik % 2 ? ORDINARY : ALTERNATING;
         mfk_activation activation = (mfk_activation)(ik % 5);
-        problem_fill(&p, run, input);
+        problem_fill(&p, run, input, input);
         for (size_t i = 0; i < M_MAX; i++)
             for (size_t j = 0; j < N_MAX; j++)
                 p.want[i * N_MAX + j] = unit_value(&p, activation, i, j, k_list[ik]);

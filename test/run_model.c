@@ -84,12 +84,26 @@ void drop_file(model_file *file)
 
 /* ---- Objects ---- */
 
-mf_model *open_file(const model_file *file, const char *cpu)
+mf_arithmetic test_arithmetic(void)
+{
+    const char *given = getenv("MF_TEST_ARITHMETIC");
+    return given && strcmp(given, "fast") == 0 ? MF_ARITHMETIC_FAST : MF_ARITHMETIC_EXACT;
+}
+
+/* By its name, a level's fast kernels are taken where they are slow too. */
+mf_model_options test_options(const char *cpu)
 {
     mf_model_options options = MF_MODEL_OPTIONS_INIT;
+    options.arithmetic = test_arithmetic();
+    options.cpu = cpu || options.arithmetic == MF_ARITHMETIC_EXACT ? cpu : mfk_cpu_name(mfk_cpu_detect());
+    return options;
+}
+
+mf_model *open_file(const model_file *file, const char *cpu)
+{
+    mf_model_options options = test_options(cpu);
     mf_error error = MF_ERROR_INIT;
     mf_model *model = NULL;
-    options.cpu = cpu;
     mf_status status = mf_model_open_memory(&model, file->data, file->bytes, &options, &error);
     require(status == MF_OK, "open: %s", error.detail);
     return model;
@@ -165,6 +179,15 @@ const char *cpu_level(const model_file *file, uint32_t index)
         if (has && index-- == 0) return level;
     }
     return NULL;
+}
+
+bool is_fast(const model_file *file, const char *level)
+{
+    mf_model_info info = MF_MODEL_INFO_INIT;
+    mf_model *model = open_file(file, level);
+    require(mf_model_info_get(model, &info) == MF_OK, "mf_model_info_get(model, &info) == MF_OK");
+    mf_model_close(model);
+    return info.arithmetic == MF_ARITHMETIC_FAST;
 }
 
 /* ---- Outputs ---- */

@@ -22,6 +22,10 @@ typedef struct temporary_path {
 } temporary_path;
 temporary_path new_path(void);
 
+/* EXACT; or FAST where the environment variable MF_TEST_ARITHMETIC is "fast". */
+mf_arithmetic test_arithmetic(void);
+mf_model_options test_options(const char *cpu); /* with it */
+
 mf_model *open_file(const model_file *file, const char *cpu); /* MAP, the file's own bytes */
 mf_submodel *take_view(mf_model *model, const widths *view);
 mf_submodel *take_named(mf_model *model, const char *text);
@@ -32,6 +36,8 @@ mf_executor *new_executor(mf_model *model, uint32_t n_thread, uint32_t max_token
 
 /* The processor levels that this machine (and MF_CPU) has: level 0, 1, ... until NULL. */
 const char *cpu_level(const model_file *file, uint32_t index);
+/* Whether the file's models compute in the fast arithmetic there. */
+bool is_fast(const model_file *file, const char *level);
 
 /* What the model said at every position. */
 typedef struct outputs {

@@ -202,7 +202,7 @@ Test(batch, a_request_that_fails_leaves_its_session_and_the_others_alone)
 Test(batch, a_view_wider_than_what_was_loaded_fails_alone)
 {
     stage s = open_stage();
-    mf_model_options options = MF_MODEL_OPTIONS_INIT;
+    mf_model_options options = test_options(NULL);
     mf_error error = MF_ERROR_INIT;
     mf_model *narrow = NULL;
     options.widest = "M";

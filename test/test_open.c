@@ -1,5 +1,6 @@
 /* test_open.c - every way into a model: path, descriptor, memory; mapped or copied; cancelled, limited, refused. */
 #define _DEFAULT_SOURCE /* fork, unlink */
+#include "cpu.h"
 #include "run_model.h"
 #include "counting_allocator.h"
 
@@ -130,6 +131,43 @@ Test(opening, a_mapped_file_may_be_replaced_by_rename)
     mf_model_close(model);
     unlink(path.text);
     drop_file(&file);
+}
+
+/* ---- Arithmetic ---- */
+
+static mf_arithmetic arithmetic_in_use(const model_file *file, const char *level, mf_arithmetic asked)
+{
+    mf_model_options options = MF_MODEL_OPTIONS_INIT;
+    mf_model_info info = MF_MODEL_INFO_INIT;
+    mf_model *model = NULL;
+    options.cpu = level;
+    options.arithmetic = asked;
+    cr_assert(mf_model_open_memory(&model, file->data, file->bytes, &options, NULL) == MF_OK);
+    cr_assert(mf_model_info_get(model, &info) == MF_OK);
+    mf_model_close(model);
+    return info.arithmetic;
+}
+
+Test(opening, fast_is_in_use_where_asked_for_and_the_level_has_a_kernel_for_the_weights)
+{
+    static const mfk_type types[] = { MFK_F32, MFK_BF16 };
+    random_model random;
+    cr_assert(random_model_init_shape(&random, random_shape_find("tiny"), 1) == MF_OK);
+    for (size_t t = 0; t < 2; t++) {
+        model_file file = make_random_file(&random, types[t], MFI_RAW, false);
+        const char *level, *environment = getenv("MF_CPU");
+        for (size_t i = 0; (level = mfk_cpu_level(i)) != NULL; i++) {
+            mfk_table table;
+            uint64_t cpu = mfk_cpu_detect();
+            cr_assert(mfk_cpu_limit(&cpu, level) == 0 && (!environment || mfk_cpu_limit(&cpu, environment) == 0));
+            mfk_table_init(&table, cpu);
+            bool has = types[t] == MFK_BF16 && table.gemm_bf16_fast;
+            cr_expect(arithmetic_in_use(&file, level, MF_ARITHMETIC_FAST) == (mf_arithmetic)has, "%s", level);
+            cr_expect(arithmetic_in_use(&file, level, MF_ARITHMETIC_EXACT) == MF_ARITHMETIC_EXACT, "%s", level);
+        }
+        drop_file(&file);
+    }
+    random_model_free(&random);
 }
 
 /* ---- Refusals ---- */

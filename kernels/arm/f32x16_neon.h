@@ -289,17 +289,21 @@ MFK_INLINE float f32x16_tree_max(f32x16 v) /* b > a ? b : a, as the tree has it 
     return vgetq_lane_f32(max_4(vdupq_laneq_f32(x, 1), x), 0);
 }
 
+MFK_INLINE f32x16 transposed(f32x16 v)
+{
+    float32x4_t even0 = vzip1q_f32(v.q[0], v.q[2]), even1 = vzip2q_f32(v.q[0], v.q[2]); /* of columns 0 1, and 2 3 */
+    float32x4_t odd0 = vzip1q_f32(v.q[1], v.q[3]), odd1 = vzip2q_f32(v.q[1], v.q[3]);
+    return f32x16_of(vzip1q_f32(even0, odd0), vzip2q_f32(even0, odd0), vzip1q_f32(even1, odd1),
+                     vzip2q_f32(even1, odd1));
+}
+
 /* Rows of `from` become columns of `to`. */
 MFK_INLINE void transpose_4x4(const float *from, size_t from_floats, float *to, size_t to_floats)
 {
-    float32x4_t r0 = vld1q_f32(from), r1 = vld1q_f32(from + from_floats);
-    float32x4_t r2 = vld1q_f32(from + 2 * from_floats), r3 = vld1q_f32(from + 3 * from_floats);
-    float32x4_t even0 = vzip1q_f32(r0, r2), even1 = vzip2q_f32(r0, r2); /* rows 0 and 2 of columns 0 1, and 2 3 */
-    float32x4_t odd0 = vzip1q_f32(r1, r3), odd1 = vzip2q_f32(r1, r3);
-    vst1q_f32(to, vzip1q_f32(even0, odd0));
-    vst1q_f32(to + to_floats, vzip2q_f32(even0, odd0));
-    vst1q_f32(to + 2 * to_floats, vzip1q_f32(even1, odd1));
-    vst1q_f32(to + 3 * to_floats, vzip2q_f32(even1, odd1));
+    f32x16 columns = transposed(f32x16_of(vld1q_f32(from), vld1q_f32(from + from_floats),
+                                          vld1q_f32(from + 2 * from_floats), vld1q_f32(from + 3 * from_floats)));
+    for (size_t i = 0; i < 4; i++)
+        vst1q_f32(to + i * to_floats, columns.q[i]);
 }
 
 #endif

@@ -27,6 +27,7 @@ enum { MAX_PANELS = 2, MAX_SUMS = 12, MOST_ROWS = FEW_ROWS > TILE_ROWS ? FEW_ROW
 /* Where a tile finds a block: in a Q8 or Q4 panel, or arranged: eight lines of bytes, then the f32 scales. */
 typedef enum source { FROM_Q8, FROM_Q4, FROM_ARRANGED } source;
 
+/* SCALES_LINES: of an arranged block; a scale is for a whole block, or for half of one. */
 #ifdef GEMM_Q4
 #define STORED FROM_Q4
 enum { SCALES_LINES = 2, STORED_BLOCK_BYTES = MFK_Q4_BLOCK_BYTES + MFK_LINE / 2 };

@@ -1,15 +1,18 @@
-/* gemm_simd.h - the body of the f32, bf16 and f16 matrix products, over the sixteen lanes of f32x16_*.h.
+/* gemm_simd.h - the body of the f32, bf16 and f16 matrix products, over the sixteen lanes of f32x16_*.h; and of the fast
+ * one of bf16, which differs in what a packed word of A holds and in a step of the chains.
  *
  * The including file sets
  *     GEMM_BF16      weights are bf16 pairs, widened in the tile; or
- *     GEMM_F16       f16, likewise; else f32
+ *     GEMM_F16       f16, likewise; or
+ *     GEMM_PAIRS     bf16 pairs, which meet pairs of A in dot_pairs(): it has that, four_pairs() and
+ *                    transpose_4x4_pairs(); else f32
  *     TILE_ROWS      the most rows of a tile, at most 12
  *     TILE_PANELS(r) how many panels a tile of r rows reads at once: 1 to 4, r * panels accumulators
  *     TILE_CHAINS    a header with a tile_chains() that suits its registers better than the one here, if there is one
  *
  * A tile keeps its chains in registers over one block of k and reads A from a packed copy, [k][rows], so
  * that rows whose stride is a power of two do not evict each other. Blocks of k resume from C. With one row
- * A is its own packed copy. With one tile of rows k is one block if the scratch holds it; with several, a
+ * A is its own packed copy, unless it has to be rounded to pairs. With one tile of rows k is one block if the scratch holds it; with several, a
  * tile's panels stay in a cache while the tiles of a block of rows take their turns. */
 #include "kernel_list.h"
 #include "unrolled.h"
@@ -17,10 +20,19 @@
 #include <stdbool.h>
 #include <string.h>
 
-#if defined(GEMM_BF16) || defined(GEMM_F16)
+#if defined(GEMM_BF16) || defined(GEMM_F16) || defined(GEMM_PAIRS)
 enum { K_BYTES = 32 }; /* of one k in a panel */
 #else
 enum { K_BYTES = 64 };
+#endif
+
+/* Of the packed A: an input, or two of them as bf16. */
+#ifdef GEMM_PAIRS
+typedef int32_t a_word;
+enum { WORD_INPUTS = 2 };
+#else
+typedef float a_word;
+enum { WORD_INPUTS = 1 };
 #endif
 
 /* How far ahead of the chains a panel is announced. The processor's own prefetching fills the second-level cache; what
@@ -30,7 +42,7 @@ enum { PREFETCH_BYTES = 2048 };
 
 typedef struct tile_args {
     size_t k;
-    const float *a; /* [k][rows] */
+    const a_word *a; /* [k / WORD_INPUTS][rows] */
     const char *b;
     const char *next; /* the panels to be read after these, or these */
     size_t b_panel_bytes;
@@ -46,6 +58,7 @@ MFK_INLINE const char *ahead(const tile_args *t, size_t at)
     return to < bytes ? t->b + to : t->next + (to - bytes);
 }
 
+#ifndef GEMM_PAIRS
 /* Every chain takes a step. */
 MFK_INLINE void one_input(const float *a, size_t rows, size_t panels, const f32x16 *w, f32x16 *acc)
 {
@@ -53,6 +66,7 @@ MFK_INLINE void one_input(const float *a, size_t rows, size_t panels, const f32x
         UNROLLED (p, panels)
             acc[r * panels + p] = f32x16_fma(f32x16_set(a[r]), w[p], acc[r * panels + p]);
 }
+#endif
 
 /* acc[r][p] continues over k. `rows` and `panels` are constants where this is inlined. */
 #ifdef TILE_CHAINS
@@ -60,9 +74,20 @@ MFK_INLINE void one_input(const float *a, size_t rows, size_t panels, const f32x
 #else
 MFK_INLINE void tile_chains(const tile_args *t, size_t rows, size_t panels, f32x16 *acc)
 {
-    const float *a = t->a;
+    const a_word *a = t->a;
     for (size_t at = 0; at < t->k * K_BYTES; at += 64) {
         const char *b = t->b + at, *next = ahead(t, at);
+#ifdef GEMM_PAIRS
+        i32x16 w[4];
+        UNROLLED (p, panels) {
+            w[p] = i32x16_load(b + p * t->b_panel_bytes);
+            __builtin_prefetch(next + p * t->b_panel_bytes);
+        }
+        UNROLLED (r, rows)
+            UNROLLED (p, panels)
+                acc[r * panels + p] = dot_pairs(acc[r * panels + p], i32x16_set(a[r]), w[p]);
+        a += rows;
+#else
 #ifdef GEMM_BF16
         const i32x16 high = i32x16_set((int32_t)0xffff0000u);
         i32x16 line[4];
@@ -95,6 +120,7 @@ MFK_INLINE void tile_chains(const tile_args *t, size_t rows, size_t panels, f32x
 #endif
         one_input(a, rows, panels, w, acc);
         a += rows;
+#endif
     }
 }
 #endif
@@ -165,22 +191,45 @@ static void tile_at_edge(const tile_args *t, size_t rows, size_t panels, size_t 
         memcpy(t->c + r * t->c_row_floats, whole + r * inner.c_row_floats, live * sizeof(float));
 }
 
-/* Four rows of A, four k at a time, to [k][rows]. */
-static void pack_4_rows(const float *a, size_t a_row_floats, size_t k, float *packed, size_t rows)
+#ifdef GEMM_PAIRS
+#define four_words four_pairs
+#define transpose_words transpose_4x4_pairs
+#else
+MFK_INLINE void four_words(const float *from, float *to)
 {
-    for (size_t i = 0; i < k; i += 4, a += 4, packed += 4 * rows)
-        transpose_4x4(a, a_row_floats, packed, rows);
+    memcpy(to, from, 4 * sizeof *to);
+}
+#define transpose_words transpose_4x4
+#endif
+
+/* Inputs of four words. */
+enum { PACK_INPUTS = 4 * WORD_INPUTS };
+
+/* Four rows of A, four words at a time, to [words][rows]. */
+static void pack_4_rows(const float *a, size_t a_row_floats, size_t k, a_word *packed, size_t rows)
+{
+    for (size_t i = 0; i < k; i += PACK_INPUTS, a += PACK_INPUTS, packed += 4 * rows)
+        transpose_words(a, a_row_floats, packed, rows);
 }
 
-/* Rows of A to [k][rows]. k is a multiple of 32. */
-static void pack_a(const float *a, size_t a_row_floats, size_t k, float *packed, size_t rows)
+static void pack_row(const float *a, size_t k, a_word *packed, size_t rows)
+{
+    for (size_t i = 0; i < k; i += PACK_INPUTS, packed += 4 * rows) {
+        a_word four[4];
+        four_words(a + i, four);
+        for (size_t j = 0; j < 4; j++)
+            packed[j * rows] = four[j];
+    }
+}
+
+/* Rows of A to [words][rows]. k is a multiple of 32. */
+static void pack_a(const float *a, size_t a_row_floats, size_t k, a_word *packed, size_t rows)
 {
     size_t r = 0;
     for (; r + 4 <= rows; r += 4)
         pack_4_rows(a + r * a_row_floats, a_row_floats, k, packed + r, rows);
     for (; r < rows; r++)
-        for (size_t i = 0; i < k; i++)
-            packed[i * rows + r] = a[r * a_row_floats + i];
+        pack_row(a + r * a_row_floats, k, packed + r, rows);
 }
 
 /* A block of rows and k, whose A is packed. Long blocks of k keep C's share of the traffic small; a tile's panels
@@ -191,7 +240,7 @@ enum { K_BLOCK = 1024 };
 typedef struct block {
     size_t tile, n_tile, total_tiles;
     size_t k_begin, k;
-    const float *a; /* its tiles, one after another */
+    const a_word *a; /* its tiles, one after another */
 } block;
 
 static size_t row_of_tile(const mfk_gemm_args *args, const block *b, size_t tile)
@@ -218,7 +267,7 @@ static void block_products(const mfk_gemm_args *args, const block *b)
         const char *after = p + 2 * panels <= n_panel ? t.b + panels * args->b_panel_bytes : t.b;
         for (size_t i = b->tile; i < b->tile + b->n_tile; i++) {
             size_t row = row_of_tile(args, b, i), rows = row_of_tile(args, b, i + 1) - row;
-            t.a = b->a + (row - first_row) * b->k;
+            t.a = b->a + (row - first_row) * (b->k / WORD_INPUTS);
             t.c = args->c + row * c_row_floats + p * MFK_NR;
             t.next = i + 1 < b->tile + b->n_tile ? t.b : after;
             if (live < panels * MFK_NR)
@@ -229,14 +278,16 @@ static void block_products(const mfk_gemm_args *args, const block *b)
     }
 }
 
-static const float *block_pack(const mfk_gemm_args *args, const block *b, float *packed)
+static const a_word *block_pack(const mfk_gemm_args *args, const block *b, a_word *packed)
 {
     size_t a_row_floats = args->a_row_bytes / sizeof(float), first_row = row_of_tile(args, b, b->tile);
     const float *a = (const float *)args->a + b->k_begin;
+#ifndef GEMM_PAIRS
     if (args->m == 1) return a;
+#endif
     for (size_t i = b->tile; i < b->tile + b->n_tile; i++) {
         size_t row = row_of_tile(args, b, i), rows = row_of_tile(args, b, i + 1) - row;
-        pack_a(a + row * a_row_floats, a_row_floats, b->k, packed + (row - first_row) * b->k, rows);
+        pack_a(a + row * a_row_floats, a_row_floats, b->k, packed + (row - first_row) * (b->k / WORD_INPUTS), rows);
     }
     return packed;
 }
@@ -244,10 +295,10 @@ static const float *block_pack(const mfk_gemm_args *args, const block *b, float 
 /* C = A B^T; the packed A goes to the scratch. */
 static void gemm(const mfk_gemm_args *args, void *scratch, size_t scratch_bytes)
 {
-    size_t a_floats = scratch_bytes / sizeof(float);
+    size_t a_inputs = scratch_bytes / sizeof(a_word) * WORD_INPUTS; /* that the scratch holds */
     block b = { .total_tiles = (args->m + TILE_ROWS - 1) / TILE_ROWS };
-    size_t tiles_most = a_floats / K_BLOCK / TILE_ROWS, k_most = K_BLOCK;
-    if (b.total_tiles == 1) k_most = args->m == 1 ? args->k : a_floats / args->m / MFK_K_ALIGN * MFK_K_ALIGN;
+    size_t tiles_most = a_inputs / K_BLOCK / TILE_ROWS, k_most = K_BLOCK;
+    if (b.total_tiles == 1) k_most = a_inputs / args->m / MFK_K_ALIGN * MFK_K_ALIGN;
     for (b.k_begin = 0; b.k_begin < args->k; b.k_begin += b.k) {
         b.k = args->k - b.k_begin < k_most ? args->k - b.k_begin : k_most;
         for (b.tile = 0; b.tile < b.total_tiles; b.tile += b.n_tile) {

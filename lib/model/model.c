@@ -11,17 +11,25 @@
 #include "platform.h"
 #include "status.h"
 
-/* The processor's level, lowered by the option and by the environment variable MF_CPU. */
+/* The processor's level, lowered by the option and by the environment variable MF_CPU. What is there and slow is used by
+ * who names its level. */
 static mf_status choose_kernels(mf_model *model, const mf_model_options *options, mf_error *error)
 {
+    const bool fast = options->arithmetic == MF_ARITHMETIC_FAST;
     uint64_t cpu = mfk_cpu_detect();
+    bool named = false;
     const char *environment = getenv("MF_CPU");
     const char *levels[] = { options->cpu, environment };
-    for (size_t i = 0; i < MFI_COUNT(levels); i++)
-        if (levels[i] != NULL && levels[i][0] != '\0' && mfk_cpu_limit(&cpu, levels[i]) != 0)
+    for (size_t i = 0; i < MFI_COUNT(levels); i++) {
+        if (levels[i] == NULL || levels[i][0] == '\0') continue;
+        if (mfk_cpu_limit(&cpu, levels[i]) != 0)
             return mfi_fail(error, MF_E_INVALID, "unknown processor level \"%.32s\"%s", levels[i],
                             i == 1 ? " in the environment variable MF_CPU" : "");
-    mfk_table_init(&model->kernels, cpu);
+        named = true;
+    }
+    if (!named) cpu = mfk_cpu_should_use(cpu);
+    mfk_table_init(&model->kernels, fast ? cpu : cpu & ~(uint64_t)MFK_CPU_FAST);
+    if (fast) mfk_table_take_fast(&model->kernels);
     return MF_OK;
 }
 
@@ -133,13 +141,24 @@ static void destroy(mf_model *model)
     mfi_free(&allocator, model, sizeof *model);
 }
 
+/* FAST where it makes a difference to a matrix. */
+static mf_arithmetic arithmetic_in_use(const mf_model *model)
+{
+    for (uint32_t i = 0; i < mfi_container_tensor_count(model->container); i++) {
+        const mfi_tensor *tensor = mfi_container_tensor(model->container, i);
+        if (tensor->kind == MFI_PANEL && mfk_table_fast(&model->kernels, tensor->type)) return MF_ARITHMETIC_FAST;
+    }
+    return MF_ARITHMETIC_EXACT;
+}
+
 static void log_opened(const mf_model *model)
 {
     char line[256];
     if (model->log == NULL) return;
-    snprintf(line, sizeof line, "%s: matlm, %u layers, %u of %u shells loaded, kernels for %s",
+    snprintf(line, sizeof line, "%s: matlm, %u layers, %u of %u shells loaded, kernels for %s%s",
              mfi_container_name(model->container), model->config.n_layer, model->n_shell_resident, model->n_shell,
-             mfk_cpu_name(model->kernels.cpu));
+             mfk_cpu_name(model->kernels.cpu),
+             arithmetic_in_use(model) == MF_ARITHMETIC_FAST ? ", fast arithmetic" : "");
     model->log(model->log_user, 2, line);
 }
 
@@ -242,8 +261,9 @@ mf_status mfi_model_info(const mf_model *model, mf_model_info *info)
         .allocated_bytes = mfi_container_allocated_bytes(model->container),
         .bos_token = config->bos_token,
         .eos_token = config->eos_token,
+        .arithmetic = arithmetic_in_use(model),
     };
     for (uint32_t i = 0; i < mfi_container_region_count(model->container); i++)
         full.weight_bytes += mfi_container_region(model->container, i)->raw_bytes;
-    return mfi_write_info(info, &full, sizeof full, offsetof(mf_model_info, eos_token) + sizeof full.eos_token);
+    return mfi_write_info(info, &full, sizeof full, offsetof(mf_model_info, arithmetic) + sizeof full.arithmetic);
 }
