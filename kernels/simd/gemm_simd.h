@@ -38,7 +38,7 @@ enum { WORD_INPUTS = 1 };
 /* How far ahead of the chains a panel is announced. The processor's own prefetching fills the second-level cache; what
  * it leaves of the way to the first would cost a decoded token a fifth of the memory's speed, a prompt as much. Past
  * the end of a panel, or of its live prefix, come the heads of the panels that are read next. */
-enum { PREFETCH_BYTES = 2048 };
+enum { PREFETCH_BYTES = 64 * K_BYTES };
 
 typedef struct tile_args {
     size_t k;
