@@ -81,11 +81,21 @@ static float flushed(float x)
     return fabsf(x) < FLT_MIN ? copysignf(0.0f, x) : x;
 }
 
+/* The largest subnormal numbers of f32 round to a normal one, which bfcvt gives; vcvtneps2bf16 has zeros for them. */
+static float rounded_to_bf16(float x)
+{
+#ifdef __aarch64__
+    return flushed(mfk_bf16_to_f32(mfk_f32_to_bf16(x)));
+#else
+    return mfk_bf16_to_f32(mfk_f32_to_bf16(flushed(x)));
+#endif
+}
+
 static void problem_fill(problem *p, check_run *run, check_input a_input, check_input input)
 {
     check_fill(run, a_input, p->a, M_MAX * K_MAX);
     for (size_t i = 0; i < M_MAX * K_MAX; i++)
-        p->a_rounded[i] = mfk_bf16_to_f32(mfk_f32_to_bf16(flushed(p->a[i])));
+        p->a_rounded[i] = rounded_to_bf16(p->a[i]);
     check_fill(run, input, p->b, p->n_b * K_MAX);
     for (size_t i = 0; i < 16; i++) /* any table; -128 is the value that some instructions cannot negate */
         p->table[i] = (int8_t)(input == ORDINARY ? mfk_q4_table[i] : (int)(17 * i) - 128);
@@ -121,6 +131,38 @@ static int32_t half_dot(const problem *p, const mfk_q8_block *x, size_t column, 
     return sum;
 }
 
+#ifdef __aarch64__
+/* x + rest, of which x is the nearest f64, to odd: towards zero, and then the last bit set if that was not exact. */
+static float to_odd(double x, double rest)
+{
+    if (isnan(x) || fabs(x) >= 0x1p128) return (float)(x * (double)INFINITY);
+    union {
+        float f;
+        uint32_t u;
+    } v = { (float)x };
+    bool beyond = fabs((double)v.f) > fabs(x) || ((double)v.f == x && x * rest < 0);
+    if (beyond) v.u--;
+    if ((double)v.f != x || rest != 0) v.u |= 1;
+    return flushed(v.f);
+}
+
+static float sum_to_odd(float a, float b)
+{
+    double sum = (double)a + b, b_part = sum - a;
+    return to_odd(sum, (a - (sum - b_part)) + (b - b_part));
+}
+
+/* What bfdot is specified to do: a pair's products and their sum first, all to odd, no subnormals. */
+static float chain_of_pairs(const float *a, const float *b, size_t n)
+{
+    float acc = 0.0f;
+    for (size_t i = 0; i < n; i += 2) {
+        float first = to_odd((double)a[i] * flushed(b[i]), 0), second = to_odd((double)a[i + 1] * flushed(b[i + 1]), 0);
+        acc = sum_to_odd(acc, sum_to_odd(first, second));
+    }
+    return acc;
+}
+#else
 /* What vdpbf16ps is specified to do: of a pair the odd input first, each step rounded once, no subnormals. */
 static float chain_of_pairs(const float *a, const float *b, size_t n)
 {
@@ -131,6 +173,7 @@ static float chain_of_pairs(const float *a, const float *b, size_t n)
     }
     return acc;
 }
+#endif
 
 /* Over the inputs [begin, end), from +0. */
 static float chain(const problem *p, size_t row, size_t column, size_t begin, size_t end)

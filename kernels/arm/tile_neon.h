@@ -40,7 +40,7 @@ MFK_INLINE float32x2_t two_of(const a_word *a)
     return vreinterpret_f32_s32(vld1_s32(a));
 }
 
-/* Word `lane` of A, to four chains. */
+/* acc + (x[0] * w[0] + x[1] * w[1]), all rounded to odd, x being word `lane` of A. */
 MFK_INLINE float32x4_t step(float32x4_t acc, float32x4_t w, float32x4_t a, size_t lane)
 {
     bfloat16x8_t pairs_w = vreinterpretq_bf16_f32(w), pairs_a = vreinterpretq_bf16_f32(a);
