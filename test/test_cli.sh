@@ -234,6 +234,23 @@ assert all(0 < abs(loss - exact) < 0.02 for loss in others), (exact, others)
 ' "$folder/loss-f32" "$folder/loss-bf16" "$folder/loss-q8" || fail "--cache rounds nothing, or too much"
 expect 2 run "$model" -p "$text" --cache q9
 
+# The arithmetic: what is in use is said, and fast is near exact, or the same where there is no kernel for it.
+for arithmetic in exact fast; do
+    expect 0 eval "$model" --text "$folder/text.txt" --size L --arithmetic $arithmetic --json --threads 1
+    cp "$folder/out" "$folder/loss-$arithmetic"
+    expect 0 run "$model" -p "$text" -n 4 --arithmetic $arithmetic --quiet --threads 1
+    expect 0 info "$model" --arithmetic $arithmetic --json
+done
+python3 -c '
+import json, sys
+exact, fast = [json.load(open(path)) for path in sys.argv[1:]]
+difference = abs(exact["views"][0]["loss"] - fast["views"][0]["loss"])
+assert exact["arithmetic"] == "exact" and (0 < difference < 0.02 if fast["arithmetic"] == "fast" else difference == 0)
+' "$folder/loss-exact" "$folder/loss-fast" || fail "--arithmetic fast is neither fast nor exact"
+expect 2 run "$model" -p "$text" --arithmetic loose
+expect 0 bench prefill "$model" --arithmetic fast --rounds 5 --json --threads 1
+json 'o["model"]["arithmetic"] == "exact" or all(p["share_of_bf16_peak"] > 0 for p in o["prefill"]["points"])'
+
 # bench
 expect 0 bench views "$model" --rounds 5 --json --threads 1
 json 'all(0 < s < 1e-3 for s in o["view_seconds"].values())'

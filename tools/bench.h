@@ -31,6 +31,7 @@ typedef struct bench {
     uint32_t rounds;   /* measurements of each point */
     bool copy;         /* load the weights to memory rather than map them */
     bool json;
+    int arithmetic; /* mf_arithmetic to open the model for */
     bench_attention_shape attention;
     bench_products products;
     mf_model *model; /* NULL for the kernels */
@@ -78,9 +79,11 @@ static const bench_read bench_reads[BENCH_READS] = {
 
 /* Seconds to read the first `bytes` bytes once, each thread its part. */
 double bench_roof_read(bench_roof *roof, size_t bytes, bench_read how);
-/* Operations per second of all threads together, a multiply-add counting as two: in f32, and of bytes summed exactly. */
+/* Operations per second of all threads together, a multiply-add counting as two: in f32, of bytes summed exactly, and of
+ * bf16 pairs; 0 where there is no instruction for these. */
 double bench_roof_fma(bench_roof *roof);
 double bench_roof_dot(bench_roof *roof);
-const char *bench_roof_cpu(void); /* the instructions that both use */
+double bench_roof_pairs(bench_roof *roof);
+const char *bench_roof_cpu(void); /* the instructions that they use */
 
 #endif

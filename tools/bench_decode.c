@@ -14,6 +14,7 @@ typedef struct point {
     mf_submodel_info info;
     double width; /* hidden units of all layers */
     double seconds[MAX_ROUND], read[BENCH_READS][MAX_ROUND], peak[MAX_ROUND], dot_peak[MAX_ROUND];
+    double pairs_peak[MAX_ROUND]; /* zeros where the model's arithmetic is exact */
 } point;
 
 typedef struct runner {
@@ -108,6 +109,7 @@ static mf_status measure_prefill(runner *r, point *p, uint32_t round, mf_error *
 {
     p->peak[round] = bench_roof_fma(r->roof);
     p->dot_peak[round] = bench_roof_dot(r->roof);
+    p->pairs_peak[round] = r->b->info.arithmetic == MF_ARITHMETIC_FAST ? bench_roof_pairs(r->roof) : 0;
     return forward(r, p->view, PREFILL_TOKENS, &p->seconds[round], error);
 }
 
@@ -233,8 +235,12 @@ static double prefill_operations(const point *p)
 
 static void report_prefill(runner *r, json_t *out)
 {
+    const bool pairs = bench_median(r->points[0].pairs_peak, r->b->rounds) > 0;
     cli_table *table =
-        cli_table_create("width|time|tokens/s|GFLOP/s|f32 peak|share of it|int8 peak, GOP/s|share of it");
+        cli_table_create(pairs ? "width|time|tokens/s|GFLOP/s|f32 peak|share of it|int8 peak, GOP/s|share "
+                                 "of it|bf16 peak|share of it"
+                               : "width|time|tokens/s|GFLOP/s|f32 peak|share of it|int8 peak, GOP/s|share "
+                                 "of it");
     json_t *list = json_array();
     for (uint32_t i = 0; i < STEPS; i++) {
         point *p = &r->points[i];
@@ -248,11 +254,17 @@ static void report_prefill(runner *r, json_t *out)
         cli_table_cell(table, "%.0f %%", 100 * rate / peak);
         cli_table_cell(table, "%.1f", 1e-9 * dot_peak);
         cli_table_cell(table, "%.0f %%", 100 * rate / dot_peak);
-        json_array_append_new(list,
-                              json_pack("{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "ratio", p->ratio, "seconds",
-                                        seconds, "tokens_per_second", PREFILL_TOKENS / seconds, "flops_per_second",
-                                        rate, "peak_flops_per_second", peak, "share_of_peak", rate / peak,
-                                        "int8_peak_per_second", dot_peak, "share_of_int8_peak", rate / dot_peak));
+        json_t *entry = json_pack("{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "ratio", p->ratio, "seconds", seconds,
+                                  "tokens_per_second", PREFILL_TOKENS / seconds, "flops_per_second", rate,
+                                  "peak_flops_per_second", peak, "share_of_peak", rate / peak, "int8_peak_per_second",
+                                  dot_peak, "share_of_int8_peak", rate / dot_peak);
+        json_array_append_new(list, entry);
+        if (!pairs) continue;
+        const double pairs_peak = bench_median(p->pairs_peak, r->b->rounds);
+        cli_table_cell(table, "%.1f", 1e-9 * pairs_peak);
+        cli_table_cell(table, "%.0f %%", 100 * rate / pairs_peak);
+        json_object_set_new(entry, "bf16_peak_per_second", json_real(pairs_peak));
+        json_object_set_new(entry, "share_of_bf16_peak", json_real(rate / pairs_peak));
     }
     if (!r->b->json) cli_table_print(table, stdout);
     cli_table_free(table);

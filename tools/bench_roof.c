@@ -24,8 +24,9 @@ typedef struct loops {
     /* bytes: a multiple of 2048. ahead: prefetched so far ahead; 0: not at all. */
     uint64_t (*read)(const unsigned char *at, size_t bytes, int n_stream, size_t ahead);
     float (*fma)(int rounds);
-    int (*dot)(int rounds);                /* exact dot products of bytes */
-    double fma_operations, dot_operations; /* of one round; a multiply-add counts as two */
+    int (*dot)(int rounds);     /* exact dot products of bytes */
+    float (*pairs)(int rounds); /* sums of products of bf16 pairs; NULL where there is no instruction for it */
+    double fma_operations, dot_operations, pairs_operations; /* of one round; a multiply-add counts as two */
 } loops;
 
 /* Eight independent sums of plain C. */
@@ -62,7 +63,8 @@ static uint64_t read_plain(const unsigned char *at, size_t bytes, int n_stream, 
 
 #if BENCH_X86
 
-/* Ten chains a = step(a, x, y) hide a latency of four to five cycles on two units; `last` makes a number of their sum. */
+/* Twelve chains a = step(a, x, y) hide a latency of six cycles on two units; `last` makes a number of their sum. */
+enum { N_CHAIN = 12 };
 #define CHAINS(X, ...) \
     X(0, __VA_ARGS__)  \
     X(1, __VA_ARGS__)  \
@@ -73,7 +75,9 @@ static uint64_t read_plain(const unsigned char *at, size_t bytes, int n_stream, 
     X(6, __VA_ARGS__)  \
     X(7, __VA_ARGS__)  \
     X(8, __VA_ARGS__)  \
-    X(9, __VA_ARGS__)
+    X(9, __VA_ARGS__)  \
+    X(10, __VA_ARGS__) \
+    X(11, __VA_ARGS__)
 #define BEGIN(i, vector, set) vector a##i = set(i);
 #define STEP(i, step) a##i = step(a##i, x, y);
 #define ADD(i, add) sum = add(sum, a##i);
@@ -97,12 +101,16 @@ static uint64_t read_plain(const unsigned char *at, size_t bytes, int n_stream, 
 #define DOT_OF_PAIRS(a, x, y) \
     _mm256_add_epi32(a, _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_xor_si256(x, a), y), _mm256_set1_epi16(1)))
 
+#define STEP_OF_PAIRS(a, x, y) _mm512_dpbf16_ps(a, (__m512bh)x, (__m512bh)y)
+
 LOOP_OF_CHAINS(fma_avx512, "avx512f", float, __m512, _mm512_set1_ps, 0.999F, 0.001F, _mm512_fmadd_ps, _mm512_add_ps,
                _mm512_reduce_add_ps)
 LOOP_OF_CHAINS(fma_avx2, "avx2,fma", float, __m256, _mm256_set1_ps, 0.999F, 0.001F, _mm256_fmadd_ps, _mm256_add_ps,
                FIRST_OF)
 LOOP_OF_CHAINS(dot_avx512vnni, "avx512f,avx512vnni", int, __m512i, _mm512_set1_epi32, 0x01020304, 0x7f010203,
                _mm512_dpbusd_epi32, _mm512_xor_si512, _mm512_reduce_or_epi32)
+LOOP_OF_CHAINS(pairs_avx512bf16, "avx512f,avx512bf16", float, __m512, _mm512_set1_ps, 0.999F, 0.001F, STEP_OF_PAIRS,
+               _mm512_add_ps, _mm512_reduce_add_ps)
 LOOP_OF_CHAINS(dot_avx2, "avx2", int, __m256i, _mm256_set1_epi32, 0x01020304, 0x7f010203, DOT_OF_PAIRS,
                _mm256_xor_si256, TWO_OF)
 
@@ -150,14 +158,22 @@ __attribute__((target("avx2"))) static uint64_t read_avx2(const unsigned char *a
 static loops best_loops(void)
 {
 #if BENCH_X86
-    if (__builtin_cpu_supports("avx512vnni"))
-        return (loops){ "avx512vnni", read_avx512, fma_avx512, dot_avx512vnni, 2.0 * 16 * 10, 2.0 * 64 * 10 };
+    if (__builtin_cpu_supports("avx512vnni")) {
+        loops best = { "avx512vnni", read_avx512,        fma_avx512,         dot_avx512vnni,
+                       NULL,         2.0 * 16 * N_CHAIN, 2.0 * 64 * N_CHAIN, 0 };
+        if (__builtin_cpu_supports("avx512bf16")) {
+            best.cpu = "avx512bf16";
+            best.pairs = pairs_avx512bf16;
+            best.pairs_operations = 2.0 * 32 * N_CHAIN;
+        }
+        return best;
+    }
     if (__builtin_cpu_supports("avx512f"))
-        return (loops){ "avx512", read_avx512, fma_avx512, dot_avx2, 2.0 * 16 * 10, 2.0 * 32 * 10 };
+        return (loops){ "avx512", read_avx512, fma_avx512, dot_avx2, NULL, 2.0 * 16 * N_CHAIN, 2.0 * 32 * N_CHAIN, 0 };
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-        return (loops){ "avx2", read_avx2, fma_avx2, dot_avx2, 2.0 * 8 * 10, 2.0 * 32 * 10 };
+        return (loops){ "avx2", read_avx2, fma_avx2, dot_avx2, NULL, 2.0 * 8 * N_CHAIN, 2.0 * 32 * N_CHAIN, 0 };
 #endif
-    return (loops){ "plain C", read_plain, fma_plain, dot_plain, 2.0, 2.0 };
+    return (loops){ "plain C", read_plain, fma_plain, dot_plain, NULL, 2.0, 2.0, 0 };
 }
 
 const char *bench_roof_cpu(void)
@@ -167,7 +183,7 @@ const char *bench_roof_cpu(void)
 
 /* ---- The threads ---- */
 
-typedef enum roof_job { JOB_READ, JOB_FMA, JOB_DOT, JOB_END } roof_job;
+typedef enum roof_job { JOB_READ, JOB_FMA, JOB_DOT, JOB_PAIRS, JOB_END } roof_job;
 
 struct bench_roof {
     loops loops;
@@ -195,6 +211,10 @@ static void work(bench_roof *roof, uint32_t thread)
     }
     if (roof->job == JOB_DOT) {
         atomic_fetch_add(&roof->kept, (unsigned long long)roof->loops.dot(FMA_ROUNDS));
+        return;
+    }
+    if (roof->job == JOB_PAIRS) {
+        atomic_fetch_add(&roof->kept, (unsigned long long)roof->loops.pairs(FMA_ROUNDS));
         return;
     }
     size_t part = roof->job_bytes / roof->n_thread / 2048 * 2048;
@@ -298,4 +318,10 @@ double bench_roof_fma(bench_roof *roof)
 double bench_roof_dot(bench_roof *roof)
 {
     return roof->n_thread * roof->loops.dot_operations * FMA_ROUNDS / run_job(roof, JOB_DOT);
+}
+
+double bench_roof_pairs(bench_roof *roof)
+{
+    if (!roof->loops.pairs) return 0;
+    return roof->n_thread * roof->loops.pairs_operations * FMA_ROUNDS / run_job(roof, JOB_PAIRS);
 }

@@ -4,6 +4,11 @@
 
 #include "cli_model.h"
 
+const char *cli_arithmetic_name(mf_arithmetic arithmetic)
+{
+    return arithmetic == MF_ARITHMETIC_FAST ? "fast" : "exact";
+}
+
 static int show_progress(void *user, uint64_t done, uint64_t total)
 {
     cli_progress(user, (double)done, (double)total);

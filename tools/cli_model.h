@@ -7,6 +7,11 @@
 
 #define CLI_CACHE_TYPES "f32|bf16|q8" /* of an option: the place of each is its mf_cache_type */
 
+#define CLI_ARITHMETICS "exact|fast" /* likewise of its mf_arithmetic */
+#define CLI_ARITHMETIC_HELP \
+    "exact: the same bits on every processor; fast: instructions that round otherwise, where they pay (exact)"
+const char *cli_arithmetic_name(mf_arithmetic arithmetic);
+
 /* Opens `path` with a progress line. */
 mf_status cli_model_open(mf_model **out, const char *path, mf_model_options *options, mf_error *error);
 

@@ -86,6 +86,7 @@ static mf_status open_model(bench *b, const bench_shape *shape, mf_error *error)
     mf_model_options options = MF_MODEL_OPTIONS_INIT;
     options.load = b->copy ? MF_LOAD_COPY : MF_LOAD_MAP;
     options.verify = MF_VERIFY_NONE;
+    options.arithmetic = (mf_arithmetic)b->arithmetic;
     mf_status status =
         b->path ? cli_model_open(&b->model, b->path, &options, error) : make_model(b, shape, &options, error);
     b->info = (mf_model_info)MF_MODEL_INFO_INIT;
@@ -96,16 +97,18 @@ static void describe_model(const bench *b, json_t *out)
 {
     const mf_model_info *i = &b->info;
     json_object_set_new(out, "model",
-                        json_pack("{s:o, s:i, s:i, s:i, s:i, s:i, s:I, s:I, s:s, s:s}", "file",
+                        json_pack("{s:o, s:i, s:i, s:i, s:i, s:i, s:I, s:I, s:s, s:s, s:s}", "file",
                                   cli_json_string(b->path), "layers", (int)i->n_layer, "d_model", (int)i->d_model,
                                   "d_ff", (int)i->d_ff, "heads", (int)i->n_head, "vocabulary", (int)i->n_vocab,
                                   "params", (json_int_t)i->n_param, "weight_bytes", (json_int_t)i->weight_bytes, "cpu",
-                                  i->cpu, "load", b->copy ? "copy" : "map"));
+                                  i->cpu, "load", b->copy ? "copy" : "map", "arithmetic",
+                                  cli_arithmetic_name(i->arithmetic)));
     if (b->json) return;
-    printf("%s: %u layers, d_model %u, d_ff %u, %u heads (%u key/value), vocabulary %u; %s parameters, %s, %s, %s\n",
+    printf("%s: %u layers, d_model %u, d_ff %u, %u heads (%u key/value), vocabulary %u; %s parameters, %s, %s, %s, %s "
+           "arithmetic\n",
            b->path ? b->path : "random model", i->n_layer, i->d_model, i->d_ff, i->n_head, i->n_kv_head, i->n_vocab,
            cli_number((double)i->n_param).text, cli_bytes((double)i->weight_bytes).text,
-           b->copy ? "in memory" : "mapped", i->cpu);
+           b->copy ? "in memory" : "mapped", i->cpu, cli_arithmetic_name(i->arithmetic));
 }
 
 /* ---- The command ---- */
@@ -172,6 +175,7 @@ static int run(const cli_command *self, int argc, char **argv)
         { CLI_U32, "rounds", 'r', "N", &b.rounds, "measurements of each point (9)", 5, MAX_ROUND },
         { CLI_U32, "threads", 0, "N", &b.n_thread, "(0: one per core)", 0, 256 },
         { CLI_CHOICE, "load", 0, "copy|map", &load, "weights in memory of their own, or mapped (copy)", 0, 0 },
+        { CLI_CHOICE, "arithmetic", 0, CLI_ARITHMETICS, &b.arithmetic, CLI_ARITHMETIC_HELP, 0, 0 },
         { CLI_FLAG, "json", 0, NULL, &b.json, "print one JSON object", 0, 0 },
         { CLI_SECTION, "", 0, NULL, NULL,
           "The random model that is measured where no FILE is given; for kernels, the matrices of its FFN", 0, 0 },

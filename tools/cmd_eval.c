@@ -15,10 +15,11 @@ typedef struct evaluation {
     const char *path, *against;
     cli_list texts, sizes;
     uint32_t context, n_thread;
-    int cache_type;
+    int cache_type, arithmetic;
     bool json;
     /* objects */
     mf_model *model;
+    mf_model_info info;
     cli_corpus corpus;
     const char *names[MAX_VIEW];
     mf_submodel *views[MAX_VIEW];
@@ -70,7 +71,9 @@ static void show_progress(void *user, double done, double total)
 static mf_status evaluate(evaluation *e, mf_error *error)
 {
     mf_model_options options = MF_MODEL_OPTIONS_INIT;
+    options.arithmetic = (mf_arithmetic)e->arithmetic;
     mf_status status = cli_model_open(&e->model, e->path, &options, error);
+    if (status == MF_OK) status = mf_model_info_get(e->model, &e->info);
     if (status == MF_OK) status = add_views(e, error);
     if (status == MF_OK) status = cli_corpus_read(&e->corpus, &e->texts, NULL, error);
     if (status == MF_OK) status = cli_corpus_encode(&e->corpus, cli_start_token(e->model), encode, e->model, error);
@@ -113,8 +116,9 @@ static int print_table(const evaluation *e)
         cli_table_cell(table, "%.4f", e->scores[i].kl);
         cli_table_cell(table, "%.1f %%", 100 * e->scores[i].agreement);
     }
-    printf("%s tokens of %s; windows of %u tokens without overlap; loss in nats per token",
-           cli_thousands(e->n_predicted).text, cli_bytes((double)e->corpus.bytes).text, e->context);
+    printf("%s tokens of %s; windows of %u tokens without overlap; loss in nats per token; %s arithmetic",
+           cli_thousands(e->n_predicted).text, cli_bytes((double)e->corpus.bytes).text, e->context,
+           cli_arithmetic_name(e->info.arithmetic));
     if (e->reference) printf("; KL and top token against %s", e->against);
     printf("\n\n");
     cli_table_print(table, stdout);
@@ -138,21 +142,17 @@ static int print_json(const evaluation *e)
         }
         json_array_append_new(views, view);
     }
-    return cli_print_json(json_pack("{s:o, s:o, s:I, s:I, s:i, s:o, s:o}", "file", cli_json_string(e->path), "texts",
-                                    texts, "bytes", (json_int_t)e->corpus.bytes, "tokens", (json_int_t)e->n_predicted,
-                                    "context", (int)e->context, "against", cli_json_string(e->against), "views",
-                                    views));
+    return cli_print_json(json_pack(
+        "{s:o, s:o, s:I, s:I, s:i, s:o, s:o, s:s}", "file", cli_json_string(e->path), "texts", texts, "bytes",
+        (json_int_t)e->corpus.bytes, "tokens", (json_int_t)e->n_predicted, "context", (int)e->context, "against",
+        cli_json_string(e->against), "views", views, "arithmetic", cli_arithmetic_name(e->info.arithmetic)));
 }
 
 static int execute(evaluation *e)
 {
     mf_error error = MF_ERROR_INIT;
     if (evaluate(e, &error) != MF_OK) return cli_fail(&error);
-    if (e->context == 0) {
-        mf_model_info info = MF_MODEL_INFO_INIT;
-        mf_model_info_get(e->model, &info);
-        e->context = info.max_positions;
-    }
+    if (e->context == 0) e->context = e->info.max_positions;
     return e->json ? print_json(e) : print_table(e);
 }
 
@@ -169,7 +169,7 @@ static void close_all(evaluation *e)
 
 static int run(const cli_command *self, int argc, char **argv)
 {
-    evaluation e = { 0 };
+    evaluation e = { .info = MF_MODEL_INFO_INIT };
     const cli_option options[] = {
         { CLI_TEXTS, "text", 't', "PATH", &e.texts,
           "a text file, or a folder of *.txt; may be repeated; \"-\" is standard "
@@ -183,6 +183,7 @@ static int run(const cli_command *self, int argc, char **argv)
         { CLI_U32, "context", 0, "N", &e.context, "tokens of a window (default: the length the model was trained for)",
           1, 1 << 20 },
         { CLI_CHOICE, "cache", 0, CLI_CACHE_TYPES, &e.cache_type, "what keys and values are rounded to (f32)", 0, 0 },
+        { CLI_CHOICE, "arithmetic", 0, CLI_ARITHMETICS, &e.arithmetic, CLI_ARITHMETIC_HELP, 0, 0 },
         { CLI_U32, "threads", 0, "N", &e.n_thread, "threads to compute with (0: one per usable core)", 0, 4096 },
         { CLI_FLAG, "json", 0, NULL, &e.json, "print one JSON object", 0, 0 },
     };

@@ -9,6 +9,7 @@
 typedef struct inspection {
     const char *path;
     bool verified, tensors, json;
+    int arithmetic;
     mf_model *model;
     mf_model_info info;
     uint32_t n_usable; /* granularities, of info.n_granularity */
@@ -50,7 +51,7 @@ static void print_summary(const inspection *in)
     printf("  memory      weights %s, mapped %s, allocated %s, %u of %u shells resident\n",
            cli_bytes((double)i->weight_bytes).text, cli_bytes((double)i->mapped_bytes).text,
            cli_bytes((double)i->allocated_bytes).text, i->n_shell_resident, i->n_shell);
-    printf("  processor   %s\n", i->cpu);
+    printf("  processor   %s, %s arithmetic\n", i->cpu, cli_arithmetic_name(i->arithmetic));
     if (!in->verified) return;
     if (i->n_shell_resident == i->n_shell)
         printf("  verified    every byte of the weights matches its checksum\n");
@@ -142,7 +143,7 @@ static int print_json(const inspection *in)
     }
     json_t *root = json_pack(
         "{s:o, s:s, s:s, s:b, s:{s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i}, s:I, s:I, s:I, s:I, s:I, s:i, s:i,"
-        " s:b, s:i, s:i, s:o, s:o, s:i, s:o}",
+        " s:b, s:i, s:i, s:o, s:o, s:i, s:o, s:s}",
         "file", cli_json_string(in->path), "family", i->family, "cpu", i->cpu, "verified",
         (int)(in->verified && i->n_shell_resident == i->n_shell), "shape", "layers", (int)i->n_layer, "d_model",
         (int)i->d_model, "d_ff", (int)i->d_ff, "heads", (int)i->n_head, "kv_heads", (int)i->n_kv_head, "d_head",
@@ -152,7 +153,7 @@ static int print_json(const inspection *in)
         (json_int_t)i->allocated_bytes, "shells", (int)i->n_shell, "shells_resident", (int)i->n_shell_resident,
         "tokenizer", (int)in->tokenizer, "bos_token", i->bos_token, "eos_token", i->eos_token, "granularities",
         granularities, "metadata", metadata, "shells_verified", in->verified ? (int)i->n_shell_resident : 0, "types",
-        types_json(in));
+        types_json(in), "arithmetic", cli_arithmetic_name(i->arithmetic));
     if (root && in->tensors) {
         mf_error error = MF_ERROR_INIT;
         json_t *directory = cli_directory_json(in->path, &error);
@@ -185,6 +186,9 @@ static int run(const cli_command *self, int argc, char **argv)
         { CLI_FLAG, "verify", 0, NULL, &in.verified,
           "check every byte of the weights that the file has against its checksum", 0, 0 },
         { CLI_FLAG, "tensors", 0, NULL, &in.tensors, "list the regions of the file and the tensors in them", 0, 0 },
+        { CLI_CHOICE, "arithmetic", 0, CLI_ARITHMETICS, &in.arithmetic,
+          "the processor's level is the one that this arithmetic uses for the model, if it has kernels for it (exact)",
+          0, 0 },
         { CLI_FLAG, "json", 0, NULL, &in.json, "print one JSON object", 0, 0 },
     };
     int first, status;
@@ -194,6 +198,7 @@ static int run(const cli_command *self, int argc, char **argv)
 
     mf_error error = MF_ERROR_INIT;
     mf_model_options model_options = MF_MODEL_OPTIONS_INIT;
+    model_options.arithmetic = (mf_arithmetic)in.arithmetic;
     model_options.verify = in.verified ? MF_VERIFY_FULL : MF_VERIFY_DEFAULT;
     if (cli_model_open(&in.model, in.path, &model_options, &error) != MF_OK) return cli_fail(&error);
     if (cli_directory_types(in.path, in.types, &error) != MF_OK) {

@@ -16,7 +16,7 @@ typedef struct run_state {
     /* options */
     const char *path, *size, *prompt, *then, *schedule_text;
     uint32_t n_token, at, n_thread, top;
-    int cache_type;
+    int cache_type, arithmetic;
     mf_sampler_options sampling;
     double temperature, top_p, min_p, repetition_penalty;
     cli_list stop;
@@ -221,6 +221,7 @@ static mf_status open_all(run_state *run, mf_error *error)
     mf_session_options session_options = MF_SESSION_OPTIONS_INIT;
     executor_options.n_thread = run->n_thread;
     executor_options.max_requests = 1;
+    model_options.arithmetic = (mf_arithmetic)run->arithmetic;
     mf_status status = cli_model_open(&run->model, run->path, &model_options, error);
     if (status == MF_OK && !run->size)
         run->size = mf_model_granularity(run->model, cli_usable_granularities(run->model) - 1);
@@ -349,6 +350,7 @@ static int run(const cli_command *self, int argc, char **argv)
         { CLI_U64, "seed", 0, "N", &run.sampling.seed, "the same seed writes the same text (1)", 0, 0 },
         { CLI_SECTION, "", 0, NULL, NULL, "Other", 0, 0 },
         { CLI_CHOICE, "cache", 0, CLI_CACHE_TYPES, &run.cache_type, "what keys and values are rounded to (f32)", 0, 0 },
+        { CLI_CHOICE, "arithmetic", 0, CLI_ARITHMETICS, &run.arithmetic, CLI_ARITHMETIC_HELP, 0, 0 },
         { CLI_U32, "threads", 0, "N", &run.n_thread, "threads to compute with (0: one per usable core)", 0, 4096 },
         { CLI_U32, "top", 0, "N", &run.top, "with --json: log-probabilities of the N likeliest tokens", 0, 64 },
         { CLI_FLAG, "quiet", 'q', NULL, &run.quiet, "no timing on standard error", 0, 0 },
