@@ -1,11 +1,17 @@
 #!/usr/bin/env python3
-"""Decoding and prefill of one shape beside other programs, in turn on this machine, to DOCS/peers.md and peers.json.
+"""Decoding and prefill of one shape beside other programs, in turn on this machine, to DOCS/peers.md, .json and .svg.
 
   python3 scripts/peers.py --docs docs --peer llama.cpp=PATH/llama-bench \\
       --pair q4:OURS.mf:Q4_0:THEIRS.gguf --pair q8:OURS.mf:Q8_0:THEIRS.gguf
 
 A --peer is a llama-bench of llama.cpp or a fork of it; words after the path go to it as they are ("NAME=PATH -rtr 1"). A
 --pair is a type and a model of ours, then one of theirs, of the same shape; random weights do. Nothing else should run.
+
+The programs and the models:
+  sh scripts/build_peers.sh PEERS
+  build/test/make_model --type q4 1.1b OURS.mf
+  python3 scripts/random_gguf.py --shape 1.1b --type bf16 THEIRS.gguf
+  PEERS/llama.cpp/bin/llama-quantize --pure THEIRS.gguf THEIRS-q4.gguf Q4_K_S
 """
 import argparse
 import json
@@ -19,6 +25,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from performance import describe_machine, table  # noqa: E402
 
 KINDS = {"decode": ["-p", "0", "-n", "32"], "prefill": ["-p", "512", "-n", "0"]}
+REPEATS = 3  # of a peer in a round
 
 
 def run(words):
@@ -28,7 +35,7 @@ def run(words):
 
 def ours(args, kind, our_type, path, threads):
     """Tokens a second of the widest submodel, and their share of the roof or of the peak of what the type computes in."""
-    result = run([args.program, "bench", kind, path, "--threads", str(threads), "--rounds", "5", "--json"])
+    result = run([args.program, "bench", kind, path, "--threads", str(threads), "--widths", "1", "--rounds", "5", "--json"])
     point = result[kind]["points"][-1]
     if kind == "decode":
         return 1 / point["seconds"], point["share_of_roof"]
@@ -37,7 +44,7 @@ def ours(args, kind, our_type, path, threads):
 
 def theirs(command, kind, path, threads):
     """Tokens a second, and which commit of the program it was."""
-    words = [*command, "-m", path, "-t", str(threads), "-r", "5", "-o", "json", *KINDS[kind]]
+    words = [*command, "-m", path, "-t", str(threads), "-r", str(REPEATS), "-o", "json", *KINDS[kind]]
     result = run(words)[0]
     return statistics.median(result["samples_ts"]), result["build_commit"]
 
@@ -71,8 +78,8 @@ def measure(args, peers, pairs):
 
 def write_page(args, result):
     lines = ["<!-- written by scripts/peers.py -->", "# Beside other programs", "",
-             f"Machine: {result['machine']}. Threads: {result['threads']}. Medians of {result['rounds']} runs in turn, of five each; tokens per",
-             "second, the least and the most behind. A ratio is the median of the rounds', to the fastest of the others in each. The share is",
+             f"Machine: {result['machine']}. Threads: {result['threads']}. Medians of {result['rounds']} runs in turn; tokens per second, the",
+             "least and the most behind. A ratio is the median of the rounds', to the fastest of the others in each. The share is",
              "ours: of the read roof in decode; in prefill of the int8 peak for q8 and q4, of the f32 peak for other types.", ""]
     for kind in KINDS:
         rows, names = [], []
@@ -84,14 +91,38 @@ def write_page(args, result):
                          *(f"{statistics.median(v):.1f} ({min(v):.1f}–{max(v):.1f})" for v in speeds.values()),
                          f"{statistics.median(ratios):.2f}", f"{100 * statistics.median(row['shares']):.0f} %"])
         lines += [f"## {kind.capitalize()}", "", *table(["type, ours / theirs", "ours", *names, "ratio", "share"], rows)]
+    lines += ["![tokens per second](peers.svg)", ""]
     with open(os.path.join(args.docs, "peers.md"), "w") as out:
         out.write("\n".join(lines))
+
+
+def draw(args, result):
+    import matplotlib
+    matplotlib.use("svg")
+    import matplotlib.pyplot as plt
+    matplotlib.rcParams["svg.hashsalt"] = "peers"  # the same picture from the same numbers
+    figure, axes = plt.subplots(1, len(KINDS), figsize=(10, 4))
+    for axis, kind in zip(axes, KINDS):
+        rows = [row for row in result["rows"] if row["kind"] == kind]
+        names = list(rows[0]["tokens_per_second"]) if rows else []
+        for i, name in enumerate(names):
+            speeds = [row["tokens_per_second"][name] for row in rows]
+            middle = [statistics.median(v) for v in speeds]
+            reach = [[m - min(v) for m, v in zip(middle, speeds)], [max(v) - m for m, v in zip(middle, speeds)]]
+            places = [x + (i - (len(names) - 1) / 2) * 0.8 / len(names) for x in range(len(rows))]
+            axis.bar(places, middle, 0.8 / len(names), yerr=reach, capsize=2, label=name)
+        axis.set_xticks(range(len(rows)), [f"{row['type']} / {row['their_type']}" for row in rows])
+        axis.set_title(f"{kind}, tokens per second")
+        axis.grid(alpha=0.3, axis="y")
+    axes[0].legend()
+    figure.tight_layout()
+    figure.savefig(os.path.join(args.docs, "peers.svg"), metadata={"Date": None})
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--program", default="build/tools/matformer")
-    parser.add_argument("--docs", required=True, help="where peers.md and peers.json go")
+    parser.add_argument("--docs", required=True, help="where peers.md, peers.json and peers.svg go")
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=COMMAND")
     parser.add_argument("--pair", action="append", default=[], metavar="TYPE:MF:TYPE:GGUF")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
@@ -106,6 +137,7 @@ def main():
             parser.error("at least one --peer and one --pair are needed")
         result = measure(args, peers, [pair.split(":") for pair in args.pair])
     write_page(args, result)
+    draw(args, result)
 
 
 if __name__ == "__main__":

@@ -252,6 +252,9 @@ expect 0 bench prefill "$model" --arithmetic fast --rounds 5 --json --threads 1
 json 'o["model"]["arithmetic"] == "exact" or all(p["share_of_bf16_peak"] > 0 for p in o["prefill"]["points"])'
 
 # bench
+expect 0 bench decode "$model" --rounds 5 --widths 1 --json --threads 1
+json '[p["ratio"] for p in o["decode"]["points"]] == [1] and "line" not in o["decode"]'
+expect 2 bench decode "$model" --widths 0
 expect 0 bench views "$model" --rounds 5 --json --threads 1
 json 'all(0 < s < 1e-3 for s in o["view_seconds"].values())'
 for what in decode prefill; do

@@ -25,10 +25,13 @@ typedef struct bench_products {
     cli_list peers; /* NAME=PATH[:OPTION] */
 } bench_products;
 
+enum { BENCH_MOST_WIDTHS = 64 };
+
 typedef struct bench {
     const char *path;  /* of the model; NULL until one is made */
     uint32_t n_thread; /* at least 1 */
     uint32_t rounds;   /* measurements of each point */
+    uint32_t n_width;  /* of decode and prefill: 1/n to n/n of d_ff; at most BENCH_MOST_WIDTHS */
     bool copy;         /* load the weights to memory rather than map them */
     bool json;
     int arithmetic; /* mf_arithmetic to open the model for */

@@ -6,7 +6,6 @@
 #include "bench.h"
 
 enum { MAX_ROUND = 100, PREFILL_TOKENS = 512, CONTEXT = 16 };
-#define STEPS 8U /* widths: 1/8 to 8/8 */
 
 typedef struct point {
     double ratio; /* of the width */
@@ -24,7 +23,7 @@ typedef struct runner {
     float *logits;
     int32_t tokens[PREFILL_TOKENS];
     bench_roof *roof;
-    point *points; /* [STEPS] */
+    point *points; /* [b->n_width], narrowest first */
 } runner;
 
 /* ---- Running ---- */
@@ -52,20 +51,20 @@ static mf_status open_runner(runner *r, size_t roof_bytes, mf_error *error)
     session.max_positions = PREFILL_TOKENS + CONTEXT;
     for (size_t i = 0; i < PREFILL_TOKENS; i++)
         r->tokens[i] = (int32_t)(i * 7919 % r->b->info.n_vocab);
-    r->points = calloc(STEPS, sizeof(*r->points));
+    r->points = calloc(r->b->n_width, sizeof(*r->points));
     r->logits = malloc(r->b->info.n_vocab * sizeof(*r->logits));
     r->roof = bench_roof_create(r->b->n_thread, roof_bytes);
     if (!r->points || !r->logits || !r->roof) return error->status = MF_E_NOMEM;
     mf_status status = mf_executor_create(&r->executor, r->b->model, &executor, error);
     if (status == MF_OK) status = mf_session_create(&r->session, r->b->model, &session, error);
-    for (uint32_t i = 0; i < STEPS && status == MF_OK; i++)
-        status = open_point(r->b, &r->points[i], (double)(i + 1) / STEPS, error);
+    for (uint32_t i = 0; i < r->b->n_width && status == MF_OK; i++)
+        status = open_point(r->b, &r->points[i], (double)(i + 1) / r->b->n_width, error);
     return status;
 }
 
 static void close_runner(runner *r)
 {
-    for (uint32_t i = 0; r->points && i < STEPS; i++)
+    for (uint32_t i = 0; r->points && i < r->b->n_width; i++)
         mf_submodel_close(r->points[i].view);
     mf_session_close(r->session);
     mf_executor_close(r->executor);
@@ -118,8 +117,8 @@ static mf_status measure(runner *r, const char *what, mf_status (*one)(runner *,
 {
     mf_status status = MF_OK;
     for (uint32_t round = 0; round < r->b->rounds && status == MF_OK; round++)
-        for (uint32_t i = 0; i < STEPS && status == MF_OK; i++) {
-            cli_progress(what, round * STEPS + i, r->b->rounds * STEPS);
+        for (uint32_t i = 0; i < r->b->n_width && status == MF_OK; i++) {
+            cli_progress(what, round * r->b->n_width + i, r->b->rounds * r->b->n_width);
             status = one(r, &r->points[i], round, error);
         }
     cli_progress_end();
@@ -144,10 +143,10 @@ static double beyond_reading(const line *l, const point *first, const point *las
 }
 
 /* Least squares of the relative deviation: each point weighs 1 / seconds^2. */
-static line fit_line(const point *points, const double *seconds)
+static line fit_line(const point *points, uint32_t n, const double *seconds)
 {
     double w = 0, x = 0, y = 0, xx = 0, xy = 0;
-    for (uint32_t i = 0; i < STEPS; i++) {
+    for (uint32_t i = 0; i < n; i++) {
         double weight = 1 / (seconds[i] * seconds[i]);
         w += weight;
         x += weight * points[i].width;
@@ -158,11 +157,11 @@ static line fit_line(const point *points, const double *seconds)
     line l = { 0 };
     l.slope = (w * xy - x * y) / (w * xx - x * x);
     l.constant = (y - l.slope * x) / w;
-    for (uint32_t i = 0; i < STEPS; i++) {
+    for (uint32_t i = 0; i < n; i++) {
         double on_line = l.constant + l.slope * points[i].width;
         l.worst = fmax(l.worst, fabs(seconds[i] - on_line) / on_line);
     }
-    l.rest = beyond_reading(&l, &points[0], &points[STEPS - 1]);
+    l.rest = beyond_reading(&l, &points[0], &points[n - 1]);
     return l;
 }
 
@@ -173,12 +172,25 @@ static double best_read(point *p, uint32_t rounds)
     return (double)p->info.bytes_per_token / bench_least_median(p->read[0], BENCH_READS, MAX_ROUND, rounds);
 }
 
+static void report_line(const runner *r, const double *seconds, json_t *decode)
+{
+    line l = fit_line(r->points, r->b->n_width, seconds);
+    if (!r->b->json) {
+        printf("Time is %s + %s per 1000 hidden units; no point is farther than %.1f %% from that line.\n",
+               cli_seconds(l.constant).text, cli_seconds(1000 * l.slope).text, 100 * l.worst);
+        printf("Reading what every width reads, as fast as hidden units are, leaves %.0f us of it.\n", 1e6 * l.rest);
+    }
+    json_object_set_new(decode, "line",
+                        json_pack("{s:f, s:f, s:f, s:f}", "constant_seconds", l.constant, "seconds_per_unit", l.slope,
+                                  "worst_deviation", l.worst, "constant_beyond_reading_seconds", l.rest));
+}
+
 static void report_decode(runner *r, json_t *out)
 {
     cli_table *table = cli_table_create("width|read per token|time|tokens/s|GB/s|roof GB/s|share of roof");
     json_t *list = json_array();
-    double seconds[STEPS];
-    for (uint32_t i = 0; i < STEPS; i++) {
+    double seconds[BENCH_MOST_WIDTHS];
+    for (uint32_t i = 0; i < r->b->n_width; i++) {
         point *p = &r->points[i];
         seconds[i] = bench_median(p->seconds, r->b->rounds);
         double bytes = (double)p->info.bytes_per_token, rate = bytes / seconds[i], roof = best_read(p, r->b->rounds);
@@ -194,18 +206,11 @@ static void report_decode(runner *r, json_t *out)
                                               "seconds", seconds[i], "bytes_per_second", rate, "roof_bytes_per_second",
                                               roof, "share_of_roof", rate / roof));
     }
-    line l = fit_line(r->points, seconds);
-    if (!r->b->json) {
-        cli_table_print(table, stdout);
-        printf("Time is %s + %s per 1000 hidden units; no point is farther than %.1f %% from that line.\n",
-               cli_seconds(l.constant).text, cli_seconds(1000 * l.slope).text, 100 * l.worst);
-        printf("Reading what every width reads, as fast as hidden units are, leaves %.0f us of it.\n", 1e6 * l.rest);
-    }
+    if (!r->b->json) cli_table_print(table, stdout);
     cli_table_free(table);
-    json_object_set_new(out, "decode",
-                        json_pack("{s:o, s:{s:f, s:f, s:f, s:f}}", "points", list, "line", "constant_seconds",
-                                  l.constant, "seconds_per_unit", l.slope, "worst_deviation", l.worst,
-                                  "constant_beyond_reading_seconds", l.rest));
+    json_t *decode = json_pack("{s:o}", "points", list);
+    if (r->b->n_width > 1) report_line(r, seconds, decode);
+    json_object_set_new(out, "decode", decode);
 }
 
 mf_status bench_decode(const bench *b, json_t *out, mf_error *error)
@@ -217,7 +222,7 @@ mf_status bench_decode(const bench *b, json_t *out, mf_error *error)
                 b->n_thread, bench_roof_cpu());
     double unused;
     mf_status status = open_runner(&r, (size_t)b->info.weight_bytes, error);
-    if (status == MF_OK) status = forward(&r, r.points[STEPS - 1].view, 1, &unused, error);
+    if (status == MF_OK) status = forward(&r, r.points[b->n_width - 1].view, 1, &unused, error);
     if (status == MF_OK) status = measure(&r, "decode", measure_decode, error);
     if (status == MF_OK) report_decode(&r, out);
     close_runner(&r);
@@ -242,7 +247,7 @@ static void report_prefill(runner *r, json_t *out)
                                : "width|time|tokens/s|GFLOP/s|f32 peak|share of it|int8 peak, GOP/s|share "
                                  "of it");
     json_t *list = json_array();
-    for (uint32_t i = 0; i < STEPS; i++) {
+    for (uint32_t i = 0; i < r->b->n_width; i++) {
         point *p = &r->points[i];
         double seconds = bench_median(p->seconds, r->b->rounds), peak = bench_median(p->peak, r->b->rounds);
         double rate = prefill_operations(p) / seconds, dot_peak = bench_median(p->dot_peak, r->b->rounds);
@@ -279,7 +284,7 @@ mf_status bench_prefill(const bench *b, json_t *out, mf_error *error)
         PREFILL_TOKENS, b->n_thread, bench_roof_cpu());
     double unused;
     mf_status status = open_runner(&r, 1 << 20, error);
-    if (status == MF_OK) status = forward(&r, r.points[STEPS - 1].view, PREFILL_TOKENS, &unused, error);
+    if (status == MF_OK) status = forward(&r, r.points[b->n_width - 1].view, PREFILL_TOKENS, &unused, error);
     if (status == MF_OK) status = measure(&r, "prefill", measure_prefill, error);
     if (status == MF_OK) report_prefill(&r, out);
     close_runner(&r);

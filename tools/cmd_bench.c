@@ -165,7 +165,9 @@ static uint32_t usable_cores(void)
 
 static int run(const cli_command *self, int argc, char **argv)
 {
-    bench b = { .rounds = 9, .attention = { .n_head = 32, .n_kv_head = 4, .d_head = 64, .n_position = 32768 } };
+    bench b = { .rounds = 9,
+                .n_width = 8,
+                .attention = { .n_head = 32, .n_kv_head = 4, .d_head = 64, .n_position = 32768 } };
     bench_shape own = { 0 };
     int load = 0, type = -1, named = -1;
     enum { BF16 = 1 };
@@ -173,6 +175,8 @@ static int run(const cli_command *self, int argc, char **argv)
     static const char types[] = "f32|bf16|f16|q8|q4";
     const cli_option options[] = {
         { CLI_U32, "rounds", 'r', "N", &b.rounds, "measurements of each point (9)", 5, MAX_ROUND },
+        { CLI_U32, "widths", 0, "N", &b.n_width, "widths of decode and prefill, 1/N to N/N of the whole (8)", 1,
+          BENCH_MOST_WIDTHS },
         { CLI_U32, "threads", 0, "N", &b.n_thread, "(0: one per core)", 0, 256 },
         { CLI_CHOICE, "load", 0, "copy|map", &load, "weights in memory of their own, or mapped (copy)", 0, 0 },
         { CLI_CHOICE, "arithmetic", 0, CLI_ARITHMETICS, &b.arithmetic, CLI_ARITHMETIC_HELP, 0, 0 },
@@ -232,8 +236,8 @@ const cli_command cmd_bench = {
     .summary = "How fast this machine runs a model, against what the machine can do",
     .details =
         "views      the time to create a view\n"
-        "decode     one token at a time, at eight widths, against the measured read bandwidth\n"
-        "prefill    a prompt, at eight widths, against the measured peaks of arithmetic\n"
+        "decode     one token at a time, at --widths widths, against the measured read bandwidth\n"
+        "prefill    a prompt, at --widths widths, against the measured peaks of arithmetic\n"
         "mixed      a batch whose rows have widths of their own, against rows of one width and single calls\n"
         "switch     a timeline that changes its width, against one that keeps it\n"
         "attention  of one layer by itself, at 512 to 32768 positions, with every type of the cache, with one and\n"
