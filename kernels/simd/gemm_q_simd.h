@@ -290,7 +290,7 @@ static void tile_at_edge(const tile_args *t, size_t rows, size_t panels, bool lo
 /* ---- The product ---- */
 
 /* Blocks of 32 inputs at a time: two panels of Q8 are 34 KiB. Rows at a time: their activations are 240 KiB. */
-enum { K_BLOCKS = 32, MAX_ROWS = 192, GLU_ROWS = MAX_ROWS };
+enum { K_BLOCKS = 32, MAX_ROWS = 192, GLU_ROWS = MAX_ROWS, GLU_UNITS = 128 };
 
 static size_t panels_at_once(size_t m, size_t n_panel)
 {
