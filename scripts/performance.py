@@ -21,17 +21,48 @@ def bench(args, *words, environment=None):
     return json.loads(done.stdout)
 
 
+TYPES = ("f32", "bf16", "q8", "q4")
+SHAPE = "1.1b"
+
+
+def bench_types(args, suite, *words):
+    """A suite on the model of every type: a file that was given, or else a random one of the shape."""
+    models = dict(pair.split("=", 1) for pair in args.model)
+    runs = {}
+    for kind in TYPES:
+        model = [models[kind]] if kind in models else ["--shape", SHAPE, "--type", kind]
+        run = bench(args, suite, *model, *words)
+        runs[kind] = {"model": run["model"], **run[suite]}
+    return runs
+
+
+def measure_gemv(args):
+    """An FFN of half a gigabyte and more: little else than reading."""
+    return {kind: bench(args, "decode", "--shape", "gemv", "--type", kind, "--widths", "1")["decode"]["points"][0] for kind in TYPES}
+
+
+PARTS = {
+    "decode": lambda args: bench_types(args, "decode", "--widths", "32"),
+    "gemv": measure_gemv,
+    "prefill": lambda args: bench_types(args, "prefill"),
+    "mixed": lambda args: bench_types(args, "mixed"),
+    "kernels": lambda args: measure_kernels(args, bench(args, "views")["roof_cpu"]),
+    "train": lambda args: bench(args, "train")["train"],
+    "view_seconds": lambda args: bench(args, "views")["view_seconds"],
+}
+
+
 def measure(args):
-    cores = os.cpu_count()
-    result = {"machine": describe_machine(), "rounds": args.rounds, "cores": cores, "decode": {}, "prefill": {}}
-    for threads in sorted({1, cores}):
-        run = bench(args, "decode", "--threads", str(threads))
-        result["decode"][str(threads)], result["model"] = run["decode"], run["model"]
-        result["prefill"][str(threads)] = bench(args, "prefill", "--threads", str(threads))["prefill"]
-    views = bench(args, "views")
-    result["view_seconds"] = views["view_seconds"]
-    result["kernels"] = measure_kernels(args, views["roof_cpu"])
-    result["train"] = bench(args, "train")["train"]
+    """Part by part, saved after each; what is not measured stays as it was."""
+    path = os.path.join(args.docs, "performance.json")
+    result = json.load(open(path)) if args.part and os.path.exists(path) else {}
+    result.update(machine=describe_machine(), rounds=args.rounds, cores=os.cpu_count())
+    for part in args.part or PARTS:
+        result[part] = PARTS[part](args)
+        with open(path + ".part", "w") as out:
+            json.dump(result, out, indent=1)
+            out.write("\n")
+        os.replace(path + ".part", path)
     return result
 
 
@@ -78,30 +109,51 @@ def table(head, rows):
 
 
 def decode_lines(result):
+    model = result["decode"][TYPES[0]]["model"]
     lines = ["## Decode", "",
-             "One token at a time on a random model of {layers} layers, d_model {d_model}, d_ff {d_ff}, {params:,} parameters in"
-             .format(**result["model"]),
-             "bf16. The roof is reading as many bytes, in turn with it and as often: where they fit into a cache, the cache's speed.", ""]
-    for threads, run in result["decode"].items():
-        rows = [[f"{p['ratio']:.3f}", f"{p['bytes_per_token'] / 1e6:.0f} MB", f"{1e3 * p['seconds']:.2f} ms",
-                 f"{1e-9 * p['bytes_per_second']:.1f}", f"{1e-9 * p['roof_bytes_per_second']:.1f}",
-                 f"{100 * p['share_of_roof']:.0f} %"] for p in run["points"]]
-        line = run["line"]
-        lines += [f"Threads: {threads}", "",
-                  *table(["share of the FFN", "read per token", "time", "GB/s", "roof GB/s", "share of the roof"], rows),
-                  f"Time is {1e3 * line['constant_seconds']:.2f} ms + {1e6 * line['seconds_per_unit']:.3f} µs per hidden unit; no point is "
-                  f"farther than {100 * line['worst_deviation']:.1f} % from that line.", ""]
+             "One token at a time on a random model of {layers} layers, d_model {d_model}, d_ff {d_ff}, {params:,} parameters, on all cores,"
+             .format(**model), "at every 1/32 of the width. The roof is reading as many bytes, in turn with it and as often.", ""]
+    rows = []
+    for ratio in [i / 8 for i in range(1, 9)]:
+        cells = [next(p for p in result["decode"][kind]["points"] if abs(p["ratio"] - ratio) < 1e-9) for kind in TYPES]
+        rows.append([f"{ratio:.3f}", *(f"{1e3 * p['seconds']:.1f} ms, {1e-9 * p['bytes_per_second']:.0f} GB/s, "
+                                       f"{100 * p['share_of_roof']:.0f} %" for p in cells)])
+    lines += table(["share of the FFN", *(f"{kind}: time, rate, share of the roof" for kind in TYPES)], rows)
+    rows = []
+    for kind in TYPES:
+        run = result["decode"][kind]
+        shares, line = [p["share_of_roof"] for p in run["points"]], run["line"]
+        rows.append([kind, f"{100 * shares[-1]:.0f} %", f"{100 * min(shares):.0f}–{100 * max(shares):.0f} %",
+                     f"{1e3 * line['constant_seconds']:.2f} ms + {1e6 * line['seconds_per_unit']:.3f} µs", f"{100 * line['worst_deviation']:.1f} %",
+                     f"{1e6 * line['constant_beyond_reading_seconds']:.0f} µs", f"{100 * result['gemv'][kind]['share_of_roof']:.0f} %"])
+    lines += ["All 32 widths: the share of the roof, the straight line of time against hidden units, how far the farthest point is from",
+              "it, and what of its constant is not reading. Last, the share of the roof where a token is little else than one FFN of",
+              "a gigabyte (q4: half of one).", "",
+              *table(["type", "whole", "least and most", "line", "farthest", "not reading", "one FFN"], rows)]
     return lines + ["![time against width](performance.svg)", ""]
 
 
 def prefill_lines(result):
-    lines = ["## Prefill", ""]
-    for threads, run in result["prefill"].items():
-        rows = [[f"{p['ratio']:.3f}", f"{p['tokens_per_second']:.0f}", f"{1e-9 * p['flops_per_second']:.0f}",
-                 f"{1e-9 * p['peak_flops_per_second']:.0f}", f"{100 * p['share_of_peak']:.0f} %"] for p in run["points"]]
-        lines += [f"A prompt of {run['tokens']} tokens on the same model. Threads: {threads}", "",
-                  *table(["share of the FFN", "tokens/s", "GFLOP/s", "peak GFLOP/s", "share of the peak"], rows)]
-    return lines
+    lines = ["## Prefill", "", "A prompt of 512 tokens on the same models: the share of the f32 multiply-add peak for f32 and bf16, of the peak of dot",
+             "products of bytes for q8 and q4. Multiplications by weights alone are counted.", ""]
+    rows = []
+    for i in range(8):
+        cells = [(kind, result["prefill"][kind]["points"][i]) for kind in TYPES]
+        rows.append([f"{cells[0][1]['ratio']:.3f}", *(f"{p['tokens_per_second']:.0f} tokens/s, "
+                                                      f"{100 * p['share_of_int8_peak' if kind in ('q8', 'q4') else 'share_of_peak']:.0f} %"
+                                                      for kind, p in cells)])
+    return lines + table(["share of the FFN", *TYPES], rows)
+
+
+def mixed_lines(result):
+    rows = []
+    for kind in TYPES:
+        run = {p["rows"]: p["seconds"] for p in result["mixed"][kind]["points"]}
+        mixed, widest, one, apart = run.values()
+        rows.append([kind, f"{1e3 * mixed:.1f} ms", f"{mixed / widest:.2f}", f"{mixed / one:.2f}", f"{apart / mixed:.1f}"])
+    return ["## Mixed widths", "", "Eight requests of widths S, S, M, M, L, L, XL and XL (1/8, 1/4, 1/2 and all of the FFN), a token each in one batch, on the",
+            "same models: its time, and that against eight XL rows in a batch, against one XL row, and how many times less it is than",
+            "eight calls.", "", *table(["type", "time", "to eight XL", "to one XL", "eight calls to it"], rows)]
 
 
 def kernel_lines(result):
@@ -153,7 +205,7 @@ def write_page(args, result):
     lines = ["<!-- written by scripts/performance.py -->", "# Performance", "",
              f"Machine: {result['machine']}, {result['cores']} cores. Medians of {result['rounds']}; both sides of a ratio in turn in one run.",
              "Made by `scripts/performance.py`, which runs `matformer bench`; `performance.json` has every number.", "",
-             *decode_lines(result), *prefill_lines(result), *kernel_lines(result), *train_lines(result),
+             *decode_lines(result), *prefill_lines(result), *mixed_lines(result), *kernel_lines(result), *train_lines(result),
              "## Views", "", f"Creating and closing a view. {views}.", ""]
     with open(os.path.join(args.docs, "performance.md"), "w") as out:
         out.write("\n".join(lines))
@@ -165,18 +217,14 @@ def draw(args, result):
     import matplotlib.pyplot as plt
     matplotlib.rcParams["svg.hashsalt"] = "performance"  # the same picture from the same numbers
     figure, axes = plt.subplots(figsize=(7, 4.2))
-    for threads, run in result["decode"].items():
+    for kind, run in result["decode"].items():
         units = [p["width"] for p in run["points"]]
-        dots = axes.plot(units, [1e3 * p["seconds"] for p in run["points"]], "o", label=f"decode, threads: {threads}")
-        line = run["line"]
-        ends = [0, units[-1]]
-        axes.plot(ends, [1e3 * (line["constant_seconds"] + line["seconds_per_unit"] * x) for x in ends], "-",
-                  color=dots[0].get_color(), linewidth=1)
+        dots = axes.plot(units, [1e3 * p["seconds"] for p in run["points"]], "o", markersize=3, label=kind)
         axes.plot(units, [1e3 * p["bytes_per_token"] / p["roof_bytes_per_second"] for p in run["points"]], ":",
-                  color=dots[0].get_color(), label="reading as many bytes")
+                  color=dots[0].get_color(), label=f"{kind}: reading as many bytes")
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
-    axes.set_xlabel("FFN width of every layer")
+    axes.set_xlabel("hidden units of all layers")
     axes.set_ylabel("ms per token")
     axes.grid(alpha=0.3)
     axes.legend()
@@ -188,6 +236,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--program", default="build/tools/matformer")
     parser.add_argument("--docs", required=True, help="where performance.md, .json and .svg go")
+    parser.add_argument("--part", action="append", choices=PARTS, help="measure this again and keep the rest (all)")
+    parser.add_argument("--model", action="append", default=[], metavar="TYPE=FILE",
+                        help=f"of the {SHAPE} shape; without, a random one is written each time")
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each point (5)")
     parser.add_argument("--from", dest="source", help="write the pages from this JSON instead of measuring")
     args = parser.parse_args()
@@ -195,11 +246,9 @@ def main():
         result = json.load(open(args.source))
     else:
         result = measure(args)
-        with open(os.path.join(args.docs, "performance.json"), "w") as out:
-            json.dump(result, out, indent=1)
-            out.write("\n")
-    write_page(args, result)
-    draw(args, result)
+    if all(part in result for part in PARTS):
+        write_page(args, result)
+        draw(args, result)
 
 
 if __name__ == "__main__":

@@ -279,9 +279,10 @@ static void report_prefill(runner *r, json_t *out)
 mf_status bench_prefill(const bench *b, json_t *out, mf_error *error)
 {
     runner r = { .b = b };
-    bench_title(
-        b, "Prefill: a prompt of %d tokens, %u threads. Peaks: f32 multiply-adds, and dot products of bytes, with %s",
-        PREFILL_TOKENS, b->n_thread, bench_roof_cpu());
+    bench_title(b,
+                "Prefill: a prompt of %d tokens, %u threads. Peaks with %s: f32 multiply-adds, dot products of bytes%s",
+                PREFILL_TOKENS, b->n_thread, bench_roof_cpu(),
+                b->info.arithmetic == MF_ARITHMETIC_FAST ? " and of bf16 pairs" : "");
     double unused;
     mf_status status = open_runner(&r, 1 << 20, error);
     if (status == MF_OK) status = forward(&r, r.points[b->n_width - 1].view, PREFILL_TOKENS, &unused, error);

@@ -305,7 +305,7 @@ static void tile_at_edge(const tile_args *t, size_t rows, size_t panels, bool ar
 
 /* Blocks of 32 inputs at a time: two panels of Q8 are 17 KiB, and so are the next two that are on their way. Rows at a
  * time: their activations are 144 KiB. Panels at a time: their outputs of so many rows are 192 KiB. */
-enum { K_BLOCKS = 16, MAX_ROWS = 192, MAX_N = 256, GLU_ROWS = MAX_ROWS };
+enum { K_BLOCKS = 16, MAX_ROWS = 192, MAX_N = 256, GLU_ROWS = MAX_ROWS, GLU_UNITS = 128 };
 
 #ifdef ARRANGES
 /* Blocks [t->begin, t->end) of the panels, to the scratch. */

@@ -309,5 +309,6 @@ static void gemm(const mfk_gemm_args *args, void *scratch, size_t scratch_bytes)
     }
 }
 
-enum { GLU_ROWS = 60 };
+/* A is packed again for every part of the units; pairs leave room for longer parts. */
+enum { GLU_ROWS = 60, GLU_UNITS = 128 * WORD_INPUTS };
 #include "glu_simd.h"

@@ -1,11 +1,11 @@
 /* glu_simd.h - gated units, over the product of the including file, gemm(args, scratch, scratch_bytes). The including
- * file sets GLU_ROWS.
+ * file sets GLU_ROWS and GLU_UNITS, how many go to the scratch at once.
  *
  * Gate and up chains of a part of the units go to the scratch as one product of twice as many columns, and
  * from there through the activation to C, or to blocks of 8 bits. */
 #include "quantize_simd.h"
 
-enum { GLU_UNITS = 128, GLU_CHAINS = GLU_ROWS * 2 * GLU_UNITS };
+enum { GLU_CHAINS = GLU_ROWS * 2 * GLU_UNITS };
 
 /* Units u .. u + 15 of a row of chains. */
 MFK_INLINE f32x16 hidden_units(mfk_activation activation, const float *chains, size_t u)
