@@ -64,16 +64,78 @@ def measure_pair(args, kind, peers, pair):
     return row
 
 
+POSITIONS = (512, 4096, 32768)
+ROWS = 512  # of a prompt, that prefill is measured by
+
+
+def seconds_at_depths(command, path, threads, words, depths):
+    runs = run([*command, "-m", path, "-t", str(threads), "-r", str(REPEATS), "-fa", "1", "-o", "json", *words, "-d", ",".join(map(str, depths))])
+    return [statistics.median(r["samples_ns"]) * 1e-9 for r in runs]
+
+
+def peer_attention(command, layers, path, threads):
+    """What attention to so many earlier positions takes in one layer: the time with them less that without. For prefill as
+    multiply-adds a second, each counted as two; 32 heads of 64."""
+    before = [n - ROWS if n > ROWS else ROWS for n in POSITIONS]
+    alone, *prefill = seconds_at_depths(command, path, threads, ["-p", str(ROWS), "-n", "0"], [0, *before])
+    first, *decode = seconds_at_depths(command, path, threads, ["-p", "0", "-n", "16"], [0, *POSITIONS])
+    return {"prefill_flops_per_second": [4 * 32 * 64 * ROWS * n * layers / (t - alone) for n, t in zip(before, prefill)],
+            "decode_seconds": [(t - first) / 16 / layers for t in decode]}
+
+
+def our_attention(args):
+    points = run([args.program, "bench", "attention", "--threads", str(args.threads), "--rounds", "5", "--json"])["attention"]["points"]
+    return {kind: {"prefill_flops_per_second": [p["flops_per_second"] for p in points if is_of(args, p, kind)],
+                   "decode_seconds": [p["decode_seconds"] for p in points if is_of(args, p, kind)]} for kind in ("f32", "bf16", "q8")}
+
+
+def is_of(args, point, kind):
+    return point["threads"] == args.threads and point["cache"] == kind
+
+
+def measure_attention(args, peers):
+    """One round: filling 32768 positions takes a peer minutes."""
+    layers, path = args.attention.split(":")
+    result = {f"ours, {kind}": speeds for kind, speeds in our_attention(args).items()}
+    for name, command in peers.items():
+        result[f"{name}, f16"] = peer_attention(command, int(layers), path, args.threads)
+    return result
+
+
 def measure(args, peers, pairs):
-    """Saves after each row: the whole takes minutes for every pair."""
-    result = {"machine": describe_machine(), "threads": args.threads, "rounds": args.rounds, "rows": []}
+    """Saves after each row, since the whole takes minutes for every pair. What is not asked for stays as it was."""
+    path = os.path.join(args.docs, "peers.json")
+    result = json.load(open(path)) if os.path.exists(path) else {"rows": []}
+    result.update(machine=describe_machine(), threads=args.threads, rounds=args.rounds)
+    if args.attention:
+        result["attention"] = measure_attention(args, peers)
+        save(result, path)
+    if pairs:
+        result["rows"] = []
     for pair in pairs:
         for kind in KINDS:
             result["rows"].append(measure_pair(args, kind, peers, pair))
-            with open(os.path.join(args.docs, "peers.json"), "w") as out:
-                json.dump(result, out, indent=1)
-                out.write("\n")
+            save(result, path)
     return result
+
+
+def save(result, path):
+    with open(path + ".part", "w") as out:
+        json.dump(result, out, indent=1)
+        out.write("\n")
+    os.replace(path + ".part", path)
+
+
+def attention_lines(result):
+    if "attention" not in result:
+        return []
+    rows = [[name, *(f"{1e-9 * rate:.0f}" for rate in speeds["prefill_flops_per_second"]),
+             *(f"{1e6 * seconds:.0f} µs" for seconds in speeds["decode_seconds"])] for name, speeds in result["attention"].items()]
+    return ["## Attention", "",
+            "One layer of 32 heads of 64 with 4 of keys and values, over so many positions; by type of the cache. Prefill: the last 512 rows",
+            "of a prompt, in GFLOP/s (of the others, which are measured by what they take longer with earlier positions than without, over",
+            "the earlier positions alone, and over 512 of them for 512). Decode: one token. The others with flash attention (`-fa 1`).", "",
+            *table(["", *(f"prefill, {n}" for n in POSITIONS), *(f"decode, {n}" for n in POSITIONS)], rows)]
 
 
 def write_page(args, result):
@@ -91,7 +153,7 @@ def write_page(args, result):
                          *(f"{statistics.median(v):.1f} ({min(v):.1f}–{max(v):.1f})" for v in speeds.values()),
                          f"{statistics.median(ratios):.2f}", f"{100 * statistics.median(row['shares']):.0f} %"])
         lines += [f"## {kind.capitalize()}", "", *table(["type, ours / theirs", "ours", *names, "ratio", "share"], rows)]
-    lines += ["![tokens per second](peers.svg)", ""]
+    lines += ["![tokens per second](peers.svg)", "", *attention_lines(result)]
     with open(os.path.join(args.docs, "peers.md"), "w") as out:
         out.write("\n".join(lines))
 
@@ -125,6 +187,7 @@ def main():
     parser.add_argument("--docs", required=True, help="where peers.md, peers.json and peers.svg go")
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=COMMAND")
     parser.add_argument("--pair", action="append", default=[], metavar="TYPE:MF:TYPE:GGUF")
+    parser.add_argument("--attention", metavar="LAYERS:GGUF", help="attention by itself too, of a model of scripts/random_gguf.py --shape attention")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--rounds", type=int, default=5, help="runs of each program (5)")
     parser.add_argument("--from", dest="source", help="write the page from this JSON instead of measuring")
@@ -133,8 +196,8 @@ def main():
         result = json.load(open(args.source))
     else:
         peers = {name: shlex.split(command) for name, command in (peer.split("=", 1) for peer in args.peer)}
-        if not peers or not args.pair:
-            parser.error("at least one --peer and one --pair are needed")
+        if not peers or not (args.pair or args.attention):
+            parser.error("at least one --peer and a --pair or --attention are needed")
         result = measure(args, peers, [pair.split(":") for pair in args.pair])
     write_page(args, result)
     draw(args, result)

@@ -148,8 +148,7 @@ def prefill_lines(result):
 def mixed_lines(result):
     rows = []
     for kind in TYPES:
-        run = {p["rows"]: p["seconds"] for p in result["mixed"][kind]["points"]}
-        mixed, widest, one, apart = run.values()
+        mixed, widest, one, apart = (result["mixed"][kind][name]["seconds"] for name in ("mixed", "all_widest", "one_widest", "one_by_one"))
         rows.append([kind, f"{1e3 * mixed:.1f} ms", f"{mixed / widest:.2f}", f"{mixed / one:.2f}", f"{apart / mixed:.1f}"])
     return ["## Mixed widths", "", "Eight requests of widths S, S, M, M, L, L, XL and XL (1/8, 1/4, 1/2 and all of the FFN), a token each in one batch, on the",
             "same models: its time, and that against eight XL rows in a batch, against one XL row, and how many times less it is than",

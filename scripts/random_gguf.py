@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Writes a random GGUF of the llama architecture, in the shapes that test/make_model has too, for other programs to run.
+"""Writes a random GGUF of the llama architecture, for other programs to run: in shapes that test/make_model has
+too, and one that is little else than attention.
 
   python3 scripts/random_gguf.py --shape 1.1b --type bf16 OUT.gguf
 
@@ -16,6 +17,7 @@ import numpy
 SHAPES = {
     "160m": {"d_model": 768, "n_layer": 12, "d_ff": 3072, "n_head": 12, "n_kv_head": 12, "n_vocab": 32000},
     "1.1b": {"d_model": 2048, "n_layer": 22, "d_ff": 5632, "n_head": 32, "n_kv_head": 4, "n_vocab": 32000},
+    "attention": {"d_model": 2048, "n_layer": 2, "d_ff": 256, "n_head": 32, "n_kv_head": 4, "n_vocab": 512},  # little else
 }
 TYPES = {"f32": (0, 4, 0), "f16": (1, 2, 1), "bf16": (30, 2, 32)}  # its number, bytes, the file's type
 UINT32, INT32, FLOAT32, STRING, ARRAY = 4, 5, 6, 8, 9
