@@ -5,7 +5,7 @@
       --pair q4:OURS.mf:Q4_0:THEIRS.gguf --pair q8:OURS.mf:Q8_0:THEIRS.gguf
 
 A --peer is a llama-bench of llama.cpp or a fork of it; words after the path go to it as they are ("NAME=PATH -rtr 1"). A
---pair is a type and a model of ours, then one of theirs, of the same shape; random weights do. Nothing else should run.
+--pair is a type ("bf16 fast" for the fast arithmetic) and a model of ours, then one of theirs, of the same shape; random weights do. Nothing else should run.
 
 The programs and the models:
   sh scripts/build_peers.sh PEERS
@@ -35,11 +35,13 @@ def run(words):
 
 def ours(args, kind, our_type, path, threads):
     """Tokens a second of the widest submodel, and their share of the roof or of the peak of what the type computes in."""
-    result = run([args.program, "bench", kind, path, "--threads", str(threads), "--widths", "1", "--rounds", "5", "--json"])
+    weights, _, arithmetic = our_type.partition(" ")
+    words = ["--arithmetic", arithmetic] if arithmetic else []
+    result = run([args.program, "bench", kind, path, "--threads", str(threads), "--widths", "1", "--rounds", "5", "--json", *words])
     point = result[kind]["points"][-1]
     if kind == "decode":
         return 1 / point["seconds"], point["share_of_roof"]
-    return point["tokens_per_second"], point["share_of_int8_peak" if our_type in ("q8", "q4") else "share_of_peak"]
+    return point["tokens_per_second"], point["share_of_int8_peak" if weights in ("q8", "q4") else "share_of_bf16_peak" if arithmetic else "share_of_peak"]
 
 
 def theirs(command, kind, path, threads):
@@ -111,7 +113,7 @@ def measure(args, peers, pairs):
         result["attention"] = measure_attention(args, peers)
         save(result, path)
     if pairs:
-        result["rows"] = []
+        result["rows"] = [row for row in result["rows"] if [row["type"], row["their_type"]] not in [[p[0], p[2]] for p in pairs]]
     for pair in pairs:
         for kind in KINDS:
             result["rows"].append(measure_pair(args, kind, peers, pair))
@@ -142,7 +144,7 @@ def write_page(args, result):
     lines = ["<!-- written by scripts/peers.py -->", "# Beside other programs", "",
              f"Machine: {result['machine']}. Threads: {result['threads']}. Medians of {result['rounds']} runs in turn; tokens per second, the",
              "least and the most behind. A ratio is the median of the rounds', to the fastest of the others in each. The share is",
-             "ours: of the read roof in decode; in prefill of the int8 peak for q8 and q4, of the f32 peak for other types.", ""]
+             "ours: of the read roof in decode; in prefill of the int8 peak for q8 and q4, of that of bf16 pairs for bf16 fast, of the f32 peak for other types.", ""]
     for kind in KINDS:
         rows, names = [], []
         for row in (r for r in result["rows"] if r["kind"] == kind):
