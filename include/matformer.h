@@ -169,11 +169,10 @@ typedef struct mf_model_options {
     mf_verify verify;
     mf_arithmetic arithmetic;
     const char *widest; /* name of the widest granularity to load; NULL: all of the file */
-    const char
-        *cpu; /* highest processor level to use: "scalar"; "avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16"
-                           (of use to FAST); "neon", "dotprod", "i8mm", "armbf16" (of use to FAST); NULL: what there is,
-                           without what is slow there.
-                           The environment variable MF_CPU lowers it further. */
+    /* Highest processor level to use: "scalar"; "avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16" (of use to FAST);
+     * "neon", "dotprod", "i8mm", "armbf16" (of use to FAST). NULL: what there is, without what is slow there. The
+     * environment variable MF_CPU lowers it further. */
+    const char *cpu;
     uint32_t n_thread; /* threads for decoding; 0: one per usable core */
     uint32_t reserved;
     mf_progress progress;

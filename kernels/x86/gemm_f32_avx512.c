@@ -2,7 +2,7 @@
 #include "f32x16_avx512.h"
 
 #define TILE_ROWS 12
-#define TILE_PANELS(rows) ((void)(rows), 2)
+#define TILE_PANELS(rows) ((void)(rows), 2U)
 #include "simd/gemm_simd.h"
 
 void mfk_gemm_f32_12x32_avx512(const mfk_gemm_args *args)
