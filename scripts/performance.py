@@ -60,7 +60,7 @@ def measure(args):
     for part in args.part or PARTS:
         result[part] = PARTS[part](args)
         with open(path + ".part", "w") as out:
-            json.dump(result, out, indent=1)
+            json.dump(rounded(result), out, indent=1)
             out.write("\n")
         os.replace(path + ".part", path)
     return result
@@ -91,6 +91,15 @@ def add_peers(point, again):
         point["peers"][f"{name}, {peer['kernels']}"] = peer
     if "ratio" in again and again["ratio"] < point.get("ratio", again["ratio"] + 1):
         point["ratio"], point["best_peer"] = again["ratio"], f"{again['best_peer']}, {again['peers'][again['best_peer']]['kernels']}"
+
+
+def rounded(value):
+    """To six digits, which is more than is known."""
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [rounded(item) for item in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def describe_machine():
