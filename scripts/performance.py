@@ -60,8 +60,7 @@ def measure(args):
     for part in args.part or PARTS:
         result[part] = PARTS[part](args)
         with open(path + ".part", "w") as out:
-            json.dump(rounded(result), out, indent=1)
-            out.write("\n")
+            out.write(json.dumps(rounded(result)).replace("}, {", "},\n{").replace("}}, ", "}},\n") + "\n")
         os.replace(path + ".part", path)
     return result
 
