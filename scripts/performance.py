@@ -32,6 +32,7 @@ def bench_types(args, suite, *words):
     for kind in TYPES:
         model = [models[kind]] if kind in models else ["--shape", SHAPE, "--type", kind]
         run = bench(args, suite, *model, *words)
+        del run["model"]["file"]
         runs[kind] = {"model": run["model"], **run[suite]}
     return runs
 
