@@ -96,7 +96,7 @@ MFK_INLINE void dot_bytes(const tile_args *t, const char *codes, const char *pre
         UNROLLED (p, panels) {
             w[p] = codes4_of(i32x16_load(codes + p * t->b_panel_bytes + g * MFK_LINE));
         }
-        if (g * MFK_LINE < STORED_BLOCK_BYTES) __builtin_prefetch(prefetch + g * MFK_LINE);
+        if (g * MFK_LINE + MFK_LINE <= STORED_BLOCK_BYTES) __builtin_prefetch(prefetch + g * MFK_LINE); /* within k */
         dot_group(a, 4 * g, rows, panels, w, sum);
     }
 }
