@@ -108,8 +108,10 @@ static mf_status run_point(contest *t, const point *p, mf_error *error)
         measure(t, p);
         bench_kernels_report(t, p);
     }
-    for (size_t i = 1; i <= t->peers.count; i++)
+    for (size_t i = 1; i <= t->peers.count; i++) {
         if (t->sides[i].peer) t->peers.items[i - 1].close(t->sides[i].peer);
+        t->sides[i].peer = NULL; /* the next point may fail before it opens this one */
+    }
     return status;
 }
 
