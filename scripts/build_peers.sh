@@ -5,8 +5,8 @@
 # FOLDER/NAME/bin/llama-bench and FOLDER/llama.cpp/bin/llama-quantize. Needs cmake, g++, git and pip; half an hour.
 set -eu
 folder=$(mkdir -p "$1" && cd "$1" && pwd)
-ik=${2:-}
-: "${LLAMA_CPP_PYTHON:=0.3.36}"
+ik=${2:+$(cd "$2" && pwd)}
+: "${LLAMA_CPP_PYTHON:=0.3.36}" "${IK_LLAMA_CPP:=8337e4cd3861406fc04e0854b1409cd1b027fbc9}"
 
 build() # build NAME SOURCE "TARGETS" [cmake options]
 {
@@ -23,7 +23,8 @@ python3 -m pip download --no-deps --no-binary :all: --dest . "llama-cpp-python==
 tar xzf "llama_cpp_python-$LLAMA_CPP_PYTHON.tar.gz"
 build llama.cpp "llama_cpp_python-$LLAMA_CPP_PYTHON/vendor/llama.cpp" "llama-bench llama-quantize"
 if [ -z "$ik" ]; then
-    [ -d ik_source ] || git clone --depth 1 https://github.com/ikawrakow/ik_llama.cpp ik_source
+    [ -d ik_source ] || git clone https://github.com/ikawrakow/ik_llama.cpp ik_source
+    git -C ik_source checkout --quiet "$IK_LLAMA_CPP"
     ik=ik_source
 fi
 build ik_llama.cpp "$ik" llama-bench -DGGML_IQK_FA_ALL_QUANTS=OFF

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Usage: scripts/install_deps.sh [tests|ci|peers]
 # Installs the Debian packages that building needs; with `tests`, also those that the tests need, with `ci` those
-# that .ci/run checks with, and with `peers` the libraries that `matformer bench kernels` measures beside ours. Does nothing where they are all there, and then needs no root.
+# that .ci/run checks with, and with `peers` the libraries that `matformer bench kernels` measures beside ours. Does
+# nothing where they are all there, and then needs no root.
 set -eu
 
 packages='gcc libc6-dev pkg-config meson ninja-build libzstd-dev libxxhash-dev libjansson-dev libblis-dev'

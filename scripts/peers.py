@@ -22,7 +22,7 @@ import subprocess
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from performance import describe_machine, table  # noqa: E402
+from performance import describe_machine, keep_header, table  # noqa: E402
 
 KINDS = {"decode": ["-p", "0", "-n", "32"], "prefill": ["-p", "512", "-n", "0"]}
 REPEATS = 3  # of a peer in a round
@@ -38,10 +38,13 @@ def ours(args, kind, our_type, path, threads):
     weights, _, arithmetic = our_type.partition(" ")
     words = ["--arithmetic", arithmetic] if arithmetic else []
     result = run([args.program, "bench", kind, path, "--threads", str(threads), "--widths", "1", "--rounds", "5", "--json", *words])
+    if result["model"]["arithmetic"] != (arithmetic or "exact"):
+        sys.exit(f"{path}: there are no kernels here for the arithmetic of \"{our_type}\"")
     point = result[kind]["points"][-1]
     if kind == "decode":
         return 1 / point["seconds"], point["share_of_roof"]
-    return point["tokens_per_second"], point["share_of_int8_peak" if weights in ("q8", "q4") else "share_of_bf16_peak" if arithmetic else "share_of_peak"]
+    share = "share_of_int8_peak" if weights in ("q8", "q4") else "share_of_bf16_peak" if arithmetic == "fast" else "share_of_peak"
+    return point["tokens_per_second"], point.get(share, float("nan"))
 
 
 def theirs(command, kind, path, threads):
@@ -81,7 +84,7 @@ def peer_attention(command, layers, path, threads):
     before = [n - ROWS if n > ROWS else ROWS for n in POSITIONS]
     alone, *prefill = seconds_at_depths(command, path, threads, ["-p", str(ROWS), "-n", "0"], [0, *before])
     first, *decode = seconds_at_depths(command, path, threads, ["-p", "0", "-n", "16"], [0, *POSITIONS])
-    return {"prefill_flops_per_second": [4 * 32 * 64 * ROWS * n * layers / (t - alone) for n, t in zip(before, prefill)],
+    return {"prefill_flops_per_second": [4 * 32 * 64 * ROWS * n * layers / (t - alone) if t > alone else 0 for n, t in zip(before, prefill)],
             "decode_seconds": [(t - first) / 16 / layers for t in decode]}
 
 
@@ -108,7 +111,9 @@ def measure(args, peers, pairs):
     """Saves after each row, since the whole takes minutes for every pair. What is not asked for stays as it was."""
     path = os.path.join(args.docs, "peers.json")
     result = json.load(open(path)) if os.path.exists(path) else {"rows": []}
-    result.update(machine=describe_machine(), threads=args.threads, rounds=args.rounds)
+    keep_header(result, path, machine=describe_machine(), threads=args.threads, rounds=args.rounds)
+    if pairs and any(list(row["tokens_per_second"]) != ["ours", *peers] for row in result["rows"]):
+        sys.exit(f"{path}: the rows there have other peers; name the same, or measure elsewhere")
     if args.attention:
         result["attention"] = measure_attention(args, peers)
         save(result, path)
@@ -131,8 +136,8 @@ def save(result, path):
 def attention_lines(result):
     if "attention" not in result:
         return []
-    rows = [[name, *(f"{1e-9 * rate:.0f}" for rate in speeds["prefill_flops_per_second"]),
-             *(f"{1e6 * seconds:.0f} µs" for seconds in speeds["decode_seconds"])] for name, speeds in result["attention"].items()]
+    rows = [[name, *(f"{1e-9 * rate:.0f}" if rate > 0 else "-" for rate in speeds["prefill_flops_per_second"]),
+             *(f"{1e6 * seconds:.0f} µs" if seconds > 0 else "-" for seconds in speeds["decode_seconds"])] for name, speeds in result["attention"].items()]
     return ["## Attention", "",
             "One layer of 32 heads of 64 with 4 of keys and values, over so many positions; by type of the cache. Prefill: the last 512 rows",
             "of a prompt, in GFLOP/s (of the others, which are measured by what they take longer with earlier positions than without, over",

@@ -38,7 +38,7 @@ def bench_types(args, suite, *words):
 
 
 def measure_gemv(args):
-    """An FFN of half a gigabyte and more: little else than reading."""
+    """A token of one FFN of 1.6 G weights: little else than reading."""
     return {kind: bench(args, "decode", "--shape", "gemv", "--type", kind, "--widths", "1")["decode"]["points"][0] for kind in TYPES}
 
 
@@ -57,13 +57,20 @@ def measure(args):
     """Part by part, saved after each; what is not measured stays as it was."""
     path = os.path.join(args.docs, "performance.json")
     result = json.load(open(path)) if args.part and os.path.exists(path) else {}
-    result.update(machine=describe_machine(), rounds=args.rounds, cores=os.cpu_count())
+    keep_header(result, path, machine=describe_machine(), rounds=args.rounds, cores=os.cpu_count())
     for part in args.part or PARTS:
         result[part] = PARTS[part](args)
         with open(path + ".part", "w") as out:
             out.write(json.dumps(rounded(result)).replace("}, {", "},\n{").replace("}}, ", "}},\n") + "\n")
         os.replace(path + ".part", path)
     return result
+
+
+def keep_header(result, path, **header):
+    """What is measured now joins what is kept, which was measured likewise or goes."""
+    for key, value in header.items():
+        if result.setdefault(key, value) != value:
+            sys.exit(f"{path}: {key} is {result[key]!r} there and {value!r} now; measure all of it again, or elsewhere")
 
 
 # Which kernels BLIS 0.9 and OpenBLAS shall take: they may not know to take the best here.
@@ -88,9 +95,12 @@ def measure_kernels(args, cpu):
 def add_peers(point, again):
     """The peers of the same point, measured with other kernels."""
     for name, peer in again["peers"].items():
-        point["peers"][f"{name}, {peer['kernels']}"] = peer
-    if "ratio" in again and again["ratio"] < point.get("ratio", again["ratio"] + 1):
-        point["ratio"], point["best_peer"] = again["ratio"], f"{again['best_peer']}, {again['peers'][again['best_peer']]['kernels']}"
+        if peer["kernels"] != point["peers"].get(name, {}).get("kernels"):
+            point["peers"][f"{name}, {peer['kernels']}"] = peer
+    ratios = {name: peer["ratio"] for name, peer in point["peers"].items() if not peer["ceiling"]}
+    if ratios:
+        point["best_peer"] = min(ratios, key=ratios.get)
+        point["ratio"] = ratios[point["best_peer"]]
 
 
 def rounded(value):
@@ -134,10 +144,10 @@ def decode_lines(result):
         shares, line = [p["share_of_roof"] for p in run["points"]], run["line"]
         rows.append([kind, f"{100 * shares[-1]:.0f} %", f"{100 * min(shares):.0f}–{100 * max(shares):.0f} %",
                      f"{1e3 * line['constant_seconds']:.2f} ms + {1e6 * line['seconds_per_unit']:.3f} µs", f"{100 * line['worst_deviation']:.1f} %",
-                     f"{1e6 * line['constant_beyond_reading_seconds']:.0f} µs", f"{100 * result['gemv'][kind]['share_of_roof']:.0f} %"])
+                     f"{1e6 * line['constant_beyond_reading_seconds']:.0f} µs", f"{100 * result['gemv'][kind]['share_of_roof']:.0f} %, {result['gemv'][kind]['bytes_per_token'] * 1e-9:.2f} GB"])
     lines += ["All 32 widths: the share of the roof, the straight line of time against hidden units, how far the farthest point is from",
-              "it, and what of its constant is not reading. Last, the share of the roof where a token is little else than one FFN of",
-              "a gigabyte (q4: half of one).", "",
+              "it, and what of its constant is not reading. Last, the share of the roof where a token is little else than one FFN, and",
+              "what that reads.", "",
               *table(["type", "whole", "least and most", "line", "farthest", "not reading", "one FFN"], rows)]
     return lines + ["![time against width](performance.svg)", ""]
 

@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "bench.h"
-#include "cpu.h"
+#include "bench_product.h"
 #include "defs.h"
 #include "executor.h"
 
@@ -166,19 +166,17 @@ static mf_status make_team(runner *r, uint32_t n_thread, mf_error *error)
 static mf_status open_runner(runner *r, mf_error *error)
 {
     mf_submodel_spec spec = MF_SUBMODEL_SPEC_INIT;
-    uint64_t cpu = mfk_cpu_detect();
-    const char *level = getenv("MF_CPU");
-    if (level && *level && mfk_cpu_limit(&cpu, level) != 0) return error->status = MF_E_INVALID;
     spec.ratio = 1;
     r->n_kv = r->b->attention.n_kv_head;
     while (r->n_length < N_LENGTH && lengths[r->n_length] <= r->b->attention.n_position)
         r->n_length++;
     r->model.allocator = mfi_allocator(NULL);
     atomic_init(&r->model.references, 1);
-    mfk_table_init(&r->model.kernels, cpu);
+    mf_status status = bench_kernel_table(&r->model.kernels, error);
+    if (status != MF_OK) return status;
     r->samples = calloc((size_t)N_TEAM * N_TYPE * N_LENGTH, sizeof(*r->samples));
     if (!r->samples) return error->status = MF_E_NOMEM;
-    mf_status status = make_program(r, error);
+    status = make_program(r, error);
     if (status == MF_OK) status = mfi_submodel_create(&r->view, &r->model, &spec, error);
     for (int type = 0; type < N_TYPE && status == MF_OK; type++)
         status = fill_cache(r, type, error);

@@ -57,15 +57,20 @@ static mf_status load(bench_peer *p, const char *path, mf_error *error)
 }
 
 /* NAME=PATH[:OPTION]; a path with a colon needs the colon of an option, too. */
-static mf_status load_wanted(bench_peer *p, const char *text, mf_error *error)
+static mf_status load_wanted(bench_peers *peers, const char *text, mf_error *error)
 {
+    bench_peer *p = &peers->items[peers->count];
     char path[PATH_MAX];
     const char *equals = text + strcspn(text, "=|"), *colon = strrchr(text, ':'); /* '|' divides a table's headings */
     if (*equals != '=' || equals == text) return fail_plugin(error, text, "has no name");
     if (!colon || colon < equals) colon = text + strlen(text);
+    if ((size_t)(equals - text) >= sizeof(p->name)) return fail_plugin(error, text, "has a name of over 31 bytes");
     snprintf(p->name, sizeof(p->name), "%.*s", (int)(equals - text), text);
+    for (size_t i = 0; i < peers->count; i++)
+        if (strcmp(peers->items[i].name, p->name) == 0) return fail_plugin(error, text, "has the name of another");
     snprintf(path, sizeof(path), "%.*s", (int)(colon - equals - 1), equals + 1);
     snprintf(p->option, sizeof(p->option), "%s", *colon ? colon + 1 : "");
+    peers->count++;
     return load(p, path, error);
 }
 
@@ -100,6 +105,6 @@ mf_status bench_peers_load(bench_peers *peers, const cli_list *wanted, const cha
         return error->status = MF_E_INVALID;
     }
     for (size_t i = 0; i < wanted->count && status == MF_OK; i++)
-        status = load_wanted(&peers->items[peers->count++], wanted->items[i], error);
+        status = load_wanted(peers, wanted->items[i], error);
     return status;
 }

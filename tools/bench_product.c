@@ -52,17 +52,23 @@ static void pack(void *user, uint32_t thread, uint32_t n_thread)
              p->panels + begin / MFK_NR * p->panel_bytes, p->panel_bytes);
 }
 
-static mf_status start(bench_product *p, uint32_t n_thread, mf_error *error)
+mf_status bench_kernel_table(mfk_table *table, mf_error *error)
 {
-    const mfi_pool_options options = { .n_thread = n_thread, .run_spin_us = 1000, .idle_spin_us = 1000 };
-    uint64_t cpu = mfk_cpu_detect();
+    uint64_t cpu = mfk_cpu_detect() & ~(uint64_t)MFK_CPU_FAST;
     const char *level = getenv("MF_CPU");
     if (level && *level && mfk_cpu_limit(&cpu, level) != 0) {
         snprintf(error->detail, sizeof(error->detail), "MF_CPU: there is no level \"%s\"", level);
         return error->status = MF_E_INVALID;
     }
-    mfk_table_init(&p->table, cpu);
-    return mfi_pool_create(&p->pool, &p->allocator, &options, error);
+    mfk_table_init(table, cpu);
+    return MF_OK;
+}
+
+static mf_status start(bench_product *p, uint32_t n_thread, mf_error *error)
+{
+    const mfi_pool_options options = { .n_thread = n_thread, .run_spin_us = 1000, .idle_spin_us = 1000 };
+    mf_status status = bench_kernel_table(&p->table, error);
+    return status == MF_OK ? mfi_pool_create(&p->pool, &p->allocator, &options, error) : status;
 }
 
 mf_status bench_product_create(bench_product **out, const char *type, uint32_t n_thread, size_t m, size_t n, size_t k,

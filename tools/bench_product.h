@@ -3,9 +3,13 @@
 #ifndef BENCH_PRODUCT_H
 #define BENCH_PRODUCT_H
 
+#include "kernel.h"
 #include "matformer.h"
 
 typedef struct bench_product bench_product;
+
+/* The exact kernels of this processor, or of the lower level that MF_CPU names. */
+mf_status bench_kernel_table(mfk_table *table, mf_error *error);
 
 /* In huge pages where granted, as a model's weights; to be freed. NULL: no memory. */
 void *bench_allocate(size_t count, size_t bytes);

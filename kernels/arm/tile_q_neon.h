@@ -17,9 +17,9 @@ typedef struct weights {
 /* Of a block: where they lie; for pairs, eight inputs of both rows to a register, and both scales twice. A last row
  * without a second is its own. */
 typedef struct activations {
-    const mfk_q8_block *row[TILE_ROWS];
-    int8x16_t q[(TILE_ROWS + 1) / 2][4];
-    float32x4_t scale[(TILE_ROWS + 1) / 2];
+    const mfk_q8_block *row[MOST_ROWS];
+    int8x16_t q[(MOST_ROWS + 1) / 2][4];
+    float32x4_t scale[(MOST_ROWS + 1) / 2];
 } activations;
 
 MFK_INLINE bool paired(size_t rows, source from)

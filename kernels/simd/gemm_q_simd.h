@@ -52,7 +52,7 @@ typedef struct tile_args {
     size_t a_row_bytes;
     const char *b;     /* the first panel */
     const char *next;  /* the panels to be read after these, or these */
-    const char *later; /* with several tiles: blocks that are read soon, each tile's share of them; else NULL */
+    const char *later; /* with several tiles: blocks of a panel that is read when these are done; else NULL */
     size_t begin, end; /* blocks, of the panels */
     size_t b_panel_bytes;
     const int8_t *table;
@@ -61,7 +61,7 @@ typedef struct tile_args {
     bool resume;
 } tile_args;
 
-/* What to prefetch with a block. A tile alone, which reads as fast as memory gives: 7 or 8 KiB ahead, and past the
+/* What to prefetch with a block. A tile alone, which reads as fast as memory gives: some 7 to 8 KiB ahead, and past the
  * end of a panel, or of its live prefix, the heads of the next. One of several: of what will be read when they are done. */
 MFK_INLINE const char *ahead(const tile_args *t, source from, size_t block)
 {
@@ -250,29 +250,44 @@ MFK_INLINE void tile(const tile_args *t, size_t rows, size_t panels, source from
             f32x16_store(c + r * c_row_floats + p * MFK_NR, acc[r * panels + p]);
 }
 
-/* A tile of r rows, of one panel or of as many as suit the largest. */
-#define TILE_OF(name, r, from)                                  \
-    static void name##_##r(const tile_args *t, size_t panels)   \
-    {                                                           \
-        if (r <= TILE_ROWS && panels == TILE_PANELS)            \
-            tile(t, r, r <= TILE_ROWS ? TILE_PANELS : 1, from); \
-        else                                                    \
-            tile(t, r, 1, from);                                \
+/* A tile of r rows, of one panel or of `most`. */
+#define TILE_OF(name, r, from, most)                          \
+    static void name##_##r(const tile_args *t, size_t panels) \
+    {                                                         \
+        if ((most) > 1 && panels == (most))                   \
+            tile(t, r, most, from);                           \
+        else                                                  \
+            tile(t, r, 1, from);                              \
     }
-#if FEW_ROWS > 6
-#define EACH_TILE(X, name) X(name, 1) X(name, 2) X(name, 3) X(name, 4) X(name, 5) X(name, 6) X(name, 7) X(name, 8)
-#else
-#define EACH_TILE(X, name) X(name, 1) X(name, 2) X(name, 3) X(name, 4)
-#endif
-#define STORED_TILE(name, r) TILE_OF(name, r, STORED)
-#define ARRANGED_TILE(name, r) TILE_OF(name, r, FROM_ARRANGED)
-#define TILE_NAME(name, r) name##_##r,
+#define TILES_TO_4(X) X(1) X(2) X(3) X(4)
+#define TILES_TO_6(X) TILES_TO_4(X) X(5) X(6)
+#define TILES_TO_8(X) TILES_TO_6(X) X(7) X(8)
 
-EACH_TILE(STORED_TILE, tiles)
-static void (*const tiles[])(const tile_args *t, size_t panels) = { EACH_TILE(TILE_NAME, tiles) };
+/* What is arranged for several tiles meets a tile as it is stored only where that is alone. */
 #ifdef ARRANGES
-EACH_TILE(ARRANGED_TILE, tiles_arranged)
-static void (*const tiles_arranged[])(const tile_args *t, size_t panels) = { EACH_TILE(TILE_NAME, tiles_arranged) };
+#define STORED_TILE(r) TILE_OF(tiles, r, STORED, 1)
+#else
+#define STORED_TILE(r) TILE_OF(tiles, r, STORED, (r) <= TILE_ROWS ? TILE_PANELS : 1)
+#endif
+#define ARRANGED_TILE(r) TILE_OF(tiles_arranged, r, FROM_ARRANGED, TILE_PANELS)
+#define STORED_TILE_NAME(r) tiles_##r,
+#define ARRANGED_TILE_NAME(r) tiles_arranged_##r,
+#if FEW_ROWS > 4
+#define STORED_TILES TILES_TO_8
+#else
+#define STORED_TILES TILES_TO_4
+#endif
+#if TILE_ROWS > 4
+#define ARRANGED_TILES TILES_TO_6
+#else
+#define ARRANGED_TILES TILES_TO_4
+#endif
+
+STORED_TILES(STORED_TILE)
+static void (*const tiles[])(const tile_args *t, size_t panels) = { STORED_TILES(STORED_TILE_NAME) };
+#ifdef ARRANGES
+ARRANGED_TILES(ARRANGED_TILE)
+static void (*const tiles_arranged[])(const tile_args *t, size_t panels) = { ARRANGED_TILES(ARRANGED_TILE_NAME) };
 #endif
 
 static void any_tile(const tile_args *t, size_t rows, size_t panels, bool arranged)
@@ -315,14 +330,15 @@ static void arrange(tile_args *t, size_t panels, char *scratch)
     for (size_t p = 0; p < panels; p++)
         for (size_t block = t->begin; block < t->end; block++, to += ARRANGED_BYTES)
             arrange_block(t, t->b + p * t->b_panel_bytes, block, to);
-    t->b = t->next = scratch;
+    t->b = scratch;
     t->b_panel_bytes = (t->end - t->begin) * ARRANGED_BYTES;
     t->end -= t->begin;
     t->begin = 0;
 }
 #endif
 
-/* What is read after `panels` panels from `p` on: the next of these blocks, or the first of the blocks behind them. */
+/* What is read after `panels` panels from `p` on: the same blocks of the next panels; behind the last, the blocks that
+ * follow of the first, or, where fewer follow, these of the first again, which does no harm. */
 static const char *read_later(const mfk_gemm_args *args, size_t p, size_t panels, size_t begin, size_t end)
 {
     size_t n_panel = (args->n + MFK_NR - 1) / MFK_NR, last = (args->k_begin + args->k) / MFK_BLOCK;
@@ -331,8 +347,9 @@ static const char *read_later(const mfk_gemm_args *args, size_t p, size_t panels
     return b + codes_at(STORED, 2 * end - begin <= last ? end : begin);
 }
 
-/* Blocks [begin, end) of all columns and these rows, which go in tiles that differ by one row at most. Each of the
- * first tiles prefetches a panel of those that come later. */
+/* Blocks [begin, end) of all columns and these rows, which go in tiles that differ by one row at most. The
+ * first of them prefetch a panel each of those that come later; the others the first of these again, which is there by
+ * then and costs less than to ask. */
 static void gemm_blocks(const mfk_gemm_args *args, size_t begin, size_t end, bool resume, char *scratch)
 {
     size_t n_panel = (args->n + MFK_NR - 1) / MFK_NR;

@@ -4,16 +4,16 @@
  * The including file sets
  *     GEMM_BF16      weights are bf16 pairs, widened in the tile; or
  *     GEMM_F16       f16, likewise; or
- *     GEMM_PAIRS     bf16 pairs, which meet pairs of A in dot_pairs(): it has that, four_pairs() and
- *                    transpose_4x4_pairs(); else f32
+ *     GEMM_PAIRS     bf16 pairs, which meet pairs of A: it has four_pairs(), transpose_4x4_pairs() and, without a
+ *                    TILE_CHAINS of its own, dot_pairs(); else f32
  *     TILE_ROWS      the most rows of a tile, at most 12
  *     TILE_PANELS(r) how many panels a tile of r rows reads at once: 1 to 4, r * panels accumulators
  *     TILE_CHAINS    a header with a tile_chains() that suits its registers better than the one here, if there is one
  *
  * A tile keeps its chains in registers over one block of k and reads A from a packed copy, [k][rows], so
  * that rows whose stride is a power of two do not evict each other. Blocks of k resume from C. With one row
- * A is its own packed copy, unless it has to be rounded to pairs. With one tile of rows k is one block if the scratch holds it; with several, a
- * tile's panels stay in a cache while the tiles of a block of rows take their turns. */
+ * A is its own packed copy, unless it has to be rounded to pairs. With one tile of rows k is one block if the scratch
+ * holds it; with several, a tile's panels stay in a cache while the tiles of a block of rows take their turns. */
 #include "kernel_list.h"
 #include "unrolled.h"
 

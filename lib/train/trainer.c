@@ -153,9 +153,10 @@ static mf_status build(mf_trainer *t, const mf_train_model *model, mf_error *err
     if (status == MF_OK) status = allocate(t, error);
     if (status != MF_OK) return status;
     t->vec = mfi_train_vec_select();
-    t->tasks.kernel = mfi_train_gemm_kernel(mfk_cpu_detect());
+    const uint64_t cpu = mfk_cpu_detect() & ~(uint64_t)MFK_CPU_FAST;
+    t->tasks.kernel = mfi_train_gemm_kernel(cpu);
     if (t->tasks.kernel)
-        snprintf(t->gemm_name, sizeof(t->gemm_name), "own %s", mfk_cpu_name(mfk_cpu_detect()));
+        snprintf(t->gemm_name, sizeof(t->gemm_name), "own %s", mfk_cpu_name(cpu));
     else
         snprintf(t->gemm_name, sizeof(t->gemm_name), "blis %s", mfi_train_gemm_architecture());
     fill_rotation(t);
