@@ -5,7 +5,7 @@ projects' files, and writes what each loses to DOCS/quantization.json and DOCS/q
   python3 scripts/quantization.py --program build/tools/matformer --model models/tales.mf \\
       --text test/data/story.txt --text HELD_OUT_BOOK --calibrate TRAINING_BOOK --docs docs
 
-The model runs here, in NumPy and f32, from the formulas of lib/model/matlm_config.h; with --program, its loss is first
+The model runs here, in NumPy and f32, from the formulas of lib/model/model_config.h; with --program, its loss is first
 held against `matformer eval`. The weights of the file, as they are, are the reference:
 
   KL      mean over tokens of KL(p || q), nats: p with the file's weights, q with the quantised ones

@@ -19,7 +19,7 @@ typedef struct request {
     const char *path;
     random_shape shape;
     uint64_t seed;
-    mfi_matlm_save_options save;
+    mfi_save_options save;
 } request;
 
 static int usage(void)
@@ -107,7 +107,7 @@ static mf_status read_and_show(void *user, const char *name, size_t row, size_t 
     return p->weights.read(p->weights.user, name, row, n_row, column, n_column, out, error);
 }
 
-static uint64_t count_weights(const mfi_matlm_config *c)
+static uint64_t count_weights(const mfi_config *c)
 {
     const mfi_granularity *full = &c->granularity[c->n_granularity - 1];
     uint64_t total = (uint64_t)c->n_vocab * c->d_model * (c->tied ? 1 : 2);
@@ -126,7 +126,7 @@ static mf_status make(const request *r, mf_error *error)
     progress p = { .weights = random_model_weights(&model), .total = count_weights(&model.config) };
     mfi_weights weights = { read_and_show, &p };
     mf_allocator c_library = mfi_allocator(NULL);
-    status = mfi_matlm_save(&model.config, &weights, &r->save, &c_library, r->path, error);
+    status = mfi_save(&model.config, &weights, &r->save, &c_library, r->path, error);
     if (status == MF_OK)
         fprintf(stderr, "%s%s: %.1f M parameters\n", isatty(2) ? "\r" : "", r->path, (double)p.total / 1e6);
     random_model_free(&model);

@@ -22,10 +22,10 @@ int main(int argc, char **argv)
     }
     if (status == MF_OK) {
         mfi_weights weights = random_model_weights(&model);
-        mfi_matlm_save_options save = { .type = MFK_BF16, .storage = MFI_ZSTD };
+        mfi_save_options save = { .type = MFK_BF16, .storage = MFI_ZSTD };
         save.tokenizer = blob;
         save.tokenizer_bytes = bytes;
-        status = mfi_matlm_save(&model.config, &weights, &save, &allocator, argv[1], &error);
+        status = mfi_save(&model.config, &weights, &save, &allocator, argv[1], &error);
     }
     if (status != MF_OK) fprintf(stderr, "%s\n", error.detail);
     mfi_free(&allocator, blob, bytes);

@@ -7,13 +7,13 @@
 #include <string.h>
 
 #include "arena.h"
-#include "matlm_config.h"
+#include "model_config.h"
 #include "tokenizer.h"
 
 enum { FIXTURE_LAYERS = 3, FIXTURE_GRANULARITIES = 3 };
 
-/* Layer norm and an ungated FFN with `plain`; tables where not `tied`. Free it with mfi_matlm_config_free. */
-static inline mf_status fixture_config(mfi_matlm_config *config, bool plain, bool tied, const mf_allocator *allocator)
+/* Layer norm and an ungated FFN with `plain`; tables where not `tied`. Free it with mfi_config_free. */
+static inline mf_status fixture_config(mfi_config *config, bool plain, bool tied, const mf_allocator *allocator)
 {
     /* S skips layer 1; M adds it, and nothing to layer 2; XL adds to all but the heads of layer 2. */
     static const uint32_t ffn[FIXTURE_GRANULARITIES][FIXTURE_LAYERS] = { { 32, 0, 64 },
@@ -21,7 +21,7 @@ static inline mf_status fixture_config(mfi_matlm_config *config, bool plain, boo
                                                                          { 160, 128, 96 } };
     static const uint32_t heads[FIXTURE_GRANULARITIES][FIXTURE_LAYERS] = { { 2, 0, 4 }, { 2, 4, 4 }, { 6, 4, 4 } };
     static const char *const name[FIXTURE_GRANULARITIES] = { "S", "M", "XL" };
-    *config = (mfi_matlm_config){
+    *config = (mfi_config){
         .n_layer = FIXTURE_LAYERS,
         .d_model = 32,
         .d_head = 16,
@@ -42,7 +42,7 @@ static inline mf_status fixture_config(mfi_matlm_config *config, bool plain, boo
         .eos_token = 262,
         .n_granularity = FIXTURE_GRANULARITIES,
     };
-    mf_status status = mfi_matlm_config_alloc(config, allocator, NULL);
+    mf_status status = mfi_config_alloc(config, allocator, NULL);
     if (status != MF_OK) return status;
     config->may_skip[1] = 1;
     config->window[2] = plain ? 3 : 0;
@@ -99,26 +99,26 @@ static inline mf_status fixture_save(const fixture_variant *v, const mf_allocato
                                      mf_error *error)
 {
     static const char *const metadata[] = { "title", "a test", NULL };
-    mfi_matlm_config config;
+    mfi_config config;
     void *blob = NULL;
     size_t bytes = 0;
     mf_status status = fixture_config(&config, v->plain, v->tied, allocator);
     if (status != MF_OK) return status;
     if (!v->plain) status = fixture_tokenizer(&blob, &bytes, allocator, error);
-    mfi_matlm_save_options options = { .type = v->type,
-                                       .storage = v->storage,
-                                       .one_shell = v->one_shell,
-                                       .tokenizer = blob,
-                                       .tokenizer_bytes = bytes,
-                                       .metadata = metadata };
-    if (status == MF_OK) status = mfi_matlm_save(&config, &fixture_weights, &options, allocator, path, error);
+    mfi_save_options options = { .type = v->type,
+                                 .storage = v->storage,
+                                 .one_shell = v->one_shell,
+                                 .tokenizer = blob,
+                                 .tokenizer_bytes = bytes,
+                                 .metadata = metadata };
+    if (status == MF_OK) status = mfi_save(&config, &fixture_weights, &options, allocator, path, error);
     mfi_free(allocator, blob, bytes);
-    mfi_matlm_config_free(&config, allocator);
+    mfi_config_free(&config, allocator);
     return status;
 }
 
 /* Calls `visit` for every matrix and vector that the configuration has, with its whole extents. */
-static inline void fixture_visit(const mfi_matlm_config *config,
+static inline void fixture_visit(const mfi_config *config,
                                  void (*visit)(void *user, const char *name, size_t rows, size_t columns), void *user)
 {
     const mfi_granularity *full = &config->granularity[config->n_granularity - 1];

@@ -50,17 +50,17 @@ uint32_t head_step(uint32_t d_head)
 
 static const char *const granularity_names[] = { "S", "M", "L", "XL", "XXL" };
 
-static mf_status alloc_granularities(mfi_matlm_config *config, uint32_t n_granularity)
+static mf_status alloc_granularities(mfi_config *config, uint32_t n_granularity)
 {
     config->n_granularity = n_granularity;
     mf_allocator c_library = mfi_allocator(NULL);
-    mf_status status = mfi_matlm_config_alloc(config, &c_library, NULL);
+    mf_status status = mfi_config_alloc(config, &c_library, NULL);
     for (uint32_t g = 0; status == MF_OK && g < n_granularity; g++)
         snprintf(config->granularity[g].name, sizeof(config->granularity[g].name), "%s", granularity_names[g]);
     return status;
 }
 
-static void draw_shape(mfi_matlm_config *config, rng *r)
+static void draw_shape(mfi_config *config, rng *r)
 {
     static const uint32_t d_heads[] = { 16, 32, 48, 64 };
     config->n_layer = rng_between(r, 1, 4);
@@ -84,7 +84,7 @@ static void draw_shape(mfi_matlm_config *config, rng *r)
 }
 
 /* The last granularity first, then each nested in the one above it. */
-static void draw_granularities(mfi_matlm_config *config, rng *r)
+static void draw_granularities(mfi_config *config, rng *r)
 {
     uint32_t step = head_step(config->d_head), top = config->n_granularity - 1;
     bool nested_heads = coin(r), skips = coin(r);
@@ -108,7 +108,7 @@ static void draw_granularities(mfi_matlm_config *config, rng *r)
 }
 
 /* In half of the models: windows below, at and above a page, and beyond the tests' texts. */
-static void draw_windows(mfi_matlm_config *config, rng *r)
+static void draw_windows(mfi_config *config, rng *r)
 {
     bool slides = coin(r);
     for (uint32_t l = 0; l < config->n_layer; l++)
@@ -159,25 +159,25 @@ const random_shape *random_shape_find(const char *name)
 mf_status random_model_init_shape(random_model *model, const random_shape *shape, uint64_t seed)
 {
     memset(model, 0, sizeof(*model));
-    mfi_matlm_config *config = &model->config;
-    *config = (mfi_matlm_config){ .n_layer = shape->n_layer,
-                                  .d_model = shape->d_model,
-                                  .d_head = shape->d_head,
-                                  .n_vocab = shape->n_vocab,
-                                  .max_positions = shape->max_positions,
-                                  .head_group = shape->head_group,
-                                  .n_head = shape->n_head,
-                                  .d_ff = shape->d_ff,
-                                  .norm = shape->norm,
-                                  .norm_eps = 1e-5f,
-                                  .ffn = shape->ffn,
-                                  .activation = shape->activation,
-                                  .rope_theta = 10000.0,
-                                  .embed_scale = 1.0f,
-                                  .attention_scale = 1.0f / sqrtf((float)shape->d_head),
-                                  .tied = shape->tied,
-                                  .bos_token = -1,
-                                  .eos_token = -1 };
+    mfi_config *config = &model->config;
+    *config = (mfi_config){ .n_layer = shape->n_layer,
+                            .d_model = shape->d_model,
+                            .d_head = shape->d_head,
+                            .n_vocab = shape->n_vocab,
+                            .max_positions = shape->max_positions,
+                            .head_group = shape->head_group,
+                            .n_head = shape->n_head,
+                            .d_ff = shape->d_ff,
+                            .norm = shape->norm,
+                            .norm_eps = 1e-5f,
+                            .ffn = shape->ffn,
+                            .activation = shape->activation,
+                            .rope_theta = 10000.0,
+                            .embed_scale = 1.0f,
+                            .attention_scale = 1.0f / sqrtf((float)shape->d_head),
+                            .tied = shape->tied,
+                            .bos_token = -1,
+                            .eos_token = -1 };
     mf_status status = alloc_granularities(config, shape->n_granularity);
     if (status != MF_OK) return status;
     for (uint32_t l = 0; l < shape->n_layer; l++) {
@@ -194,13 +194,13 @@ mf_status random_model_init_shape(random_model *model, const random_shape *shape
 void random_model_free(random_model *model)
 {
     mf_allocator c_library = mfi_allocator(NULL);
-    mfi_matlm_config_free(&model->config, &c_library);
+    mfi_config_free(&model->config, &c_library);
 }
 
 mf_status random_model_slice(random_model *slice, const random_model *whole, const widths *view)
 {
     *slice = *whole;
-    mfi_matlm_config *config = &slice->config;
+    mfi_config *config = &slice->config;
     config->n_layer = config->n_head = config->d_ff = 0;
     for (uint32_t l = 0; l < view->n_layer; l++)
         config->n_layer += view->ffn[l] != 0;
@@ -222,7 +222,7 @@ mf_status random_model_slice(random_model *slice, const random_model *whole, con
 
 /* ---- Views ---- */
 
-widths granularity_widths(const mfi_matlm_config *config, uint32_t granularity)
+widths granularity_widths(const mfi_config *config, uint32_t granularity)
 {
     widths w = { .n_layer = config->n_layer };
     memcpy(w.ffn, config->granularity[granularity].ffn, config->n_layer * sizeof(uint32_t));
@@ -230,7 +230,7 @@ widths granularity_widths(const mfi_matlm_config *config, uint32_t granularity)
     return w;
 }
 
-widths random_widths(const mfi_matlm_config *config, rng *r)
+widths random_widths(const mfi_config *config, rng *r)
 {
     widths full = granularity_widths(config, config->n_granularity - 1), w = { .n_layer = config->n_layer };
     uint32_t step = head_step(config->d_head);
@@ -242,7 +242,7 @@ widths random_widths(const mfi_matlm_config *config, rng *r)
     return w;
 }
 
-widths random_widths_same_cache(const mfi_matlm_config *config, const widths *base, rng *r)
+widths random_widths_same_cache(const mfi_config *config, const widths *base, rng *r)
 {
     widths w = { .n_layer = config->n_layer };
     uint32_t step = head_step(config->d_head);
@@ -275,7 +275,7 @@ typedef struct source {
 
 static void poison_layer(source *s, const random_model *model, uint32_t layer, const char *role)
 {
-    const mfi_matlm_config *c = &model->config;
+    const mfi_config *c = &model->config;
     size_t ffn = model->poison->ffn[layer], heads = model->poison->heads[layer];
     if (ffn == 0)
         s->live_rows = 0;
@@ -336,7 +336,7 @@ mf_status random_model_save(const random_model *model, mfk_type type, mfi_storag
 {
     mf_allocator c_library = mfi_allocator(NULL);
     mfi_weights weights = random_model_weights(model);
-    mfi_matlm_save_options options = { .type = type, .storage = storage, .one_shell = one_shell };
+    mfi_save_options options = { .type = type, .storage = storage, .one_shell = one_shell };
     memcpy(options.role_type, model->role_type, sizeof options.role_type);
-    return mfi_matlm_save(&model->config, &weights, &options, &c_library, path, error);
+    return mfi_save(&model->config, &weights, &options, &c_library, path, error);
 }

@@ -4,7 +4,7 @@
 #ifndef RANDOM_MODEL_H
 #define RANDOM_MODEL_H
 
-#include "matlm_config.h"
+#include "model_config.h"
 
 #define RANDOM_MAX_LAYER 64
 
@@ -38,7 +38,7 @@ const random_shape *random_shape_at(size_t index);
 const random_shape *random_shape_find(const char *name);
 
 typedef struct random_model {
-    mfi_matlm_config config;
+    mfi_config config;
     uint64_t seed;
     uint32_t layer_of[RANDOM_MAX_LAYER];   /* of a slice: which layer of the whole model this one was */
     uint32_t attention_inputs, ffn_inputs; /* of the whole model; they scale the weights of .o and .down */
@@ -60,10 +60,10 @@ mf_status random_model_save(const random_model *model, mfk_type type, mfi_storag
                             const char *path, mf_error *error);
 
 /* The widths of a granularity, and random ones: any that the model offers. */
-widths granularity_widths(const mfi_matlm_config *config, uint32_t granularity);
-widths random_widths(const mfi_matlm_config *config, rng *r);
+widths granularity_widths(const mfi_config *config, uint32_t granularity);
+widths random_widths(const mfi_config *config, rng *r);
 /* The same with the key/value heads and the layers of `base`, so that both can share a cache. */
-widths random_widths_same_cache(const mfi_matlm_config *config, const widths *base, rng *r);
+widths random_widths_same_cache(const mfi_config *config, const widths *base, rng *r);
 /* Head counts are multiples of it: n heads of d_head make a multiple of the quantum. */
 uint32_t head_step(uint32_t d_head);
 

@@ -58,12 +58,12 @@ static model_file read_whole(const char *path)
     return file;
 }
 
-model_file make_file(const mfi_matlm_config *config, mfi_weights weights, const mfi_matlm_save_options *options)
+model_file make_file(const mfi_config *config, mfi_weights weights, const mfi_save_options *options)
 {
     temporary_path path = new_path();
     mf_error error = MF_ERROR_INIT;
     mf_allocator c_library = mfi_allocator(NULL);
-    mf_status status = mfi_matlm_save(config, &weights, options, &c_library, path.text, &error);
+    mf_status status = mfi_save(config, &weights, options, &c_library, path.text, &error);
     require(status == MF_OK, "save: %s", error.detail);
     model_file file = read_whole(path.text);
     unlink(path.text);
@@ -72,7 +72,7 @@ model_file make_file(const mfi_matlm_config *config, mfi_weights weights, const 
 
 model_file make_random_file(const random_model *model, mfk_type type, mfi_storage storage, bool one_shell)
 {
-    mfi_matlm_save_options options = { .type = type, .storage = storage, .one_shell = one_shell };
+    mfi_save_options options = { .type = type, .storage = storage, .one_shell = one_shell };
     return make_file(&model->config, random_model_weights(model), &options);
 }
 

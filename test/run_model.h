@@ -12,7 +12,7 @@ typedef struct model_file {
     unsigned char *data;
     size_t bytes, mapped_bytes;
 } model_file;
-model_file make_file(const mfi_matlm_config *config, mfi_weights weights, const mfi_matlm_save_options *options);
+model_file make_file(const mfi_config *config, mfi_weights weights, const mfi_save_options *options);
 model_file make_random_file(const random_model *model, mfk_type type, mfi_storage storage, bool one_shell);
 void drop_file(model_file *file);
 

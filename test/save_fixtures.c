@@ -40,11 +40,11 @@ static void write_blob(const char *folder, const mf_allocator *allocator)
 static void write_weights(const char *folder, const fixture_variant *v, const mf_allocator *allocator)
 {
     char path[400];
-    mfi_matlm_config config;
+    mfi_config config;
     snprintf(path, sizeof path, "%s", folder);
     if (mkdir(path, 0777) != 0 || fixture_config(&config, v->plain, v->tied, allocator) != MF_OK) fail(path);
     fixture_visit(&config, write_rows, path);
-    mfi_matlm_config_free(&config, allocator);
+    mfi_config_free(&config, allocator);
     if (!v->plain) write_blob(path, allocator);
 }
 

@@ -26,7 +26,7 @@ static model_file make_tiny(mfi_storage storage)
     cr_assert(random_model_init_shape(&random, &shape, 3) == MF_OK);
     cr_assert(mfi_tokenizer_store(&blob, &bytes, &c_library, NULL, 0, 0, NULL) == MF_OK);
     const char *metadata[] = { "title", "tiny", NULL };
-    mfi_matlm_save_options options = { MFK_BF16, storage, false, blob, bytes, metadata };
+    mfi_save_options options = { MFK_BF16, storage, false, blob, bytes, metadata };
     model_file file = make_file(&random.config, random_model_weights(&random), &options);
     mfi_free(&c_library, blob, bytes);
     random_model_free(&random);

@@ -186,7 +186,7 @@ static void compare(const mfi_container *a, const mfi_container *b, mfi_role rol
     *squares = *errors = 0;
     for (uint32_t i = 0; i < mfi_container_tensor_count(a); i++) {
         const mfi_tensor *x = mfi_container_tensor(a, i), *y = mfi_container_find(b, x->name, x->shell);
-        if (mfi_matlm_role(x->name) != role) continue;
+        if (mfi_role_of(x->name) != role) continue;
         size_t n, m;
         cr_assert_not_null(y, "%s", x->name);
         float *from = unpack(x, &n), *to = unpack(y, &m);
@@ -296,17 +296,17 @@ Test(convert, tables_of_q4_stay_where_shells_do_and_differing_ones_are_requantiz
 static void save_richly(const char *path, const char *keys_path)
 {
     mf_allocator allocator = mfi_allocator(NULL);
-    mfi_matlm_config config;
+    mfi_config config;
     void *blob = NULL;
     size_t bytes;
     cr_assert_eq(fixture_write(keys_path, &allocator, MFI_RAW, false, NULL), MF_OK);
     mfi_container *keys = fixture_open(keys_path);
     cr_assert_eq(fixture_config(&config, false, false, &allocator), MF_OK);
     cr_assert_eq(fixture_tokenizer(&blob, &bytes, &allocator, NULL), MF_OK);
-    mfi_matlm_save_options options = { .type = MFK_BF16, .tokenizer = blob, .tokenizer_bytes = bytes, .keys_of = keys };
-    cr_assert_eq(mfi_matlm_save(&config, &fixture_weights, &options, &allocator, path, NULL), MF_OK);
+    mfi_save_options options = { .type = MFK_BF16, .tokenizer = blob, .tokenizer_bytes = bytes, .keys_of = keys };
+    cr_assert_eq(mfi_save(&config, &fixture_weights, &options, &allocator, path, NULL), MF_OK);
     mfi_free(&allocator, blob, bytes);
-    mfi_matlm_config_free(&config, &allocator);
+    mfi_config_free(&config, &allocator);
     mfi_container_close(keys);
 }
 
@@ -434,11 +434,11 @@ Test(convert, a_weight_that_a_type_does_not_hold_is_refused_by_name)
 {
     mf_allocator allocator = mfi_allocator(NULL);
     char *path = fixture_path();
-    mfi_matlm_config config;
-    mfi_matlm_save_options save = { .type = MFK_F32 };
+    mfi_config config;
+    mfi_save_options save = { .type = MFK_F32 };
     cr_assert_eq(fixture_config(&config, false, true, &allocator), MF_OK);
-    cr_assert_eq(mfi_matlm_save(&config, &(mfi_weights){ .read = large_read }, &save, &allocator, path, NULL), MF_OK);
-    mfi_matlm_config_free(&config, &allocator);
+    cr_assert_eq(mfi_save(&config, &(mfi_weights){ .read = large_read }, &save, &allocator, path, NULL), MF_OK);
+    mfi_config_free(&config, &allocator);
     mf_convert_options options = options_of(MFK_F16, 0, 0);
     expect_refused(path, &options, MF_E_RANGE, "layers.2.attn.o");
     options.type = MF_WEIGHT_Q4;

@@ -25,7 +25,7 @@ static model_file make_model_of(uint32_t n_vocab, int32_t bos, int32_t eos, cons
     cr_assert_eq(random_model_init_shape(&model, &shape, 1), MF_OK);
     model.config.bos_token = bos;
     model.config.eos_token = eos;
-    mfi_matlm_save_options options = { .type = MFK_F32, .storage = MFI_RAW };
+    mfi_save_options options = { .type = MFK_F32, .storage = MFI_RAW };
     options.tokenizer = tokenizer;
     options.tokenizer_bytes = tokenizer_bytes;
     model_file file = make_file(&model.config, random_model_weights(&model), &options);

@@ -20,7 +20,7 @@ typedef struct golden_tensor {
 
 typedef struct golden {
     FILE *file;
-    mfi_matlm_config config;
+    mfi_config config;
     size_t n_tensor;
     golden_tensor tensors[GOLDEN_MAX_TENSOR];
 } golden;
@@ -48,7 +48,7 @@ static float read_f32(golden *g)
 
 static void read_config(golden *g)
 {
-    mfi_matlm_config *c = &g->config;
+    mfi_config *c = &g->config;
     cr_assert(read_u32(g) == GOLDEN_MAGIC);
     uint32_t *fields[] = { &c->n_layer, &c->d_model, &c->d_head, &c->n_head, &c->head_group, &c->d_ff, &c->n_vocab };
     for (size_t i = 0; i < sizeof(fields) / sizeof(fields[0]); i++)
@@ -65,7 +65,7 @@ static void read_config(golden *g)
     c->bos_token = c->eos_token = -1;
     c->n_granularity = read_u32(g);
     mf_allocator c_library = mfi_allocator(NULL);
-    cr_assert(mfi_matlm_config_alloc(c, &c_library, NULL) == MF_OK);
+    cr_assert(mfi_config_alloc(c, &c_library, NULL) == MF_OK);
     for (uint32_t i = 0; i < c->n_granularity; i++) {
         snprintf(c->granularity[i].name, sizeof(c->granularity[i].name), "G%u", i);
         read_words(g, c->granularity[i].ffn, c->n_layer);
@@ -96,7 +96,7 @@ static void read_norm(golden *g, const char *prefix, const char *weight, const c
 
 static void read_layer(golden *g, uint32_t layer)
 {
-    const mfi_matlm_config *c = &g->config;
+    const mfi_config *c = &g->config;
     const mfi_granularity *full = &c->granularity[c->n_granularity - 1];
     size_t d = c->d_model, ffn = full->ffn[layer], q = (size_t)full->heads[layer] * c->d_head;
     size_t kv = (size_t)mfi_kv_heads(full->heads[layer], c->head_group) * c->d_head;
@@ -134,7 +134,7 @@ static void close_golden(golden *g)
     mf_allocator c_library = mfi_allocator(NULL);
     for (size_t i = 0; i < g->n_tensor; i++)
         free(g->tensors[i].data);
-    mfi_matlm_config_free(&g->config, &c_library);
+    mfi_config_free(&g->config, &c_library);
     fclose(g->file);
 }
 
@@ -171,7 +171,7 @@ static double relative_error(const float *ours, const float *theirs, size_t n)
 
 static void check_case(golden *g, mf_model *model, const char *name)
 {
-    const mfi_matlm_config *c = &g->config;
+    const mfi_config *c = &g->config;
     widths w = { .n_layer = c->n_layer };
     read_words(g, w.ffn, c->n_layer);
     read_words(g, w.heads, c->n_layer);
@@ -204,7 +204,7 @@ static void check_case(golden *g, mf_model *model, const char *name)
 static void check_model(const char *name)
 {
     golden g = open_golden(name);
-    mfi_matlm_save_options options = { .type = MFK_F32 };
+    mfi_save_options options = { .type = MFK_F32 };
     model_file file = make_file(&g.config, (mfi_weights){ give_weights, &g }, &options);
     long cases_at = ftell(g.file);
     const char *level;

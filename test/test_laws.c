@@ -41,7 +41,7 @@ static random_model model_of(uint32_t round)
 }
 
 /* Granularities first, then any widths. */
-static widths view_of(const mfi_matlm_config *config, uint32_t i, rng *r)
+static widths view_of(const mfi_config *config, uint32_t i, rng *r)
 {
     return i < config->n_granularity ? granularity_widths(config, i) : random_widths(config, r);
 }
@@ -393,7 +393,7 @@ static size_t guard(const model_file *file, size_t from, size_t to, int protecti
 }
 
 /* How many outputs and inputs of a tensor's piece the view uses. */
-static void live_part(const mfi_matlm_config *c, const widths *w, const mfi_tensor *t, size_t *live_n, size_t *live_k)
+static void live_part(const mfi_config *c, const widths *w, const mfi_tensor *t, size_t *live_n, size_t *live_k)
 {
     unsigned layer = 0;
     int used = 0;
@@ -418,7 +418,7 @@ static void live_part(const mfi_matlm_config *c, const widths *w, const mfi_tens
 }
 
 /* Takes away every page of the file that holds nothing but weights outside the view; returns the bytes. */
-static size_t guard_outside(const model_file *file, const mfi_matlm_config *c, const widths *w, int protection)
+static size_t guard_outside(const model_file *file, const mfi_config *c, const widths *w, int protection)
 {
     mf_model_options options = MF_MODEL_OPTIONS_INIT;
     options.allocator = mfi_allocator(NULL);

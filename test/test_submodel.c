@@ -145,7 +145,7 @@ Test(submodel, the_text_of_a_view_gives_the_view_again)
         s.file = make_random_file(&s.random, MFK_BF16, MFI_RAW, false);
         s.model = open_file(&s.file, NULL);
         for (uint32_t i = 0; i < 20; i++) {
-            const mfi_matlm_config *c = &s.random.config;
+            const mfi_config *c = &s.random.config;
             widths w = i < c->n_granularity ? granularity_widths(c, i) : random_widths(c, &r);
             mf_submodel *view = take_view(s.model, &w);
             char text[256], small[256];
@@ -310,7 +310,7 @@ Test(submodel, head_prefixes_off_the_quantum_are_refused)
 /* ---- Numbers ---- */
 
 /* The same numbers from the formulas of the model, matrix by matrix. */
-static mf_submodel_info count(const mfi_matlm_config *c, const widths *w, uint64_t block_bytes)
+static mf_submodel_info count(const mfi_config *c, const widths *w, uint64_t block_bytes)
 {
     mf_submodel_info info = MF_SUBMODEL_INFO_INIT;
     uint64_t d = c->d_model, vocabulary = c->n_vocab * d, norm = d * (c->norm == MFI_NORM_LAYER ? 2 : 1);
@@ -344,7 +344,7 @@ Test(submodel, the_numbers_of_a_view_are_what_counting_gives)
         model_file file = make_random_file(&random, type, MFI_RAW, round % 3 == 0);
         mf_model *model = open_file(&file, NULL);
         for (uint32_t i = 0; i < 10; i++) {
-            const mfi_matlm_config *c = &random.config;
+            const mfi_config *c = &random.config;
             widths w = i < c->n_granularity ? granularity_widths(c, i) : random_widths(c, &r);
             mf_submodel *view = take_view(model, &w);
             mf_submodel_info counted = count(c, &w, block_bytes[round % 5]), info = MF_SUBMODEL_INFO_INIT;

@@ -5,7 +5,7 @@
 
 #include "arena.h"
 #include "bench.h"
-#include "matlm_config.h"
+#include "model_config.h"
 
 /* A row's numbers follow from the tensor's name and the row alone. */
 static mf_status read_random(void *user, const char *name, size_t row, size_t n_row, size_t column, size_t n_column,
@@ -28,30 +28,30 @@ static mf_status read_random(void *user, const char *name, size_t row, size_t n_
     return MF_OK;
 }
 
-static mf_status fill_config(mfi_matlm_config *config, const bench_shape *shape, const mf_allocator *allocator,
+static mf_status fill_config(mfi_config *config, const bench_shape *shape, const mf_allocator *allocator,
                              mf_error *error)
 {
     static const char *const names[] = { "S", "M", "L", "XL" };
-    *config = (mfi_matlm_config){ .n_layer = shape->n_layer,
-                                  .d_model = shape->d_model,
-                                  .d_head = shape->d_head,
-                                  .n_vocab = shape->n_vocab,
-                                  .max_positions = 512,
-                                  .head_group = shape->head_group,
-                                  .n_head = shape->n_head,
-                                  .d_ff = shape->d_ff,
-                                  .norm = MFI_NORM_RMS,
-                                  .norm_eps = 1e-5F,
-                                  .ffn = MFI_FFN_GATED,
-                                  .activation = MFK_SILU,
-                                  .rope_theta = 10000,
-                                  .embed_scale = 1,
-                                  .attention_scale = 0.125F,
-                                  .tied = true,
-                                  .bos_token = -1,
-                                  .eos_token = -1,
-                                  .n_granularity = CLI_COUNT(names) };
-    mf_status status = mfi_matlm_config_alloc(config, allocator, error);
+    *config = (mfi_config){ .n_layer = shape->n_layer,
+                            .d_model = shape->d_model,
+                            .d_head = shape->d_head,
+                            .n_vocab = shape->n_vocab,
+                            .max_positions = 512,
+                            .head_group = shape->head_group,
+                            .n_head = shape->n_head,
+                            .d_ff = shape->d_ff,
+                            .norm = MFI_NORM_RMS,
+                            .norm_eps = 1e-5F,
+                            .ffn = MFI_FFN_GATED,
+                            .activation = MFK_SILU,
+                            .rope_theta = 10000,
+                            .embed_scale = 1,
+                            .attention_scale = 0.125F,
+                            .tied = true,
+                            .bos_token = -1,
+                            .eos_token = -1,
+                            .n_granularity = CLI_COUNT(names) };
+    mf_status status = mfi_config_alloc(config, allocator, error);
     for (uint32_t g = 0; g < CLI_COUNT(names) && status == MF_OK; g++) {
         mfi_granularity *granularity = &config->granularity[g];
         snprintf(granularity->name, sizeof(granularity->name), "%s", names[g]);
@@ -66,11 +66,11 @@ static mf_status fill_config(mfi_matlm_config *config, const bench_shape *shape,
 mf_status bench_model_write(const bench_shape *shape, const char *path, mf_error *error)
 {
     mf_allocator allocator = mfi_allocator(NULL);
-    mfi_matlm_config config;
+    mfi_config config;
     mfi_weights weights = { read_random, NULL };
-    mfi_matlm_save_options options = { .type = mfk_type_named(shape->type), .storage = MFI_RAW };
+    mfi_save_options options = { .type = mfk_type_named(shape->type), .storage = MFI_RAW };
     mf_status status = fill_config(&config, shape, &allocator, error);
-    if (status == MF_OK) status = mfi_matlm_save(&config, &weights, &options, &allocator, path, error);
-    mfi_matlm_config_free(&config, &allocator);
+    if (status == MF_OK) status = mfi_save(&config, &weights, &options, &allocator, path, error);
+    mfi_config_free(&config, &allocator);
     return status;
 }

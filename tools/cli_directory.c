@@ -5,7 +5,7 @@
 
 #include "arena.h"
 #include "cli_directory.h"
-#include "matlm_config.h"
+#include "model_config.h"
 
 static mf_status open_directory(mfi_container **out, const char *path, mf_error *error)
 {
@@ -116,7 +116,7 @@ mf_status cli_directory_types(const char *path, uint32_t types[MF_N_ROLE], mf_er
     memset(types, 0, MF_N_ROLE * sizeof(*types));
     for (uint32_t i = 0; i < mfi_container_tensor_count(container); i++) {
         const mfi_tensor *t = mfi_container_tensor(container, i);
-        const mfi_role role = mfi_matlm_role(t->name);
+        const mfi_role role = mfi_role_of(t->name);
         if (role < MFI_N_ROLE) types[role] |= 1u << t->type;
     }
     mfi_container_close(container);

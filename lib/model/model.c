@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "compile.h"
 #include "cpu.h"
 #include "defs.h"
 #include "pack.h"
@@ -50,7 +51,7 @@ static mf_status load_weights(mf_model *model, const mf_model_options *options, 
     mf_status status = MF_OK;
     if (options->widest != NULL) status = find_granularity(model, options->widest, &widest, error);
     if (status == MF_OK)
-        status = mfi_matlm_compile(&model->program, &model->config, model->container, &model->allocator, error);
+        status = mfi_compile(&model->program, &model->config, model->container, &model->allocator, error);
     if (status != MF_OK) return status;
     uint32_t n_shell = widest != NULL ? 1 : model->program->n_shell;
     for (uint32_t layer = 0; widest != NULL && layer < model->program->n_layer; layer++) {
@@ -136,7 +137,7 @@ static void destroy(mf_model *model)
     pthread_mutex_destroy(&model->pool_lock);
     mfi_program_free(model->program);
     mfi_tokenizer_free(model->tokenizer);
-    mfi_matlm_config_free(&model->config, &allocator);
+    mfi_config_free(&model->config, &allocator);
     mfi_container_close(model->container);
     mfi_free(&allocator, model, sizeof *model);
 }
@@ -155,9 +156,9 @@ static void log_opened(const mf_model *model)
 {
     char line[256];
     if (model->log == NULL) return;
-    snprintf(line, sizeof line, "%s: matlm, %u layers, %u of %u shells loaded, kernels for %s%s",
-             mfi_container_name(model->container), model->config.n_layer, model->n_shell_resident, model->n_shell,
-             mfk_cpu_name(model->kernels.cpu),
+    snprintf(line, sizeof line, "%s: %s, %u layers, %u of %u shells loaded, kernels for %s%s",
+             mfi_container_name(model->container), mfi_family_name(model->config.family), model->config.n_layer,
+             model->n_shell_resident, model->n_shell, mfk_cpu_name(model->kernels.cpu),
              arithmetic_in_use(model) == MF_ARITHMETIC_FAST ? ", fast arithmetic" : "");
     model->log(model->log_user, 2, line);
 }
@@ -165,14 +166,10 @@ static void log_opened(const mf_model *model)
 static mf_status open_parts(mf_model *model, const mfi_container_source *source, const mf_model_options *options,
                             mf_error *error)
 {
-    const char *family;
     mf_status status = choose_kernels(model, options, error);
     if (status == MF_OK) status = mfi_container_open(&model->container, source, options, error);
     if (status != MF_OK) return status;
-    if (!mfi_container_text(model->container, "family", &family) || strcmp(family, "matlm") != 0)
-        return mfi_fail(error, MF_E_UNSUPPORTED, "%s: no model family that this version knows",
-                        mfi_container_name(model->container));
-    status = mfi_matlm_read_config(&model->config, model->container, &model->allocator, error);
+    status = mfi_config_read(&model->config, model->container, &model->allocator, error);
     if (status == MF_OK) status = load_weights(model, options, error);
     if (status == MF_OK) status = load_tokenizer(model, error);
     if (status != MF_OK) return status;
@@ -239,9 +236,9 @@ static uint64_t count_parameters(const mf_model *model)
 
 mf_status mfi_model_info(const mf_model *model, mf_model_info *info)
 {
-    const mfi_matlm_config *config = &model->config;
+    const mfi_config *config = &model->config;
     mf_model_info full = {
-        .family = "matlm",
+        .family = mfi_family_name(config->family),
         .cpu = mfk_cpu_name(model->kernels.cpu),
         .n_layer = config->n_layer,
         .d_model = config->d_model,

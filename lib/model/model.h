@@ -8,7 +8,7 @@
 #include "arena.h"
 #include "container.h"
 #include "kernel.h"
-#include "matlm_config.h"
+#include "model_config.h"
 #include "page_pool.h"
 #include "program.h"
 #include "tokenizer.h"
@@ -22,7 +22,7 @@ struct mf_model {
     mfi_container *container;
     mfi_tokenizer *tokenizer; /* or NULL */
     mfk_table kernels;
-    mfi_matlm_config config;
+    mfi_config config;
     mfi_program *program;
     uint32_t n_shell, n_shell_resident;
     mf_log log;
@@ -53,16 +53,8 @@ static inline mfk_type mfi_cache_element(mf_cache_type type)
 /* The pool of a cache type. Under a budget there is one type, the first one asked for. */
 mf_status mfi_model_pool(mf_model *model, mf_cache_type type, mfi_page_pool **out, mf_error *error);
 
-/* family_matlm.c: the decoder of matlm_config.h. */
-mf_status mfi_matlm_read_config(mfi_matlm_config *config, const mfi_container *container, const mf_allocator *allocator,
-                                mf_error *error);
-mf_status mfi_matlm_compile(mfi_program **out, const mfi_matlm_config *config, const mfi_container *container,
-                            const mf_allocator *allocator, mf_error *error);
-/* Whether `key` is one of the family's metadata. */
-bool mfi_matlm_key_known(const char *key);
-
-/* matlm_weights.c: the weights of a model, which must outlive them. Tables and vectors are read in whole rows. A shell
+/* model_weights.c: the weights of a model, which must outlive them. Tables and vectors are read in whole rows. A shell
  * that is not in memory is MF_E_FORMAT. Any number of threads. */
-mfi_weights mfi_matlm_weights(const mf_model *model);
+mfi_weights mfi_model_weights(const mf_model *model);
 
 #endif

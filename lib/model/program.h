@@ -16,7 +16,7 @@
 #define MFI_PROGRAM_H
 
 #include "container.h"
-#include "matlm_config.h"
+#include "model_config.h"
 
 typedef enum mfi_rows { MFI_ROWS_ALL, MFI_ROWS_ATTN, MFI_ROWS_FFN, MFI_ROWS_OUT } mfi_rows;
 

@@ -45,7 +45,7 @@ static void set_granularity(mf_submodel *view, const mfi_granularity *granularit
 
 static mf_status set_named(mf_submodel *view, const char *name, mf_error *error)
 {
-    const mfi_matlm_config *config = &view->model->config;
+    const mfi_config *config = &view->model->config;
     for (uint32_t g = 0; g < config->n_granularity; g++) {
         if (strcmp(config->granularity[g].name, name) != 0) continue;
         set_granularity(view, &config->granularity[g]);
@@ -67,7 +67,7 @@ static void count_shells(mf_submodel *view)
 /* Only the first regions may be there: of a file still being downloaded, or opened with options.widest. */
 static void set_widest_loaded(mf_submodel *view)
 {
-    const mfi_matlm_config *config = &view->model->config;
+    const mfi_config *config = &view->model->config;
     uint32_t g = config->n_granularity;
     do {
         set_granularity(view, &config->granularity[--g]);

@@ -271,7 +271,7 @@ static bool has_all_heads(const mf_submodel *view)
 
 mf_status mfi_submodel_text(const mf_submodel *view, char *text, size_t capacity, size_t *bytes)
 {
-    const mfi_matlm_config *config = &view->model->config;
+    const mfi_config *config = &view->model->config;
     writer w = { text, capacity, 0 };
     uint32_t g = 0;
     while (g < config->n_granularity && !equals_granularity(view, &config->granularity[g]))

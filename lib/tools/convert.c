@@ -34,7 +34,7 @@ static mf_status choose_type(const mf_source *source, const mf_convert_options *
                     mf_role_name(role));
 }
 
-static void fill_report(mf_convert_report *report, const mfi_matlm_save_options *save)
+static void fill_report(mf_convert_report *report, const mfi_save_options *save)
 {
     for (mf_role role = 0; role < MF_N_ROLE; role++) {
         const mfi_saved_role *saved = &save->saved[role];
@@ -61,23 +61,23 @@ mf_status mf_convert(const mf_source *source, const char *path, const mf_convert
     if (status != MF_OK) return status;
 
     mfi_saved_role saved[MF_N_ROLE];
-    mfi_matlm_save_options save = { .storage = o.storage == MF_STORAGE_KEEP   ? source->storage
-                                               : o.storage == MF_STORAGE_ZSTD ? MFI_ZSTD
-                                                                              : MFI_RAW,
-                                    .one_shell =
-                                        o.shells == MF_SHELLS_KEEP ? source->one_shell : o.shells == MF_SHELLS_SINGLE,
-                                    .tokenizer = source->tokenizer,
-                                    .tokenizer_bytes = source->tokenizer_bytes,
-                                    .keys_of = source->keys_of,
-                                    .saved = saved,
-                                    .progress = o.progress,
-                                    .progress_user = o.progress_user };
+    mfi_save_options save = { .storage = o.storage == MF_STORAGE_KEEP   ? source->storage
+                                         : o.storage == MF_STORAGE_ZSTD ? MFI_ZSTD
+                                                                        : MFI_RAW,
+                              .one_shell =
+                                  o.shells == MF_SHELLS_KEEP ? source->one_shell : o.shells == MF_SHELLS_SINGLE,
+                              .tokenizer = source->tokenizer,
+                              .tokenizer_bytes = source->tokenizer_bytes,
+                              .keys_of = source->keys_of,
+                              .saved = saved,
+                              .progress = o.progress,
+                              .progress_user = o.progress_user };
     for (mf_role role = 0; role < MF_N_ROLE && status == MF_OK; role++)
         status = choose_type(source, &o, role, &save.role_type[role], error);
     if (status != MF_OK) return status;
 
     const mfi_fp_mode mode = mfi_fp_enter();
-    status = mfi_matlm_save(source->config, &source->weights, &save, &source->allocator, path, error);
+    status = mfi_save(source->config, &source->weights, &save, &source->allocator, path, error);
     if (status == MF_OK && report) {
         fill_report(&full, &save);
         mfi_write_info(report, &full, sizeof full, sizeof full);

@@ -3,12 +3,12 @@
 #ifndef MFI_SOURCE_H
 #define MFI_SOURCE_H
 
-#include "matlm_config.h"
+#include "model_config.h"
 #include "matformer_tools.h"
 
 struct mf_source {
     mf_allocator allocator;
-    const mfi_matlm_config *config;
+    const mfi_config *config;
     mfi_weights weights;
     const void *tokenizer; /* blob of tokenizer.h, or NULL */
     size_t tokenizer_bytes;

@@ -10,7 +10,7 @@ static mf_status check_tensors(const mf_model *model, mf_error *error)
 {
     for (uint32_t i = 0; i < mfi_container_tensor_count(model->container); i++) {
         const char *name = mfi_container_tensor(model->container, i)->name;
-        if (mfi_matlm_role(name) == MFI_N_ROLE && !strstr(name, "norm.") && strcmp(name, "rope.freqs") != 0 &&
+        if (mfi_role_of(name) == MFI_N_ROLE && !strstr(name, "norm.") && strcmp(name, "rope.freqs") != 0 &&
             strcmp(name, "tokenizer") != 0)
             return mfi_fail(error, MF_E_UNSUPPORTED, "%s: tensor %.80s is none that its family has",
                             mfi_container_name(model->container), name);
@@ -25,7 +25,7 @@ static void fill_info(mf_source_info *info, const mf_model *model)
     info->format = "mf";
     for (uint32_t i = 0; i < mfi_container_tensor_count(model->container); i++) {
         const mfi_tensor *tensor = mfi_container_tensor(model->container, i);
-        const mfi_role role = mfi_matlm_role(tensor->name);
+        const mfi_role role = mfi_role_of(tensor->name);
         if (role == MFI_N_ROLE) continue;
         info->role[role].n_weight += mfi_tensor_matrices(tensor) * tensor->n * tensor->k;
         info->role[role].bytes += tensor->bytes;
@@ -55,7 +55,7 @@ mf_status mfi_source_container(mf_source *source, const char *path, const mf_sou
         return status;
     }
     source->config = &model->config;
-    source->weights = mfi_matlm_weights(model);
+    source->weights = mfi_model_weights(model);
     const mfi_tensor *tokenizer = mfi_container_find(model->container, "tokenizer", 0);
     if (tokenizer) {
         source->tokenizer = tokenizer->data;

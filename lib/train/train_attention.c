@@ -32,7 +32,7 @@ static size_t block_positions(size_t group_heads)
     return mfi_min(64, mfi_max(8, BLOCK_ROWS / group_heads));
 }
 
-size_t mfi_train_attention_scratch(const mfi_matlm_config *config, size_t length)
+size_t mfi_train_attention_scratch(const mfi_config *config, size_t length)
 {
     size_t group = config->head_group, rows = mfi_max(BLOCK_ROWS, 8 * group);
     return 4 * length * config->d_head + 4 * rows * config->d_head + 2 * rows * length;
@@ -40,7 +40,7 @@ size_t mfi_train_attention_scratch(const mfi_matlm_config *config, size_t length
 
 static block lay_out(const attention *a, size_t group, float *scratch)
 {
-    const mfi_matlm_config *config = a->pass->config;
+    const mfi_config *config = a->pass->config;
     size_t length = a->pass->length, head = config->d_head;
     block b;
     b.group_heads = mfi_min(config->head_group, a->heads - group * config->head_group);
@@ -100,7 +100,7 @@ static size_t first_row(const attention *a, size_t index)
 
 static const float *group_qkv(const attention *a, size_t index)
 {
-    const mfi_matlm_config *config = a->pass->config;
+    const mfi_config *config = a->pass->config;
     return a->work->qkv + first_row(a, index) * a->qkv_stride +
            index % a->groups * (config->head_group + 2) * config->d_head;
 }
@@ -108,7 +108,7 @@ static const float *group_qkv(const attention *a, size_t index)
 static void forward_task(void *user, size_t index, float *scratch)
 {
     const attention *a = user;
-    const mfi_matlm_config *config = a->pass->config;
+    const mfi_config *config = a->pass->config;
     size_t length = a->pass->length, head = config->d_head, group = index % a->groups, row0 = first_row(a, index);
     size_t first_head = group * config->head_group;
     const float *qkv = group_qkv(a, index);
@@ -134,7 +134,7 @@ static void forward_task(void *user, size_t index, float *scratch)
 static void backward_task(void *user, size_t index, float *scratch)
 {
     const attention *a = user;
-    const mfi_matlm_config *config = a->pass->config;
+    const mfi_config *config = a->pass->config;
     const mfi_train_vec *vec = a->pass->vec;
     size_t length = a->pass->length, head = config->d_head, group = index % a->groups, row0 = first_row(a, index);
     size_t first_head = group * config->head_group;
@@ -181,7 +181,7 @@ typedef struct rotation {
 static void rotate_rows(void *user, size_t index, float *scratch)
 {
     const rotation *r = user;
-    const mfi_matlm_config *config = r->pass->config;
+    const mfi_config *config = r->pass->config;
     size_t head = config->d_head, half = head / 2, group_size = config->head_group;
     size_t begin = index * MFI_TRAIN_ROWS, end = mfi_min(begin + MFI_TRAIN_ROWS, r->n_row);
     (void)scratch;
@@ -205,7 +205,7 @@ static void rotate(const mfi_train_pass *pass, const attention *a, float *qkv, i
 
 static attention describe(const mfi_train_pass *pass, size_t layer)
 {
-    const mfi_matlm_config *config = pass->config;
+    const mfi_config *config = pass->config;
     uint32_t heads = pass->heads[layer];
     return (attention){ pass,
                         &pass->work->layers[layer],

@@ -54,7 +54,7 @@ static void put_real(fields *f, const char *name, double value)
     put(f, name, bits);
 }
 
-static uint64_t granularities_hash(const mfi_matlm_config *c)
+static uint64_t granularities_hash(const mfi_config *c)
 {
     uint64_t hash = c->n_granularity;
     for (uint32_t g = 0; g < c->n_granularity; g++) {
@@ -67,7 +67,7 @@ static uint64_t granularities_hash(const mfi_matlm_config *c)
 /* All that the result depends on, under the names that a user knows. */
 static void describe(const mf_trainer *t, field *list)
 {
-    const mfi_matlm_config *c = &t->config;
+    const mfi_config *c = &t->config;
     const mf_trainer_options *o = &t->options;
     fields f = { list, 0 };
     put(&f, "n_layer", c->n_layer);

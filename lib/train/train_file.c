@@ -40,7 +40,7 @@ mf_status mf_trainer_export(mf_trainer *trainer, const char *path, const mf_trai
     memset(&o, 0, sizeof(o));
     mf_status status = mfi_read_options(&o, sizeof(o), sizeof(o), options, "mf_train_export_options", error);
     if (status != MF_OK) return status;
-    mfi_matlm_save_options save = {
+    mfi_save_options save = {
         .type = o.type == MF_TRAIN_BF16 ? MFK_BF16 : MFK_F32,
         .storage = o.compress ? MFI_ZSTD : MFI_RAW,
         .one_shell = o.one_shell != 0,
@@ -48,8 +48,7 @@ mf_status mf_trainer_export(mf_trainer *trainer, const char *path, const mf_trai
         .tokenizer_bytes = o.tokenizer_bytes,
         .metadata = o.metadata,
     };
-    return mfi_matlm_save(&trainer->config, &(mfi_weights){ read_weights, trainer }, &save, &trainer->allocator, path,
-                          error);
+    return mfi_save(&trainer->config, &(mfi_weights){ read_weights, trainer }, &save, &trainer->allocator, path, error);
 }
 
 /* ---- Import ---- */
@@ -68,7 +67,7 @@ static void put_rows(float *weights, const mfi_train_place *place, size_t row, s
 static mf_status import_weights(const mf_trainer *t, const mf_model *model, float *weights, float *rows,
                                 mf_error *error)
 {
-    const mfi_weights from = mfi_matlm_weights(model);
+    const mfi_weights from = mfi_model_weights(model);
     char name[64];
     for (size_t i = 0; mfi_train_name(&t->config, i, name, sizeof(name)); i++) {
         mfi_train_place place;
@@ -84,7 +83,7 @@ static mf_status import_weights(const mf_trainer *t, const mf_model *model, floa
 }
 
 /* Whether all layers have the widths and heads that their own layer has. */
-static bool same_extents(const mfi_matlm_config *own, const mfi_matlm_config *file)
+static bool same_extents(const mfi_config *own, const mfi_config *file)
 {
     const mfi_granularity *a = &own->granularity[own->n_granularity - 1];
     const mfi_granularity *b = &file->granularity[file->n_granularity - 1];
@@ -92,9 +91,9 @@ static bool same_extents(const mfi_matlm_config *own, const mfi_matlm_config *fi
            memcmp(a->heads, b->heads, own->n_layer * sizeof(*a->heads)) == 0;
 }
 
-static mf_status check_same(const mf_trainer *t, const mfi_matlm_config *file, const char *path, mf_error *error)
+static mf_status check_same(const mf_trainer *t, const mfi_config *file, const char *path, mf_error *error)
 {
-    const mfi_matlm_config *own = &t->config;
+    const mfi_config *own = &t->config;
     bool same = own->n_layer == file->n_layer && own->d_model == file->d_model && own->d_head == file->d_head &&
                 own->n_vocab == file->n_vocab && own->head_group == file->head_group && own->n_head == file->n_head &&
                 own->d_ff == file->d_ff && own->norm == file->norm && own->norm_eps == file->norm_eps &&

@@ -8,12 +8,12 @@
 #include "status.h"
 #include "trainer.h"
 
-size_t mfi_train_qkv_rows(const mfi_matlm_config *config, uint32_t heads)
+size_t mfi_train_qkv_rows(const mfi_config *config, uint32_t heads)
 {
     return ((size_t)heads + 2 * (size_t)mfi_kv_heads(heads, config->head_group)) * config->d_head;
 }
 
-size_t mfi_train_up_rows(const mfi_matlm_config *config, uint32_t ffn)
+size_t mfi_train_up_rows(const mfi_config *config, uint32_t ffn)
 {
     return config->ffn == MFI_FFN_GATED ? 2 * (size_t)ffn : ffn;
 }
@@ -26,10 +26,10 @@ static size_t take(size_t *used, size_t rows, size_t columns)
     return at;
 }
 
-/* The sizes fit: mfi_matlm_config_check() bounds every extent, and create() the product of vocabulary and
+/* The sizes fit: mfi_config_check() bounds every extent, and create() the product of vocabulary and
  * model width and the sum below. */
-mf_status mfi_train_layout_create(mfi_train_layout *layout, const mfi_matlm_config *config,
-                                  const mf_allocator *allocator, mf_error *error)
+mf_status mfi_train_layout_create(mfi_train_layout *layout, const mfi_config *config, const mf_allocator *allocator,
+                                  mf_error *error)
 {
     layout->layers = mfi_alloc_array(allocator, config->n_layer, sizeof(layout->layers[0]));
     if (!layout->layers) return mfi_fail(error, MF_E_NOMEM, "no memory for %u layers", config->n_layer);
@@ -57,7 +57,7 @@ mf_status mfi_train_layout_create(mfi_train_layout *layout, const mfi_matlm_conf
     return MF_OK;
 }
 
-void mfi_train_layout_free(mfi_train_layout *layout, const mfi_matlm_config *config, const mf_allocator *allocator)
+void mfi_train_layout_free(mfi_train_layout *layout, const mfi_config *config, const mf_allocator *allocator)
 {
     if (layout->layers) mfi_free(allocator, layout->layers, config->n_layer * sizeof(layout->layers[0]));
     layout->layers = NULL;
@@ -92,15 +92,15 @@ static void fill_normal(mfi_tasks *tasks, float *weights, size_t begin, size_t c
     mfi_tasks_run(tasks, (count + MFI_TRAIN_CHUNK - 1) / MFI_TRAIN_CHUNK, fill_chunk, &fill);
 }
 
-static void fill_norm(const mfi_matlm_config *config, float *weights, size_t at)
+static void fill_norm(const mfi_config *config, float *weights, size_t at)
 {
     for (size_t i = 0; i < config->d_model; i++)
         weights[at + i] = 1.0f;
     if (config->norm == MFI_NORM_LAYER) memset(weights + at + config->d_model, 0, config->d_model * sizeof(float));
 }
 
-void mfi_train_initialize(mfi_tasks *tasks, const mfi_train_layout *layout, const mfi_matlm_config *config,
-                          uint64_t seed, double std, float *weights)
+void mfi_train_initialize(mfi_tasks *tasks, const mfi_train_layout *layout, const mfi_config *config, uint64_t seed,
+                          double std, float *weights)
 {
     size_t d = config->d_model;
     double into_stream = std / sqrt(2.0 * config->n_layer);
@@ -125,7 +125,7 @@ static const char *const layer_names[] = { "attn_norm.weight", "attn_norm.bias",
                                            "attn.q",           "attn.k",         "attn.v",          "attn.o",
                                            "ffn.gate",         "ffn.up",         "ffn.down" };
 
-bool mfi_train_name(const mfi_matlm_config *config, size_t index, char *name, size_t capacity)
+bool mfi_train_name(const mfi_config *config, size_t index, char *name, size_t capacity)
 {
     if (index < MFI_COUNT(model_names)) return snprintf(name, capacity, "%s", model_names[index]) > 0;
     index -= MFI_COUNT(model_names);
@@ -154,14 +154,14 @@ static bool place_transposed(mfi_train_place *place, size_t offset, size_t rows,
     return columns > 0;
 }
 
-static bool find_norm(const mfi_matlm_config *config, size_t at, const char *part, mfi_train_place *place)
+static bool find_norm(const mfi_config *config, size_t at, const char *part, mfi_train_place *place)
 {
     size_t d = config->d_model;
     if (!strcmp(part, "weight")) return place_rows(place, at, 1, d);
     return !strcmp(part, "bias") && config->norm == MFI_NORM_LAYER && place_rows(place, at + d, 1, d);
 }
 
-static bool find_in_layer(const mfi_train_layer *layer, const mfi_matlm_config *config, const char *name,
+static bool find_in_layer(const mfi_train_layer *layer, const mfi_config *config, const char *name,
                           mfi_train_place *place)
 {
     size_t d = config->d_model, head = config->d_head, group = config->head_group;
@@ -185,8 +185,7 @@ static bool find_in_layer(const mfi_train_layer *layer, const mfi_matlm_config *
     return false;
 }
 
-bool mfi_train_find(const mfi_train_layout *layout, const mfi_matlm_config *config, const char *name,
-                    mfi_train_place *place)
+bool mfi_train_find(const mfi_train_layout *layout, const mfi_config *config, const char *name, mfi_train_place *place)
 {
     if (!strcmp(name, "embed")) return place_rows(place, layout->embed, config->n_vocab, config->d_model);
     if (!strcmp(name, "output"))

@@ -73,7 +73,7 @@ typedef struct norm_rows {
 static void norm_forward_rows(void *user, size_t index, float *scratch)
 {
     const norm_rows *norm = user;
-    const mfi_matlm_config *config = norm->pass->config;
+    const mfi_config *config = norm->pass->config;
     const mfi_train_vec *vec = norm->pass->vec;
     size_t d = config->d_model, begin = index * MFI_TRAIN_ROWS;
     size_t end = mfi_min(begin + MFI_TRAIN_ROWS, row_count(norm->pass));
@@ -96,7 +96,7 @@ static void norm_forward(const mfi_train_pass *pass, const float *x, size_t weig
 static void norm_backward_rows(void *user, size_t index, float *scratch)
 {
     const norm_rows *norm = user;
-    const mfi_matlm_config *config = norm->pass->config;
+    const mfi_config *config = norm->pass->config;
     const mfi_train_vec *vec = norm->pass->vec;
     size_t d = config->d_model, begin = index * MFI_TRAIN_ROWS;
     size_t end = mfi_min(begin + MFI_TRAIN_ROWS, row_count(norm->pass));
@@ -135,7 +135,7 @@ typedef struct act_rows {
 static void activate_rows(void *user, size_t index, float *scratch)
 {
     const act_rows *a = user;
-    const mfi_matlm_config *config = a->pass->config;
+    const mfi_config *config = a->pass->config;
     const mfi_train_vec *vec = a->pass->vec;
     size_t begin = index * MFI_TRAIN_ROWS, end = mfi_min(begin + MFI_TRAIN_ROWS, row_count(a->pass));
     bool gated = config->ffn == MFI_FFN_GATED;

@@ -61,7 +61,7 @@ static size_t logit_rows(size_t rows, size_t stride)
 /* Everything of a pass, in one block. */
 static void lay_out(mf_trainer *t, mfi_arena *arena)
 {
-    const mfi_matlm_config *c = &t->config;
+    const mfi_config *c = &t->config;
     mfi_train_work *work = &t->work;
     size_t rows = micro_rows(t), d = c->d_model, widest = 0, heads = 0;
 
@@ -196,7 +196,7 @@ void mf_trainer_close(mf_trainer *trainer)
         mfi_free(&allocator, trainer->work.layers, trainer->config.n_layer * sizeof(trainer->work.layers[0]));
     if (trainer->tasks.pool) mfi_pool_destroy(trainer->tasks.pool);
     mfi_train_layout_free(&trainer->layout, &trainer->config, &allocator);
-    mfi_matlm_config_free(&trainer->config, &allocator);
+    mfi_config_free(&trainer->config, &allocator);
     mfi_free(&allocator, trainer, sizeof(*trainer));
 }
 
@@ -204,7 +204,7 @@ void mf_trainer_close(mf_trainer *trainer)
  * is not also the output); multiply-adds of causal attention per token, forward. */
 static void count_granularity(const mf_trainer *t, uint32_t g, mf_trainer_info *info)
 {
-    const mfi_matlm_config *c = &t->config;
+    const mfi_config *c = &t->config;
     double multiplying = (double)c->n_vocab * c->d_model, attention = 0;
     uint64_t norm = c->norm == MFI_NORM_LAYER ? 2 * c->d_model : c->d_model, other = norm;
     if (!c->tied) other += (uint64_t)c->n_vocab * c->d_model;

@@ -17,7 +17,7 @@
 
 #include "arena.h"
 #include "matformer_train.h"
-#include "matlm_config.h"
+#include "model_config.h"
 #include "threads.h"
 #include "train_vec.h"
 
@@ -86,26 +86,25 @@ typedef struct mfi_train_layout {
 } mfi_train_layout;
 
 /* Rows of qkv that `heads` query heads use. */
-size_t mfi_train_qkv_rows(const mfi_matlm_config *config, uint32_t heads);
+size_t mfi_train_qkv_rows(const mfi_config *config, uint32_t heads);
 /* Rows of up that `ffn` units use. */
-size_t mfi_train_up_rows(const mfi_matlm_config *config, uint32_t ffn);
+size_t mfi_train_up_rows(const mfi_config *config, uint32_t ffn);
 
-mf_status mfi_train_layout_create(mfi_train_layout *layout, const mfi_matlm_config *config,
-                                  const mf_allocator *allocator, mf_error *error);
-void mfi_train_layout_free(mfi_train_layout *layout, const mfi_matlm_config *config, const mf_allocator *allocator);
-void mfi_train_initialize(mfi_tasks *tasks, const mfi_train_layout *layout, const mfi_matlm_config *config,
-                          uint64_t seed, double std, float *weights);
+mf_status mfi_train_layout_create(mfi_train_layout *layout, const mfi_config *config, const mf_allocator *allocator,
+                                  mf_error *error);
+void mfi_train_layout_free(mfi_train_layout *layout, const mfi_config *config, const mf_allocator *allocator);
+void mfi_train_initialize(mfi_tasks *tasks, const mfi_train_layout *layout, const mfi_config *config, uint64_t seed,
+                          double std, float *weights);
 
-/* Where a matrix or vector of matlm_config.h's names lies: element (row, column) is at
+/* Where a matrix or vector of model_config.h's names lies: element (row, column) is at
  * offset + (row / block * block_stride + row % block) * row_stride + column * column_stride. */
 typedef struct mfi_train_place {
     size_t rows, columns, offset, block, block_stride, row_stride, column_stride;
 } mfi_train_place;
-bool mfi_train_find(const mfi_train_layout *layout, const mfi_matlm_config *config, const char *name,
-                    mfi_train_place *place);
+bool mfi_train_find(const mfi_train_layout *layout, const mfi_config *config, const char *name, mfi_train_place *place);
 /* The index-th name that a config of so many layers can have, whether this one has it or not; false past the
  * end. Those that are found cover every parameter once. */
-bool mfi_train_name(const mfi_matlm_config *config, size_t index, char *name, size_t capacity);
+bool mfi_train_name(const mfi_config *config, size_t index, char *name, size_t capacity);
 
 /* ---- One pass (train_pass.c, train_attention.c, train_loss.c) ---- */
 
@@ -139,7 +138,7 @@ typedef struct mfi_train_work {
 } mfi_train_work;
 
 typedef struct mfi_train_pass {
-    const mfi_matlm_config *config;
+    const mfi_config *config;
     const mfi_train_layout *layout;
     const mfi_train_vec *vec;
     mfi_train_work *work;
@@ -158,7 +157,7 @@ double mfi_train_pass_run(mfi_train_pass *pass);
 void mfi_train_attention_forward(mfi_train_pass *pass, size_t layer);
 /* From d_attended, d_wide becomes the gradient of qkv before the rotation. */
 void mfi_train_attention_backward(mfi_train_pass *pass, size_t layer);
-size_t mfi_train_attention_scratch(const mfi_matlm_config *config, size_t length); /* floats per thread */
+size_t mfi_train_attention_scratch(const mfi_config *config, size_t length); /* floats per thread */
 
 /* Losses of the normed rows final_in; with a gradient also d_normed and the output matrix's. */
 double mfi_train_loss(mfi_train_pass *pass);
@@ -188,7 +187,7 @@ struct mf_trainer {
     mf_allocator allocator;
     mf_trainer_options options; /* defaults filled in */
     double probability[MF_TRAIN_MAX_GRANULARITY];
-    mfi_matlm_config config;
+    mfi_config config;
     mfi_train_layout layout;
     mfi_tasks tasks;
     const mfi_train_vec *vec;
@@ -204,8 +203,8 @@ struct mf_trainer {
     char gemm_name[48];
 };
 
-/* Checked configurations from the caller's structs; `config` is freed by mfi_matlm_config_free(). */
-mf_status mfi_train_config(mfi_matlm_config *config, const mf_train_model *given, uint32_t sequence,
+/* Checked configurations from the caller's structs; `config` is freed by mfi_config_free(). */
+mf_status mfi_train_config(mfi_config *config, const mf_train_model *given, uint32_t sequence,
                            const mf_allocator *allocator, mf_error *error);
 mf_status mfi_train_options(mf_trainer_options *options, const mf_trainer_options *given, mf_error *error);
 mf_status mfi_train_probability(double *probability, const mf_trainer_options *options, uint32_t n_granularity,

@@ -13,8 +13,7 @@ static const mf_train_granularity default_granularities[] = {
     { .name = "XL", .ffn_ratio = 1 },
 };
 
-static mf_status copy_granularity(mfi_matlm_config *config, uint32_t index, const mf_train_granularity *from,
-                                  mf_error *error)
+static mf_status copy_granularity(mfi_config *config, uint32_t index, const mf_train_granularity *from, mf_error *error)
 {
     mfi_granularity *to = &config->granularity[index];
     size_t name_bytes = from->name ? strlen(from->name) : 0;
@@ -36,7 +35,7 @@ static mf_status copy_granularity(mfi_matlm_config *config, uint32_t index, cons
 /* Beyond any model that a processor trains; small enough that no size below overflows. */
 #define MAX_EXTENT (1u << 24)
 
-mf_status mfi_train_config(mfi_matlm_config *config, const mf_train_model *given, uint32_t sequence,
+mf_status mfi_train_config(mfi_config *config, const mf_train_model *given, uint32_t sequence,
                            const mf_allocator *allocator, mf_error *error)
 {
     mf_train_model m;
@@ -52,7 +51,7 @@ mf_status mfi_train_config(mfi_matlm_config *config, const mf_train_model *given
         return mfi_fail(error, MF_E_INVALID, "%u granularities; 1 to %d are possible", n_granularity,
                         MF_TRAIN_MAX_GRANULARITY);
 
-    *config = (mfi_matlm_config){
+    *config = (mfi_config){
         .n_layer = m.n_layer,
         .d_model = m.d_model,
         .d_head = m.d_head ? m.d_head : m.d_model / m.n_head,
@@ -76,15 +75,15 @@ mf_status mfi_train_config(mfi_matlm_config *config, const mf_train_model *given
     };
     config->attention_scale =
         m.attention_scale == 0 ? 1.0f / sqrtf((float)mfi_max(1, config->d_head)) : m.attention_scale;
-    status = mfi_matlm_config_alloc(config, allocator, error);
+    status = mfi_config_alloc(config, allocator, error);
     if (status != MF_OK) return status;
     for (uint32_t g = 0; g < n_granularity && status == MF_OK; g++)
         status = copy_granularity(config, g, m.granularities ? &m.granularities[g] : &default_granularities[g], error);
     if (status == MF_OK) {
         if (m.may_skip) memcpy(config->may_skip, m.may_skip, m.n_layer);
-        status = mfi_matlm_config_check(config, error);
+        status = mfi_config_check(config, error);
     }
-    if (status != MF_OK) mfi_matlm_config_free(config, allocator);
+    if (status != MF_OK) mfi_config_free(config, allocator);
     return status;
 }
 
@@ -145,8 +144,8 @@ mf_status mfi_train_probability(double *probability, const mf_trainer_options *o
 }
 
 /* `heads` heads and `ffn` units of one layer, against its extents. */
-static mf_status check_layer(const mfi_matlm_config *config, const mfi_train_layer *layer, uint32_t index,
-                             uint32_t heads, uint32_t ffn, mf_error *error)
+static mf_status check_layer(const mfi_config *config, const mfi_train_layer *layer, uint32_t index, uint32_t heads,
+                             uint32_t ffn, mf_error *error)
 {
     if (ffn > layer->ffn || ffn % MFI_QUANTUM)
         return mfi_fail(error, MF_E_WIDTH, "layer %u: width %u is not a multiple of 32 up to %u", index, ffn,
@@ -162,7 +161,7 @@ static mf_status check_layer(const mfi_matlm_config *config, const mfi_train_lay
 mf_status mfi_train_view_read(const mf_trainer *trainer, const mf_train_view *given, uint32_t *ffn, uint32_t *heads,
                               mf_error *error)
 {
-    const mfi_matlm_config *config = &trainer->config;
+    const mfi_config *config = &trainer->config;
     mf_train_view view;
     memset(&view, 0, sizeof(view));
     mf_status status = mfi_read_options(&view, sizeof(view), sizeof(view), given, "mf_train_view", error);

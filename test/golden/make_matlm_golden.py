@@ -3,7 +3,7 @@
 
     python3 test/golden/make_matlm_golden.py        writes *.golden beside this script
 
-The model is written here from its formulas alone (lib/model/matlm_config.h, docs/arithmetic.md) and
+The model is written here from its formulas alone (lib/model/model_config.h, docs/arithmetic.md) and
 shares no code with the library. A .golden file is little-endian, without padding:
 
     u32 magic 0x4d4c4731

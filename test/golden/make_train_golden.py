@@ -3,7 +3,7 @@
 
 usage: make_train_golden.py [folder]     needs torch; deterministic
 
-The model below is written from the formulae in lib/model/matlm_config.h, in double precision, and shares
+The model below is written from the formulae in lib/model/model_config.h, in double precision, and shares
 nothing with the trainer. A file is, little-endian:
 
     8 bytes  "MFGOLD1\\0"

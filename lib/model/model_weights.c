@@ -1,5 +1,5 @@
-/* matlm_weights.c - the weights of an open model as savers and the trainer ask for them: by the names of
- * matlm_config.h, gathered from the shells and widened from the panels. Where a saver wants a tensor in the type that
+/* model_weights.c - the weights of an open model as savers and the trainer ask for them: by the names of
+ * model_config.h, gathered from the shells and widened from the panels. Where a saver wants a tensor in the type that
  * the file has it in, its blocks move as they are. The model was compiled, so extents, kinds and types are those that
  * the configuration asks for. */
 #include <stdio.h>
@@ -199,7 +199,7 @@ static bool copy_tensor(void *user, const mfi_tensor *tensor, size_t first, void
     return true;
 }
 
-mfi_weights mfi_matlm_weights(const mf_model *model)
+mfi_weights mfi_model_weights(const mf_model *model)
 {
     return (mfi_weights){ read_weights, (void *)(uintptr_t)model, copy_tensor };
 }

@@ -1,5 +1,5 @@
-/* matlm_config.c - the per-layer arrays of a configuration, and every rule that it obeys. */
-#include "matlm_config.h"
+/* model_config.c - the per-layer arrays of a configuration, and every rule that it obeys. */
+#include "model_config.h"
 
 #include <math.h>
 #include <string.h>
@@ -16,18 +16,35 @@
 #define MAX_VOCAB (1u << 24)
 #define MAX_POSITIONS (1u << 24) /* exact as f32, which rotations take */
 
+static const char *const family_names[MFI_N_FAMILY] = { "matlm", "llama", "olmo", "gemma3n", "vit" };
+
+const char *mfi_family_name(mfi_family family)
+{
+    return family_names[family];
+}
+
+mfi_family mfi_family_named(const char *name)
+{
+    mfi_family family = 0;
+    while (family < MFI_N_FAMILY && strcmp(family_names[family], name) != 0)
+        family++;
+    return family;
+}
+
 /* One block holds all arrays; may_skip begins it. */
-static void lay_out(mfi_matlm_config *config, mfi_arena *arena)
+static void lay_out(mfi_config *config, mfi_arena *arena)
 {
     config->may_skip = mfi_carve(arena, config->n_layer, sizeof *config->may_skip);
     config->window = mfi_carve(arena, config->n_layer, sizeof *config->window);
+    config->kv_layer = mfi_carve(arena, config->n_layer, sizeof *config->kv_layer);
+    config->sparsity = mfi_carve(arena, config->n_layer, sizeof *config->sparsity);
     for (uint32_t g = 0; g < config->n_granularity; g++) {
         config->granularity[g].ffn = mfi_carve(arena, config->n_layer, sizeof(uint32_t));
         config->granularity[g].heads = mfi_carve(arena, config->n_layer, sizeof(uint32_t));
     }
 }
 
-mf_status mfi_matlm_config_alloc(mfi_matlm_config *config, const mf_allocator *allocator, mf_error *error)
+mf_status mfi_config_alloc(mfi_config *config, const mf_allocator *allocator, mf_error *error)
 {
     if (config->n_layer == 0 || config->n_layer > MFI_MAX_LAYER || config->n_granularity == 0 ||
         config->n_granularity > MFI_MAX_GRANULARITY)
@@ -39,10 +56,12 @@ mf_status mfi_matlm_config_alloc(mfi_matlm_config *config, const mf_allocator *a
     if (!arena.base) return mfi_fail(error, MF_E_NOMEM, "no memory for the model's configuration");
     arena.used = 0;
     lay_out(config, &arena);
+    for (uint32_t layer = 0; layer < config->n_layer; layer++)
+        config->kv_layer[layer] = layer;
     return MF_OK;
 }
 
-void mfi_matlm_config_free(mfi_matlm_config *config, const mf_allocator *allocator)
+void mfi_config_free(mfi_config *config, const mf_allocator *allocator)
 {
     if (!config->may_skip) return;
     void *block = config->may_skip;
@@ -59,7 +78,7 @@ static mf_status check_extent(const char *name, uint32_t value, uint32_t step, u
                     most);
 }
 
-static mf_status check_extents(const mfi_matlm_config *config, mf_error *error)
+static mf_status check_extents(const mfi_config *config, mf_error *error)
 {
     const struct {
         const char *name;
@@ -82,7 +101,7 @@ static mf_status check_extents(const mfi_matlm_config *config, mf_error *error)
     return MF_OK;
 }
 
-static mf_status check_numbers(const mfi_matlm_config *config, mf_error *error)
+static mf_status check_numbers(const mfi_config *config, mf_error *error)
 {
     if (config->norm > MFI_NORM_LAYER || config->ffn > MFI_FFN_PLAIN || config->activation > MFK_TANH)
         return mfi_fail(error, MF_E_INVALID, "norm %d, ffn %d or activation %d is none of the family's",
@@ -113,7 +132,7 @@ static bool name_valid(const char *name, size_t room)
     return length > 0 && length < room;
 }
 
-static mf_status check_names(const mfi_matlm_config *config, mf_error *error)
+static mf_status check_names(const mfi_config *config, mf_error *error)
 {
     for (uint32_t g = 0; g < config->n_granularity; g++) {
         const mfi_granularity *granularity = &config->granularity[g];
@@ -128,7 +147,7 @@ static mf_status check_names(const mfi_matlm_config *config, mf_error *error)
     return MF_OK;
 }
 
-static mf_status check_windows(const mfi_matlm_config *config, mf_error *error)
+static mf_status check_windows(const mfi_config *config, mf_error *error)
 {
     for (uint32_t layer = 0; layer < config->n_layer; layer++)
         if (config->window[layer] > MAX_POSITIONS)
@@ -138,7 +157,7 @@ static mf_status check_windows(const mfi_matlm_config *config, mf_error *error)
 }
 
 /* One layer at one granularity, and nested in the same at the next. */
-static mf_status check_layer(const mfi_matlm_config *config, uint32_t g, uint32_t layer, mf_error *error)
+static mf_status check_layer(const mfi_config *config, uint32_t g, uint32_t layer, mf_error *error)
 {
     const mfi_granularity *granularity = &config->granularity[g];
     uint32_t ffn = granularity->ffn[layer], heads = granularity->heads[layer];
@@ -159,7 +178,7 @@ static mf_status check_layer(const mfi_matlm_config *config, uint32_t g, uint32_
     return MF_OK;
 }
 
-mf_status mfi_matlm_config_check(const mfi_matlm_config *config, mf_error *error)
+mf_status mfi_config_check(const mfi_config *config, mf_error *error)
 {
     mf_status status = check_extents(config, error);
     if (status == MF_OK) status = check_numbers(config, error);
@@ -181,7 +200,7 @@ mf_status mfi_matlm_config_check(const mfi_matlm_config *config, mf_error *error
                     config->n_head, d_ff, n_head);
 }
 
-mfi_role mfi_matlm_role(const char *name)
+mfi_role mfi_role_of(const char *name)
 {
     if (strcmp(name, "embed") == 0) return MFI_ROLE_EMBEDDING;
     if (strcmp(name, "output") == 0) return MFI_ROLE_OUTPUT;

@@ -1,4 +1,4 @@
-/* matlm_save.c - a configuration and its weights to a .mf file: which tensors there are, in which region
+/* model_save.c - a configuration and its weights to a .mf file: which tensors there are, in which region
  * they lie, and how their rows become panels. docs/container-format.md section 5 is the specification. */
 #include <math.h>
 #include <stdio.h>
@@ -13,8 +13,8 @@
 #define READ_ROWS 64u /* rows read from the caller at once: a multiple of MFK_NR */
 
 typedef struct saver {
-    const mfi_matlm_config *config;
-    const mfi_matlm_save_options *options;
+    const mfi_config *config;
+    const mfi_save_options *options;
     const mfi_weights *weights;
     mfi_writer *writer;
     const char *path;
@@ -26,18 +26,6 @@ typedef struct saver {
 } saver;
 
 /* ---- Metadata ---- */
-
-static void declare_granularity(const saver *s, uint32_t g)
-{
-    const mfi_granularity *granularity = &s->config->granularity[g];
-    char key[32];
-    snprintf(key, sizeof key, "granularity.%u.name", g);
-    mfi_writer_text(s->writer, key, granularity->name, true);
-    snprintf(key, sizeof key, "granularity.%u.ffn", g);
-    mfi_writer_u32s(s->writer, key, granularity->ffn, s->config->n_layer, true);
-    snprintf(key, sizeof key, "granularity.%u.heads", g);
-    mfi_writer_u32s(s->writer, key, granularity->heads, s->config->n_layer, true);
-}
 
 /* Metadata of whatever kind that the maker of another file chose. */
 static void declare_key(const saver *s, const char *key, mfi_value kind)
@@ -61,45 +49,14 @@ static void declare_key(const saver *s, const char *key, mfi_value kind)
 /* A failed declaration sticks to the writer; finish returns it. */
 static void declare_metadata(const saver *s)
 {
-    const mfi_matlm_config *config = s->config;
     mfi_writer *w = s->writer;
-    mfi_writer_text(w, "family", "matlm", true);
-    mfi_writer_u64(w, "n_layer", config->n_layer, true);
-    mfi_writer_u64(w, "d_model", config->d_model, true);
-    mfi_writer_u64(w, "d_head", config->d_head, true);
-    mfi_writer_u64(w, "n_vocab", config->n_vocab, true);
-    mfi_writer_u64(w, "max_positions", config->max_positions, true);
-    mfi_writer_u64(w, "n_head", config->n_head, true);
-    mfi_writer_u64(w, "d_ff", config->d_ff, true);
-    mfi_writer_u64(w, "head_group", config->head_group, true);
-    mfi_writer_u64(w, "norm", config->norm, true);
-    mfi_writer_f64(w, "norm_eps", (double)config->norm_eps, true);
-    mfi_writer_u64(w, "ffn", config->ffn, true);
-    mfi_writer_u64(w, "activation", config->activation, true);
-    mfi_writer_f64(w, "rope_theta", config->rope_theta, true);
-    mfi_writer_f64(w, "embed_scale", (double)config->embed_scale, true);
-    mfi_writer_f64(w, "attention_scale", (double)config->attention_scale, true);
-    mfi_writer_u64(w, "tied", config->tied, true);
-    if (config->bos_token >= 0) mfi_writer_u64(w, "bos_token", (uint64_t)config->bos_token, true);
-    if (config->eos_token >= 0) mfi_writer_u64(w, "eos_token", (uint64_t)config->eos_token, true);
-
-    uint32_t may_skip[MFI_MAX_LAYER];
-    bool has_window = false;
-    for (uint32_t layer = 0; layer < config->n_layer; layer++) {
-        may_skip[layer] = config->may_skip[layer];
-        has_window = has_window || config->window[layer] != 0;
-    }
-    mfi_writer_u32s(w, "may_skip", may_skip, config->n_layer, true);
-    if (has_window) mfi_writer_u32s(w, "window", config->window, config->n_layer, true);
-    mfi_writer_u64(w, "n_granularity", config->n_granularity, true);
-    for (uint32_t g = 0; g < config->n_granularity; g++)
-        declare_granularity(s, g);
+    mfi_config_declare(s->config, w);
     for (const char *const *pair = s->options->metadata; pair && pair[0] && pair[1]; pair += 2)
         mfi_writer_text(w, pair[0], pair[1], false);
     const char *key;
     mfi_value kind;
     for (uint32_t i = 0; s->options->keys_of && mfi_container_key_at(s->options->keys_of, i, &key, &kind); i++)
-        if (!mfi_matlm_key_known(key)) declare_key(s, key, kind);
+        if (!mfi_config_key_known(key)) declare_key(s, key, kind);
 }
 
 /* ---- Tensors ---- */
@@ -107,7 +64,7 @@ static void declare_metadata(const saver *s)
 /* Hidden units of a layer up to the end of shell `shell`. */
 static uint32_t bound(const saver *s, uint32_t shell, uint32_t layer)
 {
-    const mfi_matlm_config *config = s->config;
+    const mfi_config *config = s->config;
     return config->granularity[s->n_shell == 1 ? config->n_granularity - 1 : shell].ffn[layer];
 }
 
@@ -139,7 +96,7 @@ static mfk_type type_of(const saver *s, mfi_role role)
 
 static void declare_matrix(saver *s, const char *name, uint64_t n, uint64_t k)
 {
-    declare(s, MFI_PANEL, type_of(s, mfi_matlm_role(name)), name, 0, n, k, 1);
+    declare(s, MFI_PANEL, type_of(s, mfi_role_of(name)), name, 0, n, k, 1);
 }
 
 static void declare_norm(saver *s, const char *prefix)
@@ -154,7 +111,7 @@ static void declare_norm(saver *s, const char *prefix)
 
 static void declare_vectors(saver *s)
 {
-    const mfi_matlm_config *config = s->config;
+    const mfi_config *config = s->config;
     declare_norm(s, "final_norm");
     if (config->rope_theta != 0) declare(s, MFI_PLAIN, MFK_F32, "rope.freqs", 0, config->d_head / 2, 1, 0);
     if (s->options->tokenizer) declare(s, MFI_PLAIN, MFK_U8, "tokenizer", 0, s->options->tokenizer_bytes, 1, 0);
@@ -169,7 +126,7 @@ static void declare_vectors(saver *s)
 
 static void declare_attention(saver *s, uint32_t layer)
 {
-    const mfi_matlm_config *config = s->config;
+    const mfi_config *config = s->config;
     uint32_t heads = config->granularity[config->n_granularity - 1].heads[layer];
     uint64_t q = (uint64_t)heads * config->d_head;
     uint64_t kv = (uint64_t)mfi_kv_heads(heads, config->head_group) * config->d_head;
@@ -198,7 +155,7 @@ static void declare_ffn(saver *s, uint32_t shell, uint32_t layer)
 
 static void declare_base(saver *s)
 {
-    const mfi_matlm_config *config = s->config;
+    const mfi_config *config = s->config;
     mfi_writer_region(s->writer, MFI_REGION_BASE, 0, s->options->storage, &s->region);
     declare_vectors(s);
     declare_matrix(s, config->tied ? "embed" : "output", config->n_vocab, config->d_model);
@@ -217,7 +174,7 @@ static bool shell_empty(const saver *s, uint32_t shell)
 
 static void declare_regions(saver *s)
 {
-    const mfi_matlm_config *config = s->config;
+    const mfi_config *config = s->config;
     declare_base(s);
     if (!config->tied) {
         mfi_writer_region(s->writer, MFI_REGION_TABLES, 0, s->options->storage, &s->region);
@@ -233,7 +190,7 @@ static void declare_regions(saver *s)
 
 /* ---- Bytes ---- */
 
-static void fill_rope(const mfi_matlm_config *config, float *freqs)
+static void fill_rope(const mfi_config *config, float *freqs)
 {
     for (uint32_t j = 0; j < config->d_head / 2; j++)
         freqs[j] = (float)pow(config->rope_theta, -2.0 * j / config->d_head);
@@ -264,7 +221,7 @@ static mf_status advance(saver *s, uint64_t bytes)
 /* Rows s->rows, which became s->stored: how far these are off. */
 static void measure(const saver *s, const mfi_tensor *tensor, size_t n)
 {
-    mfi_saved_role *saved = &s->options->saved[mfi_matlm_role(tensor->name)];
+    mfi_saved_role *saved = &s->options->saved[mfi_role_of(tensor->name)];
     for (size_t i = 0; i < n; i++) {
         const double weight = (double)s->rows[i], error = (double)s->stored[i] - weight;
         saved->square_sum += weight * weight;
@@ -356,7 +313,7 @@ static mf_status fill(void *user, const mfi_tensor *tensor, void *bytes, mf_erro
     const uint64_t n_matrix = mfi_tensor_matrices(tensor);
     mfi_saved_role *saved = s->options->saved;
     if (saved && tensor->kind != MFI_PLAIN) {
-        saved += mfi_matlm_role(tensor->name);
+        saved += mfi_role_of(tensor->name);
         saved->n_weight += n_matrix * tensor->n * tensor->k;
         saved->bytes += tensor->bytes;
     }
@@ -379,11 +336,10 @@ static mf_status fill(void *user, const mfi_tensor *tensor, void *bytes, mf_erro
                        mfk_panel_bytes(tensor->type, (size_t)tensor->k));
 }
 
-mf_status mfi_matlm_save(const mfi_matlm_config *config, const mfi_weights *weights,
-                         const mfi_matlm_save_options *options, const mf_allocator *allocator, const char *path,
-                         mf_error *error)
+mf_status mfi_save(const mfi_config *config, const mfi_weights *weights, const mfi_save_options *options,
+                   const mf_allocator *allocator, const char *path, mf_error *error)
 {
-    mf_status status = mfi_matlm_config_check(config, error);
+    mf_status status = mfi_config_check(config, error);
     if (status != MF_OK) return status;
     saver s = { .config = config, .options = options, .weights = weights, .path = path, .error = error };
     for (mfi_role role = 0; role < MFI_N_ROLE; role++)

@@ -1,4 +1,4 @@
-/* test_matlm_save.c - configurations are checked, and weights come back from the file that was saved. */
+/* test_model_save.c - configurations are checked, and weights come back from the file that was saved. */
 #define _GNU_SOURCE
 #include <criterion/criterion.h>
 #include <math.h>
@@ -90,7 +90,7 @@ Test(matlm_save, every_weight_comes_back_from_every_variant)
         cr_assert_eq(fixture_save(&v, &allocator, path, &error), MF_OK, "%s", error.detail);
 
         mfi_container *c = fixture_open(path);
-        mfi_matlm_config config;
+        mfi_config config;
         comparison seen = { c, !v.plain, 0 };
         cr_assert_eq(fixture_config(&config, v.plain, v.tied, &allocator), MF_OK);
         fixture_visit(&config, compare, &seen);
@@ -98,7 +98,7 @@ Test(matlm_save, every_weight_comes_back_from_every_variant)
         cr_assert_eq(mfi_container_tensor_count(c), seen.tensors + others);
         uint32_t regions = (v.one_shell ? 1u : 3u) + !v.tied;
         cr_assert_eq(mfi_container_region_count(c), regions);
-        mfi_matlm_config_free(&config, &allocator);
+        mfi_config_free(&config, &allocator);
         mfi_container_close(c);
         fixture_remove(path);
     }
@@ -159,11 +159,11 @@ Test(matlm_save, a_failing_source_leaves_no_file)
     char *path = fixture_path(), folder[64];
     int calls = 30;
     mfi_weights weights = { failing_read, &calls };
-    mfi_matlm_config config;
-    mfi_matlm_save_options options = { .type = MFK_F32 };
+    mfi_config config;
+    mfi_save_options options = { .type = MFK_F32 };
     cr_assert_eq(fixture_config(&config, false, true, &allocator), MF_OK);
-    cr_assert_eq(mfi_matlm_save(&config, &weights, &options, &allocator, path, NULL), MF_E_IO);
-    mfi_matlm_config_free(&config, &allocator);
+    cr_assert_eq(mfi_save(&config, &weights, &options, &allocator, path, NULL), MF_E_IO);
+    mfi_config_free(&config, &allocator);
     snprintf(folder, sizeof folder, "%s", path);
     *strrchr(folder, '/') = '\0';
     cr_assert_eq(rmdir(folder), 0, "something was left behind");
@@ -185,46 +185,46 @@ Test(matlm_save, weights_that_a_type_does_not_hold_are_refused_by_name)
         float held, refused;
     } cases[] = { { MFK_Q4, 59.0f, -60.0f }, { MFK_F16, -65504.0f, 65505.0f }, { MFK_Q8, 8.3e6f, 8.4e6f } };
     mf_allocator allocator = mfi_allocator(NULL);
-    mfi_matlm_config config;
+    mfi_config config;
     cr_assert_eq(fixture_config(&config, false, true, &allocator), MF_OK);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char *path = fixture_path();
         mf_error error = MF_ERROR_INIT;
         float weight = cases[i].refused;
         mfi_weights weights = { large_read, &weight };
-        mfi_matlm_save_options options = { .type = cases[i].type };
-        cr_assert_eq(mfi_matlm_save(&config, &weights, &options, &allocator, path, &error), MF_E_RANGE);
+        mfi_save_options options = { .type = cases[i].type };
+        cr_assert_eq(mfi_save(&config, &weights, &options, &allocator, path, &error), MF_E_RANGE);
         cr_assert(strstr(error.detail, "layers.2.ffn.down"), "%s", error.detail);
         cr_assert(access(path, F_OK) != 0);
         weight = cases[i].held;
-        cr_assert_eq(mfi_matlm_save(&config, &weights, &options, &allocator, path, &error), MF_OK, "%s", error.detail);
+        cr_assert_eq(mfi_save(&config, &weights, &options, &allocator, path, &error), MF_OK, "%s", error.detail);
         fixture_remove(path);
     }
-    mfi_matlm_config_free(&config, &allocator);
+    mfi_config_free(&config, &allocator);
 }
 
 /* ---- Rules ---- */
 
-static void expect_refused(const mfi_matlm_config *config, const char *part)
+static void expect_refused(const mfi_config *config, const char *part)
 {
     mf_error error = MF_ERROR_INIT;
-    cr_assert_eq(mfi_matlm_config_check(config, &error), MF_E_INVALID, "%s", part);
+    cr_assert_eq(mfi_config_check(config, &error), MF_E_INVALID, "%s", part);
     cr_assert(strstr(error.detail, part), "\"%s\" does not name %s", error.detail, part);
 }
 
 #define EXPECT_REFUSED(change, part)                                           \
     do {                                                                       \
-        mfi_matlm_config config;                                               \
+        mfi_config config;                                                     \
         cr_assert_eq(fixture_config(&config, false, true, &allocator), MF_OK); \
-        cr_assert_eq(mfi_matlm_config_check(&config, NULL), MF_OK);            \
+        cr_assert_eq(mfi_config_check(&config, NULL), MF_OK);                  \
         change;                                                                \
         expect_refused(&config, part);                                         \
         config.n_layer = FIXTURE_LAYERS;                                       \
         config.n_granularity = FIXTURE_GRANULARITIES;                          \
-        mfi_matlm_config_free(&config, &allocator);                            \
+        mfi_config_free(&config, &allocator);                                  \
     } while (0)
 
-static void skip_in_all(mfi_matlm_config *config, uint32_t layer)
+static void skip_in_all(mfi_config *config, uint32_t layer)
 {
     for (uint32_t g = 0; g < config->n_granularity; g++)
         config->granularity[g].ffn[layer] = config->granularity[g].heads[layer] = 0;

@@ -1,0 +1,52 @@
+/* compile.h - what every family's compilation to operations needs. Tensors are matched to roles here and their extents
+ * checked once; nothing above looks at a size again. */
+#ifndef MFI_COMPILE_H
+#define MFI_COMPILE_H
+
+#include "model_config.h"
+#include "program.h"
+
+typedef struct mfi_compiler {
+    const mfi_config *config;
+    const mfi_container *container;
+    mfi_program *program;
+    mf_error *error;
+    mf_status status; /* the first failure; later steps do nothing harmful */
+} mfi_compiler;
+
+/* The program of a configuration and a container that holds its tensors. */
+mf_status mfi_compile(mfi_program **out, const mfi_config *config, const mfi_container *container,
+                      const mf_allocator *allocator, mf_error *error);
+
+/* The families: what each adds to a program whose sizes, layers and shells are set. n: most operations, buffers and
+ * pieces of a layer and of what is around the layers. */
+typedef struct mfi_family_sizes {
+    uint32_t op_per_layer, op_ends, buffer, piece_per_layer, piece_ends; /* pieces without those of shells: 2 a layer */
+} mfi_family_sizes;
+extern const mfi_family_sizes mfi_decoder_sizes; /* family_decoder.c */
+void mfi_compile_decoder(mfi_compiler *c);
+
+/* "layers.N.rest" */
+void mfi_layer_name(char out[64], uint32_t layer, const char *rest);
+/* The tensor `name` of shell `shell`, which must have these extents; NULL after recording a failure. `matrices`:
+ * how many a PANEL tensor interleaves. */
+const mfi_tensor *mfi_need(mfi_compiler *c, const char *name, uint32_t shell, mfi_tensor_kind kind, uint64_t n,
+                           uint64_t k, uint32_t matrices);
+const mfi_tensor *mfi_need_vector(mfi_compiler *c, const char *name, uint64_t n);
+/* `name`.weight, and of a layer norm `name`.bias. */
+void mfi_add_norm(mfi_compiler *c, mfi_rows rows, uint32_t layer, const char *name, uint16_t src, uint16_t dst);
+/* A product with a matrix that is whole in the base region. */
+void mfi_add_part(mfi_compiler *c, mfi_op *op, uint32_t layer, const char *rest, uint64_t n, uint64_t k, uint16_t dst,
+                  mfi_extent n_of);
+/* The pieces that the shells hold of one FFN matrix of a layer; their widths must be those of `bound`. */
+void mfi_add_shells(mfi_compiler *c, mfi_op *op, uint32_t layer, const char *rest, bool along_n, uint16_t dst);
+
+/* How many of a product's pieces want their input quantized. */
+typedef enum mfi_share { MFI_SHARE_NONE, MFI_SHARE_SOME, MFI_SHARE_ALL } mfi_share;
+mfi_share mfi_quantized_share(const mfi_op *op);
+/* The input of the product `op`, which is the last operation, quantized just before it, if some piece wants that. */
+void mfi_quantize_input(mfi_compiler *c, mfi_op *op, uint16_t quantized, mfi_extent extent);
+/* Whether some product wants its input quantized; else the buffers for that are empty. */
+bool mfi_has_quantized(const mfi_container *container);
+
+#endif
