@@ -115,7 +115,7 @@ typedef struct mf_convert_options {
     mf_weight_type role_type[MF_N_ROLE]; /* instead of `type`, where not KEEP */
     mf_storage storage;
     mf_shells shells;
-    uint32_t reserved;
+    uint32_t n_thread;    /* that read and pack; 0: one for each usable core */
     mf_progress progress; /* `done` of `total` bytes of matrices written */
     void *progress_user;
 } mf_convert_options;
@@ -127,8 +127,8 @@ typedef struct mf_convert_options {
     }
 
 typedef struct mf_converted_role {
-    mf_weight_type type; /* KEEP: the model has no such matrix */
-    uint32_t reserved;
+    mf_weight_type type;      /* KEEP: of several types, or there is no such matrix */
+    uint32_t types;           /* bit `1 << type` for each type */
     uint64_t n_weight, bytes; /* as in mf_source_role */
     uint64_t n_rounded;       /* weights whose type changed to one that rounds; the others are exactly the source's */
     double error;             /* sqrt(sum (after - before)^2 / sum before^2) over the rounded ones; 0: none was off.
@@ -158,9 +158,10 @@ typedef struct mf_convert_report {
  * are joined although their Q4 tables differ). Q8 and Q4 widen to F32 exactly. Everything else of the model stays:
  * configuration, granularities, vectors, tokenizer, metadata of any kind.
  *
- * Besides the source, memory is taken for the largest tensor as it is written, 128 rows of f32, and 2 MiB.
+ * Besides the source, memory is taken for some rows of a tensor: 32 of f32 for each thread, and 16 MiB (or 16 rows for
+ * each thread, if these are more).
  * MF_E_RANGE, naming the tensor, where a type does not hold a weight; MF_E_INVALID for a type of a role that the model
- * does not have; MF_E_UNSUPPORTED where matrices of a role that is kept are of several types. */
+ * does not have. */
 MF_API mf_status mf_convert(const mf_source *source, const char *path, const mf_convert_options *options,
                             mf_convert_report *report, mf_error *error);
 

@@ -26,13 +26,20 @@ static inline unsigned char fixture_byte(const mfi_tensor *tensor, size_t i)
     return (unsigned char)(hash >> 24);
 }
 
-static inline mf_status fixture_fill(void *user, const mfi_tensor *tensor, void *bytes, mf_error *error)
+/* In pieces of 1, 2, 3 ... bytes. */
+static inline mf_status fixture_fill(void *user, const mfi_tensor *tensor, mfi_writing *to, mf_error *error)
 {
     (void)user;
     (void)error;
-    for (size_t i = 0; i < tensor->bytes; i++)
-        ((unsigned char *)bytes)[i] = fixture_byte(tensor, i);
-    return MF_OK;
+    unsigned char piece[256];
+    mf_status status = MF_OK;
+    for (size_t done = 0, n = 0; done < tensor->bytes && status == MF_OK; done += n) {
+        n = n % sizeof piece + 1 < tensor->bytes - done ? n % sizeof piece + 1 : tensor->bytes - done;
+        for (size_t i = 0; i < n; i++)
+            piece[i] = fixture_byte(tensor, done + i);
+        status = mfi_writer_put(to, piece, n);
+    }
+    return status;
 }
 
 static inline void fixture_tensor(mfi_writer *w, uint32_t region, const char *name, mfi_tensor_kind kind, mfk_type type,

@@ -39,8 +39,7 @@ static bool is_quantized(uint32_t types)
 /* Whether weights of 8 or 4 bits became wider ones. */
 static bool is_dequantized(const conversion *c, mf_role role)
 {
-    const mf_weight_type type = c->after.role[role].type;
-    return is_quantized(c->before.role[role].types) && type != MF_WEIGHT_KEEP && !is_quantized(1u << type);
+    return is_quantized(c->before.role[role].types) && !is_quantized(c->after.role[role].types);
 }
 
 static void print_text(const conversion *c)
@@ -50,12 +49,12 @@ static void print_text(const conversion *c)
     for (mf_role role = 0; role < MF_N_ROLE; role++) {
         const mf_source_role *before = &c->before.role[role];
         const mf_converted_role *after = &c->after.role[role];
-        if (after->type == MF_WEIGHT_KEEP) continue;
+        if (after->n_weight == 0) continue;
         dequantized = dequantized || is_dequantized(c, role);
         cli_table_cell(table, "%s", mf_role_name(role));
         cli_table_cell(table, "%s", cli_number((double)after->n_weight).text);
         cli_table_cell(table, "%s", cli_types_text(before->types).text);
-        cli_table_cell(table, "%s", mf_weight_type_name(after->type));
+        cli_table_cell(table, "%s", cli_types_text(after->types).text);
         cli_table_cell(table, "%s", cli_bytes((double)before->bytes).text);
         cli_table_cell(table, "%s", cli_bytes((double)after->bytes).text);
         cli_table_cell(table, "%s", error_text(after).text);
@@ -73,10 +72,10 @@ static int print_json(const conversion *c)
     for (mf_role role = 0; role < MF_N_ROLE; role++) {
         const mf_source_role *before = &c->before.role[role];
         const mf_converted_role *after = &c->after.role[role];
-        if (after->type == MF_WEIGHT_KEEP) continue;
-        json_array_append_new(roles, json_pack("{s:s, s:I, s:o, s:s, s:I, s:I, s:I, s:o, s:b}", "role",
+        if (after->n_weight == 0) continue;
+        json_array_append_new(roles, json_pack("{s:s, s:I, s:o, s:o, s:I, s:I, s:I, s:o, s:b}", "role",
                                                mf_role_name(role), "params", (json_int_t)after->n_weight, "before",
-                                               cli_types_json(before->types), "after", mf_weight_type_name(after->type),
+                                               cli_types_json(before->types), "after", cli_types_json(after->types),
                                                "bytes_before", (json_int_t)before->bytes, "bytes_after",
                                                (json_int_t)after->bytes, "rounded", (json_int_t)after->n_rounded,
                                                "error", isfinite(after->error) ? json_real(after->error) : json_null(),

@@ -29,6 +29,7 @@ typedef struct mfi_tensor {
     uint64_t n, k;          /* PANEL: outputs, inputs of this piece. TABLE: rows, columns. PLAIN: elements, 1 */
     uint64_t panels;        /* PANEL: number of panels stored; 2 * ceil(n/16) where gate and up are interleaved */
     uint64_t offset, bytes; /* in the region */
+    uint32_t tag;           /* of a declaration: the declarer's own; 0 in what was read */
     const void *data;       /* NULL while the region is not resident; else never changes */
 } mfi_tensor;
 
@@ -57,16 +58,25 @@ typedef struct mfi_region {
     const void *data; /* NULL while not resident */
 } mfi_region;
 
+/* A file in memory of its own: at a huge page's start, and read-only. */
+typedef struct mfi_image {
+    void *base;
+    size_t bytes;
+} mfi_image;
+void mfi_image_free(mfi_image *image);
+
 /* ---- Reading ---- */
 
 typedef struct mfi_container mfi_container;
 
-typedef struct mfi_container_source { /* exactly one of path, fd >= 0, memory */
+typedef struct mfi_container_source { /* exactly one of path, fd >= 0, memory, image */
     const char *path;
     int fd;
     uint64_t offset, bytes; /* of fd; bytes 0: to its end */
     const void *memory;
     size_t memory_bytes;
+    mfi_image image;  /* or this, which the container takes over, also on failure; */
+    const char *name; /* what messages call it */
 } mfi_container_source;
 
 /* Opens and checks the directory; nothing is resident yet. `options` has been read by mfi_read_options;
@@ -128,10 +138,16 @@ mf_status mfi_writer_region(mfi_writer *writer, mfi_region_kind kind, uint32_t s
                             uint32_t *region);
 /* name, kind, type, shell, region, n, k, panels of `tensor` are read; offset and bytes are worked out. */
 mf_status mfi_writer_tensor(mfi_writer *writer, const mfi_tensor *tensor);
-/* Produces the packed bytes of one tensor; called once for each, in file order. */
-typedef mf_status (*mfi_writer_fill)(void *user, const mfi_tensor *tensor, void *bytes, mf_error *error);
+/* Produces the packed bytes of one tensor, from first to last, by mfi_writer_put() in pieces of any size; what is missing
+ * at the end is zeros. Called once for each tensor, in file order. `tensor->tag` is what its declaration had. */
+typedef struct mfi_writing mfi_writing;
+typedef mf_status (*mfi_writer_fill)(void *user, const mfi_tensor *tensor, mfi_writing *to, mf_error *error);
+mf_status mfi_writer_put(mfi_writing *to, const void *data, size_t bytes);
 /* Writes everything to a temporary name, syncs and renames. The file appears whole or not at all. */
 mf_status mfi_writer_finish(mfi_writer *writer, mfi_writer_fill fill, void *user, mf_error *error);
+/* The same file, of raw regions alone, to an image. */
+mf_status mfi_writer_finish_image(mfi_writer *writer, mfi_writer_fill fill, void *user, mfi_image *image,
+                                  mf_error *error);
 void mfi_writer_close(mfi_writer *writer); /* before finish: nothing is left behind */
 
 #endif

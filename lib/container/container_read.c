@@ -67,6 +67,15 @@ static mf_status measure_file(mfi_container *c, uint64_t offset, uint64_t bytes,
 
 static mf_status open_source(mfi_container *c, const mfi_container_source *source, mf_error *error)
 {
+    if (source->image.base) {
+        set_name(c, source->name);
+        c->memory = source->image.base;
+        c->length = source->image.bytes;
+        c->load = MF_LOAD_MAP;
+        c->verify = MF_VERIFY_NONE; /* we made it */
+        c->allocated_bytes = c->length;
+        return MF_OK;
+    }
     if (source->memory) {
         set_name(c, "memory");
         c->memory = source->memory;
@@ -209,7 +218,12 @@ mf_status mfi_container_open(mfi_container **out, const mfi_container_source *so
 {
     *out = NULL;
     mfi_container *c = mfi_alloc(&options->allocator, sizeof *c);
-    if (!c) return mfi_fail(error, MF_E_NOMEM, "no memory to open a file");
+    if (!c) {
+        mfi_image image = source->image;
+        mfi_image_free(&image);
+        return mfi_fail(error, MF_E_NOMEM, "no memory to open a file");
+    }
+    c->image = source->image;
     c->allocator = options->allocator;
     c->load = options->load;
     c->verify = options->verify;
@@ -235,6 +249,7 @@ void mfi_container_close(mfi_container *c)
     mfi_directory_free(&c->directory, &c->allocator);
     mfi_free(&c->allocator, c->slot, c->slot_bytes);
     if (c->fd >= 0) close(c->fd);
+    mfi_image_free(&c->image);
     mf_allocator allocator = c->allocator;
     mfi_free(&allocator, c, sizeof *c);
 }

@@ -21,7 +21,8 @@ struct mfi_container {
 
     int fd;                      /* our own, or -1; */
     uint64_t fd_offset;          /* where the container begins in it */
-    const unsigned char *memory; /* or the caller's bytes */
+    const unsigned char *memory; /* or the caller's bytes, */
+    mfi_image image;             /* or these, which are ours */
     uint64_t length;             /* bytes that there really are */
 
     void *slot; /* the directory's bytes */

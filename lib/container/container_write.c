@@ -1,5 +1,6 @@
 /* container_write.c - declarations to a file. Nothing touches the disk before mfi_writer_finish(), which
- * streams one tensor at a time behind the room that the directory will need, and writes that last. */
+ * streams the tensors behind the room that the directory will need, and writes that last. */
+#include <stdbool.h>
 #include <string.h>
 
 #define XXH_INLINE_ALL
@@ -194,31 +195,45 @@ mf_status mfi_writer_tensor(mfi_writer *w, const mfi_tensor *tensor)
 
 /* ---- Weights ---- */
 
-typedef struct writing {
+struct mfi_writing {
     mfi_writer *w;
-    mfi_new_file file;
-    uint64_t at; /* where the next bytes go */
-    unsigned char *tensor, *planes, *packed;
-    size_t tensor_bytes, packed_bytes; /* planes: FRAME_BYTES */
+    mfi_new_file file; /* or */
+    mfi_image image;
+    uint64_t at;                            /* where the next bytes go */
+    unsigned char *frame, *planes, *packed; /* of a compressed region; the first two FRAME_BYTES */
+    size_t packed_bytes;
     ZSTD_CCtx *context;
     XXH64_state_t stored_hash, raw_hash;
+    /* The region and the tensor in progress. */
+    writer_region *region;
+    size_t n_frame, in_frame; /* frames written; bytes that wait for the next */
+    uint64_t left;            /* bytes of the tensor to come */
     mf_error *error;
-} writing;
+};
 
-static mf_status put(writing *p, const void *data, size_t bytes)
+static mf_status write_at(mfi_writing *p, const void *data, size_t bytes, uint64_t at)
 {
-    mf_status status = mfi_new_file_write_at(&p->file, data, bytes, p->at, p->error);
+    if (!p->image.base) return mfi_new_file_write_at(&p->file, data, bytes, at, p->error);
+    memcpy((unsigned char *)p->image.base + at, data, bytes);
+    return MF_OK;
+}
+
+static mf_status store(mfi_writing *p, const void *data, size_t bytes)
+{
+    mf_status status = write_at(p, data, bytes, p->at);
     XXH64_update(&p->stored_hash, data, bytes);
     p->at += bytes;
     return status;
 }
 
-static mf_status put_frame(writing *p, mfi_file_frame *frame, const unsigned char *raw)
+static mf_status store_frame(mfi_writing *p)
 {
-    const unsigned char *from = raw;
+    mfi_file_frame *frame = &p->region->frame[p->n_frame++];
+    const unsigned char *from = p->frame;
     size_t bytes = frame->raw_bytes;
+    p->in_frame = 0;
     if (frame->split > 1) {
-        mfi_frame_split(frame->split, bytes, raw, p->planes);
+        mfi_frame_split(frame->split, bytes, p->frame, p->planes);
         from = p->planes;
     }
     size_t packed = ZSTD_compressCCtx(p->context, p->packed, p->packed_bytes, from, bytes, ZSTD_LEVEL);
@@ -226,40 +241,68 @@ static mf_status put_frame(writing *p, mfi_file_frame *frame, const unsigned cha
     /* What does not shrink is stored as it is; what shrinks too far readers would take for a trap. */
     if (packed >= bytes || bytes > (uint64_t)MFI_RATIO_MAX * packed) {
         *frame = (mfi_file_frame){ frame->raw_bytes, frame->raw_bytes, MFI_FRAME_PLAIN, 1, 0 };
-        return put(p, raw, bytes);
+        return store(p, p->frame, bytes);
     }
     frame->method = MFI_FRAME_ZSTD;
     frame->stored_bytes = (uint32_t)packed;
-    return put(p, p->packed, packed);
+    return store(p, p->packed, packed);
+}
+
+/* Bytes of the region, through frames where it is compressed. */
+static mf_status put(mfi_writing *p, const unsigned char *data, size_t bytes)
+{
+    XXH64_update(&p->raw_hash, data, bytes);
+    if (p->region->says.storage == MFI_RAW) return store(p, data, bytes);
+    mf_status status = MF_OK;
+    for (size_t done = 0, part; done < bytes && status == MF_OK; done += part) {
+        const size_t room = p->region->frame[p->n_frame].raw_bytes - p->in_frame;
+        part = mfi_min(bytes - done, room);
+        memcpy(p->frame + p->in_frame, data + done, part);
+        p->in_frame += part;
+        if (part == room) status = store_frame(p);
+    }
+    return status;
+}
+
+mf_status mfi_writer_put(mfi_writing *p, const void *data, size_t bytes)
+{
+    if (bytes > p->left) return mfi_fail(p->error, MF_E_INVALID, "%s: a tensor was filled beyond its end", p->w->path);
+    p->left -= bytes;
+    return put(p, data, bytes);
+}
+
+static mf_status put_zeros(mfi_writing *p, uint64_t bytes)
+{
+    static const unsigned char zeros[4096];
+    mf_status status = MF_OK;
+    for (size_t part; bytes > 0 && status == MF_OK; bytes -= part) {
+        part = (size_t)(bytes < sizeof zeros ? bytes : sizeof zeros);
+        status = put(p, zeros, part);
+    }
+    return status;
 }
 
 /* Writes the region's tensors from w->tensor[*index] on; *index moves past them. */
-static mf_status put_region(writing *p, uint32_t number, size_t *index, mfi_writer_fill fill, void *user)
+static mf_status put_region(mfi_writing *p, uint32_t number, size_t *index, mfi_writer_fill fill, void *user)
 {
     mfi_writer *w = p->w;
-    writer_region *region = &w->region[number];
-    size_t frame = 0;
+    p->region = &w->region[number];
+    p->n_frame = 0;
     p->at = (p->at + MFI_REGION_ALIGN - 1) & ~(uint64_t)(MFI_REGION_ALIGN - 1);
-    region->says.file_offset = p->at;
+    p->region->says.file_offset = p->at;
     XXH64_reset(&p->stored_hash, 0);
     XXH64_reset(&p->raw_hash, 0);
     for (; *index < w->n_tensor && w->tensor[*index].region == number; ++*index) {
         const mfi_tensor *tensor = &w->tensor[*index];
-        size_t room = mfi_round_up((size_t)tensor->bytes, MFI_LINE);
-        memset(p->tensor, 0, room);
-        mf_status status = fill(user, tensor, p->tensor, p->error);
-        XXH64_update(&p->raw_hash, p->tensor, room);
-        if (status == MF_OK && region->says.storage == MFI_RAW) status = put(p, p->tensor, room);
-        for (size_t done = 0; status == MF_OK && region->says.storage == MFI_ZSTD && done < room; frame++) {
-            size_t raw = region->frame[frame].raw_bytes;
-            status = put_frame(p, &region->frame[frame], p->tensor + done);
-            done += raw;
-        }
+        p->left = tensor->bytes;
+        mf_status status = fill(user, tensor, p, p->error);
+        if (status == MF_OK)
+            status = put_zeros(p, p->left + mfi_round_up((size_t)tensor->bytes, MFI_LINE) - tensor->bytes);
         if (status != MF_OK) return status;
     }
-    region->says.stored_bytes = p->at - region->says.file_offset;
-    region->says.checksum = XXH64_digest(&p->stored_hash);
-    region->says.content_hash = XXH64_digest(&p->raw_hash);
+    p->region->says.stored_bytes = p->at - p->region->says.file_offset;
+    p->region->says.checksum = XXH64_digest(&p->stored_hash);
+    p->region->says.content_hash = XXH64_digest(&p->raw_hash);
     return MF_OK;
 }
 
@@ -327,7 +370,7 @@ static char *encode_tensor(char *at, const mfi_tensor *tensor)
 }
 
 /* To `slot`, zeroed and `bytes` long. */
-static void encode_directory(const writing *p, mfi_file_slot *slot, size_t bytes)
+static void encode_directory(const mfi_writing *p, mfi_file_slot *slot, size_t bytes)
 {
     const mfi_writer *w = p->w;
     char *at = (char *)(slot + 1);
@@ -360,7 +403,7 @@ static mfi_file_header plan_header(size_t bytes)
 }
 
 /* Our own reader must accept the directory: it finds what declarations alone do not show. */
-static mf_status put_directory(writing *p, const mfi_file_header *header, uint64_t head_bytes, size_t bytes)
+static mf_status put_directory(mfi_writing *p, const mfi_file_header *header, uint64_t head_bytes, size_t bytes)
 {
     const mf_allocator *allocator = &p->w->allocator;
     mfi_file_slot *slot = mfi_alloc(allocator, bytes);
@@ -370,39 +413,45 @@ static mf_status put_directory(writing *p, const mfi_file_header *header, uint64
     mf_status status = mfi_directory_decode(&directory, slot, head_bytes, allocator, p->w->path, p->error);
     if (status == MF_OK) {
         mfi_directory_free(&directory, allocator);
-        status = mfi_new_file_write_at(&p->file, slot, bytes, MFI_SLOT_BASE, p->error);
+        status = write_at(p, slot, bytes, MFI_SLOT_BASE);
     }
-    if (status == MF_OK) status = mfi_new_file_write_at(&p->file, header, sizeof *header, 0, p->error);
+    if (status == MF_OK) status = write_at(p, header, sizeof *header, 0);
     mfi_free(allocator, slot, bytes);
     return status;
 }
 
 /* ---- The whole ---- */
 
-static mf_status begin_writing(writing *p)
+static bool compresses(const mfi_writer *w)
+{
+    for (size_t i = 0; i < w->n_region; i++)
+        if (w->region[i].says.storage == MFI_ZSTD) return true;
+    return false;
+}
+
+static mf_status begin_writing(mfi_writing *p)
 {
     const mf_allocator *allocator = &p->w->allocator;
-    for (size_t i = 0; i < p->w->n_tensor; i++)
-        p->tensor_bytes = mfi_max(p->tensor_bytes, mfi_round_up((size_t)p->w->tensor[i].bytes, MFI_LINE));
+    if (!compresses(p->w)) return MF_OK;
     p->packed_bytes = ZSTD_compressBound(FRAME_BYTES);
-    p->tensor = mfi_alloc(allocator, p->tensor_bytes);
+    p->frame = mfi_alloc(allocator, FRAME_BYTES);
     p->planes = mfi_alloc(allocator, FRAME_BYTES);
     p->packed = mfi_alloc(allocator, p->packed_bytes);
     p->context = ZSTD_createCCtx();
-    if (p->tensor && p->planes && p->packed && p->context) return MF_OK;
+    if (p->frame && p->planes && p->packed && p->context) return MF_OK;
     return mfi_fail(p->error, MF_E_NOMEM, "%s: no memory to write it", p->w->path);
 }
 
-static void end_writing(writing *p)
+static void end_writing(mfi_writing *p)
 {
     const mf_allocator *allocator = &p->w->allocator;
-    mfi_free(allocator, p->tensor, p->tensor_bytes);
+    mfi_free(allocator, p->frame, FRAME_BYTES);
     mfi_free(allocator, p->planes, FRAME_BYTES);
     mfi_free(allocator, p->packed, p->packed_bytes);
     ZSTD_freeCCtx(p->context);
 }
 
-static mf_status write_file(writing *p, mfi_writer_fill fill, void *user)
+static mf_status write_all(mfi_writing *p, mfi_writer_fill fill, void *user)
 {
     mfi_writer *w = p->w;
     size_t bytes = directory_bytes(w), tensor = 0;
@@ -412,22 +461,69 @@ static mf_status write_file(writing *p, mfi_writer_fill fill, void *user)
     mf_status status = MF_OK;
     for (size_t i = 0; i < w->n_region && status == MF_OK; i++)
         status = put_region(p, (uint32_t)i, &tensor, fill, user);
-    if (status == MF_OK) status = put_directory(p, &header, head_bytes, bytes);
-    return status == MF_OK ? mfi_new_file_commit(&p->file, p->error) : status;
+    return status == MF_OK ? put_directory(p, &header, head_bytes, bytes) : status;
+}
+
+static mf_status check_declared(const mfi_writer *w, mf_error *error)
+{
+    if (w->status == MF_OK) return MF_OK;
+    return mfi_fail(error, w->status, "%s: a key, region or tensor was declared wrongly, or memory ran out", w->path);
 }
 
 mf_status mfi_writer_finish(mfi_writer *w, mfi_writer_fill fill, void *user, mf_error *error)
 {
-    if (w->status != MF_OK)
-        return mfi_fail(error, w->status, "%s: a key, region or tensor was declared wrongly, or memory ran out",
-                        w->path);
-    writing p = { .w = w, .error = error };
-    mf_status status = begin_writing(&p);
+    mfi_writing p = { .w = w, .error = error };
+    mf_status status = check_declared(w, error);
+    if (status != MF_OK) return status;
+    status = begin_writing(&p);
     if (status == MF_OK) status = mfi_new_file_open(&p.file, w->path, error);
     if (status == MF_OK) {
-        status = write_file(&p, fill, user);
+        status = write_all(&p, fill, user);
+        if (status == MF_OK) status = mfi_new_file_commit(&p.file, error);
         mfi_new_file_abort(&p.file); /* nothing after a good commit */
     }
     end_writing(&p);
+    return status;
+}
+
+/* ---- In memory ---- */
+
+#define HUGE_PAGE ((size_t)2 << 20)
+
+/* 0 where it does not fit the address space. */
+static size_t image_bytes(const mfi_writer *w)
+{
+    uint64_t bytes = mfi_head_bytes(plan_header(directory_bytes(w)).slot_bytes);
+    for (size_t i = 0; i < w->n_region; i++) {
+        const uint64_t begin = (bytes + MFI_REGION_ALIGN - 1) & ~(uint64_t)(MFI_REGION_ALIGN - 1);
+        if (begin < bytes || w->region[i].says.raw_bytes > SIZE_MAX / 2 - begin) return 0;
+        bytes = begin + w->region[i].says.raw_bytes;
+    }
+    return (size_t)bytes;
+}
+
+void mfi_image_free(mfi_image *image)
+{
+    mfi_unreserve(image->base, image->bytes);
+    *image = (mfi_image){ 0 };
+}
+
+mf_status mfi_writer_finish_image(mfi_writer *w, mfi_writer_fill fill, void *user, mfi_image *image, mf_error *error)
+{
+    *image = (mfi_image){ 0 };
+    mfi_writing p = { .w = w, .error = error, .image.bytes = image_bytes(w) };
+    mf_status status = check_declared(w, error);
+    if (status == MF_OK && compresses(w)) status = mfi_fail(error, MF_E_INVALID, "%s: compressed in memory", w->path);
+    if (status == MF_OK && p.image.bytes > 0) p.image.base = mfi_reserve(p.image.bytes, HUGE_PAGE);
+    if (status == MF_OK && !p.image.base)
+        status = mfi_fail(error, MF_E_NOMEM, "%s: no address space for %zu bytes", w->path, p.image.bytes);
+    if (status != MF_OK) return status;
+    status = mfi_map_memory_at(p.image.base, p.image.bytes, error);
+    if (status == MF_OK) status = write_all(&p, fill, user);
+    if (status == MF_OK) status = mfi_protect_read(p.image.base, p.image.bytes);
+    if (status != MF_OK)
+        mfi_image_free(&p.image);
+    else
+        *image = p.image;
     return status;
 }

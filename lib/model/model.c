@@ -166,8 +166,8 @@ static void log_opened(const mf_model *model)
 static mf_status open_parts(mf_model *model, const mfi_container_source *source, const mf_model_options *options,
                             mf_error *error)
 {
-    mf_status status = choose_kernels(model, options, error);
-    if (status == MF_OK) status = mfi_container_open(&model->container, source, options, error);
+    mf_status status = mfi_container_open(&model->container, source, options, error);
+    if (status == MF_OK) status = choose_kernels(model, options, error);
     if (status != MF_OK) return status;
     status = mfi_config_read(&model->config, model->container, &model->allocator, error);
     if (status == MF_OK) status = load_weights(model, options, error);
@@ -184,7 +184,11 @@ mf_status mfi_model_open(mf_model **out, const mfi_container_source *source, con
 {
     *out = NULL;
     mf_model *model = mfi_alloc(&options->allocator, sizeof *model);
-    if (model == NULL) return mfi_fail(error, MF_E_NOMEM, "no memory for the model");
+    mfi_image image = source->image;
+    if (model == NULL) {
+        mfi_image_free(&image);
+        return mfi_fail(error, MF_E_NOMEM, "no memory for the model");
+    }
     model->allocator = options->allocator;
     model->process = mfi_process_id();
     model->log = options->log;
@@ -193,6 +197,7 @@ mf_status mfi_model_open(mf_model **out, const mfi_container_source *source, con
     atomic_init(&model->references, 1);
     if (pthread_mutex_init(&model->pool_lock, NULL) != 0) {
         mfi_free(&options->allocator, model, sizeof *model);
+        mfi_image_free(&image);
         return mfi_fail(error, MF_E_NOMEM, "no mutex for the model");
     }
     const mf_status status = open_parts(model, source, options, error);

@@ -2,6 +2,7 @@
 #include "model_config.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "arena.h"
@@ -202,8 +203,21 @@ mf_status mfi_config_check(const mfi_config *config, mf_error *error)
 
 mfi_role mfi_role_of(const char *name)
 {
-    if (strcmp(name, "embed") == 0) return MFI_ROLE_EMBEDDING;
-    if (strcmp(name, "output") == 0) return MFI_ROLE_OUTPUT;
-    if (strstr(name, ".attn.")) return MFI_ROLE_ATTENTION;
-    return strstr(name, ".ffn.") ? MFI_ROLE_FFN : MFI_N_ROLE;
+    static const struct {
+        const char *part;
+        mfi_role role;
+    } parts[] = { { "attn.", MFI_ROLE_ATTENTION },     { "ffn.", MFI_ROLE_FFN },
+                  { "ple.table", MFI_ROLE_EMBEDDING }, { "ple.", MFI_ROLE_ATTENTION },
+                  { "altup.", MFI_ROLE_ATTENTION },    { "laurel.", MFI_ROLE_ATTENTION },
+                  { "patch.", MFI_ROLE_EMBEDDING },    { "classifier", MFI_ROLE_OUTPUT },
+                  { "pooler", MFI_ROLE_OUTPUT },       { "embed", MFI_ROLE_EMBEDDING },
+                  { "output", MFI_ROLE_OUTPUT } };
+    unsigned layer;
+    int at = 0;
+    if (sscanf(name, "layers.%u.%n", &layer, &at) == 1) name += at;
+    const size_t length = strlen(name);
+    if ((length > 5 && strcmp(name + length - 5, ".bias") == 0) || strstr(name, "norm.")) return MFI_N_ROLE;
+    for (size_t i = 0; i < MFI_COUNT(parts); i++)
+        if (strncmp(name, parts[i].part, strlen(parts[i].part)) == 0) return parts[i].role;
+    return MFI_N_ROLE;
 }

@@ -123,36 +123,41 @@ void mfi_config_declare(const mfi_config *config, mfi_writer *writer);
 /* Whether `key` is one of these. */
 bool mfi_config_key_known(const char *key);
 
-/* A config's weights, row major f32, by name; out [rows][columns] (a row range is asked for). Names:
- *   embed [n_vocab][d_model], output (untied) likewise, final_norm.weight / .bias [1][d_model]
- *   layers.N.attn_norm.weight / .bias, layers.N.ffn_norm.weight / .bias [1][d_model]
- *   layers.N.attn.q [heads*d_head][d_model], .k, .v [kv_heads*d_head][d_model], .o [d_model][heads*d_head]
- *   layers.N.ffn.gate (gated), .up [ffn][d_model], .down [d_model][ffn] */
+/* A config's weights, row major f32, by the names of schema.h. */
+struct mfi_schema_tensor;
 typedef struct mfi_weights {
-    /* Rows [row, row + n_row) and columns [column, column + n_column) of `name`, to out, n_column apart. */
+    /* Rows [row, row + n_row) and columns [column, column + n_column) of the matrix or vector `name`, to out, n_column
+     * apart. A vector has one row. Any number of threads. */
     mf_status (*read)(void *user, const char *name, size_t row, size_t n_row, size_t column, size_t n_column,
                       float *out, mf_error *error);
     void *user;
-    /* Or NULL. Fills the bytes of `tensor`, which a saver has declared, with what the source itself stores; `first` is
-     * the hidden unit that its shell begins with. False where the source has it in another type: it is read then. */
-    bool (*copy)(void *user, const mfi_tensor *tensor, size_t first, void *bytes);
+    /* Or NULL. The type of `tensor` in the source, or that which keeps its values best; 0: it is of several. */
+    mfk_type (*type_of)(void *user, const struct mfi_schema_tensor *tensor);
+    /* Or NULL. Whether the source has, or makes exactly, the bytes of `tensor`, which a saver has declared for the tensor
+     * `is`; what is before the first panel or row goes to head. `first`: the hidden unit that its shell begins with. */
+    bool (*has)(void *user, const struct mfi_schema_tensor *is, const mfi_tensor *tensor, size_t first,
+                unsigned char head[MFK_LINE]);
+    /* Then: those of the rows [16 * group, 16 * (group + n_group)), all matrices of them. */
+    mf_status (*copy)(void *user, const struct mfi_schema_tensor *is, const mfi_tensor *tensor, size_t first,
+                      size_t group, size_t n_group, unsigned char *bytes, mf_error *error);
 } mfi_weights;
 
-/* What a matrix is for: each may have an element type of its own. */
+/* What a matrix is for: each may have an element type of its own. ATTENTION is what is none of the others, too. */
 typedef enum mfi_role { MFI_ROLE_FFN, MFI_ROLE_ATTENTION, MFI_ROLE_EMBEDDING, MFI_ROLE_OUTPUT, MFI_N_ROLE } mfi_role;
-/* Of the matrix or tensor `name`; MFI_N_ROLE for what is no matrix. A tied embedding is MFI_ROLE_EMBEDDING. */
+/* Of the matrix or tensor `name`; MFI_N_ROLE for what is certainly no matrix. A tied embedding is MFI_ROLE_EMBEDDING. */
 mfi_role mfi_role_of(const char *name);
 
 /* What became of the matrices of a role. */
 typedef struct mfi_saved_role {
     uint64_t n_weight, bytes;
+    uint32_t types;     /* bit 1 << type */
     uint64_t n_rounded; /* weights whose tensors were packed into a type that rounds */
     double square_sum;  /* of these, and */
     double error_square_sum;
 } mfi_saved_role;
 
 typedef struct mfi_save_options {
-    mfk_type type; /* of the matrices; vectors are always f32 */
+    mfk_type type; /* of the matrices; 0: as the weights' type_of says. Vectors are always f32 */
     mfi_storage storage;
     bool one_shell;        /* all widths in the base region */
     const void *tokenizer; /* blob of tokenizer.h, or NULL */
@@ -161,6 +166,7 @@ typedef struct mfi_save_options {
     mfk_type role_type[MFI_N_ROLE]; /* instead of `type`, where not 0 */
     const mfi_container *keys_of;   /* or NULL: its metadata that is not the family's is written too */
     mfi_saved_role *saved;          /* [MFI_N_ROLE] or NULL: filled */
+    uint32_t n_thread;              /* that read and pack; 0: one */
     mf_progress progress;           /* or NULL; bytes of matrices. MF_E_CANCELLED where it returns other than 0 */
     void *progress_user;
 } mfi_save_options;
@@ -168,5 +174,8 @@ typedef struct mfi_save_options {
 /* Writes a .mf file: layout, shells and packing as docs/container-format.md says. */
 mf_status mfi_save(const mfi_config *config, const mfi_weights *weights, const mfi_save_options *options,
                    const mf_allocator *allocator, const char *path, mf_error *error);
+/* The same to memory. `name` is for messages. */
+mf_status mfi_save_image(const mfi_config *config, const mfi_weights *weights, const mfi_save_options *options,
+                         const mf_allocator *allocator, const char *name, mfi_image *image, mf_error *error);
 
 #endif

@@ -7,6 +7,7 @@
 
 #include "defs.h"
 #include "model.h"
+#include "schema.h"
 #include "status.h"
 
 /* ---- Where a matrix lies ---- */
@@ -23,8 +24,9 @@ static place find_place(const mf_model *model, const char *name)
     place p = { .n_shell = 1, .n_matrix = 1 };
     unsigned layer = 0;
     char part[16] = "";
-    p.ffn = sscanf(name, "layers.%u.ffn.%15s", &layer, part) == 2 && layer < model->config.n_layer;
+    const bool in_ffn = sscanf(name, "layers.%u.ffn.%15s", &layer, part) == 2 && layer < model->config.n_layer;
     const bool up = strcmp(part, "up") == 0, gate = strcmp(part, "gate") == 0;
+    p.ffn = in_ffn && (up || gate || strcmp(part, "down") == 0);
     snprintf(p.stored, sizeof p.stored, "%s", name);
     if (!p.ffn) return p;
     p.layer = layer;
@@ -144,62 +146,93 @@ static mf_status read_weights(void *user, const char *name, size_t row, size_t n
 
 /* ---- As they are ---- */
 
+static place place_of(const mf_model *model, const mfi_schema_tensor *is)
+{
+    return find_place(model, is->matrix[0]);
+}
+
 static bool same_layout(const mfi_tensor *a, const mfi_tensor *b)
 {
-    return a->kind == b->kind && a->type == b->type && a->n == b->n && a->k == b->k && a->panels == b->panels;
+    return a->kind == b->kind && a->n == b->n && a->k == b->k && a->panels == b->panels;
 }
 
-/* To a tensor whose first panel is at `body`. Widths are whole blocks and whole panels. */
-static void copy_share(const share *s, const mfi_tensor *tensor, bool along_k, unsigned char *body)
-{
-    const mfi_tensor *from = s->tensor;
-    const size_t from_panel = mfk_panel_bytes(from->type, (size_t)from->k);
-    const size_t to_panel = mfk_panel_bytes(tensor->type, (size_t)tensor->k);
-    if (along_k) {
-        for (size_t i = 0; i < tensor->panels; i++)
-            mfk_copy_blocks(from->type, mfi_tensor_body(from) + i * from_panel, s->at / MFK_BLOCK, body + i * to_panel,
-                            s->offset / MFK_BLOCK, s->count / MFK_BLOCK);
-        return;
-    }
-    const size_t panels = (size_t)mfi_tensor_matrices(from); /* of 16 units */
-    memcpy(body + s->offset / MFK_NR * panels * to_panel, mfi_tensor_body(from) + s->at / MFK_NR * panels * from_panel,
-           s->count / MFK_NR * panels * from_panel);
-}
-
-/* The FFN's tensors may be cut into other shells than the file's; those that meet in one must have one table. */
-static bool copy_ffn(const mf_model *model, const place *p, const mfi_tensor *tensor, size_t first,
-                     unsigned char *bytes)
-{
-    const size_t head = mfk_head_bytes(tensor->type), width = (size_t)(p->along_k ? tensor->k : tensor->n);
-    const void *table = NULL;
-    for (uint32_t shell = 0; shell < p->n_shell; shell++) {
-        const share s = find_share(model, p, shell, first, width);
-        if (s.count == 0) continue;
-        if (s.tensor->type != tensor->type || !s.tensor->data) return false;
-        if (table && memcmp(table, s.tensor->data, head) != 0) return false;
-        table = s.tensor->data;
-    }
-    if (!table) return false;
-    memcpy(bytes, table, head);
-    for (uint32_t shell = 0; shell < p->n_shell; shell++) {
-        const share s = find_share(model, p, shell, first, width);
-        if (s.count > 0) copy_share(&s, tensor, p->along_k, bytes + head);
-    }
-    return true;
-}
-
-static bool copy_tensor(void *user, const mfi_tensor *tensor, size_t first, void *bytes)
+/* The FFN's tensors may be cut into other shells than the file's; those that meet in one must have one type and table. */
+static bool has_tensor(void *user, const mfi_schema_tensor *is, const mfi_tensor *tensor, size_t first,
+                       unsigned char head[MFK_LINE])
 {
     const mf_model *model = user;
-    const place p = find_place(model, tensor->name);
-    if (p.ffn) return copy_ffn(model, &p, tensor, first, bytes);
-    const mfi_tensor *from = mfi_container_find(model->container, tensor->name, 0);
-    if (!from || !from->data || !same_layout(from, tensor)) return false;
-    memcpy(bytes, from->data, (size_t)from->bytes);
-    return true;
+    const place p = place_of(model, is);
+    const size_t head_bytes = mfk_head_bytes(tensor->type), width = (size_t)(p.along_k ? tensor->k : tensor->n);
+    const void *table = NULL;
+    for (uint32_t shell = 0; shell < p.n_shell; shell++) {
+        const share s = find_share(model, &p, shell, first, width);
+        if (s.count == 0) continue;
+        if (s.tensor->type != tensor->type || !s.tensor->data) return false;
+        if (!p.ffn && !same_layout(s.tensor, tensor)) return false;
+        if (table && memcmp(table, s.tensor->data, head_bytes) != 0) return false;
+        table = s.tensor->data;
+    }
+    if (table) memcpy(head, table, head_bytes);
+    return table != NULL;
+}
+
+/* Inputs of one panel, from every shell that has some. */
+static void copy_along_k(const mf_model *model, const place *p, const mfi_tensor *tensor, size_t first, size_t group,
+                         unsigned char *panel)
+{
+    for (uint32_t shell = 0; shell < p->n_shell; shell++) {
+        const share s = find_share(model, p, shell, first, (size_t)tensor->k);
+        if (s.count == 0) continue;
+        const unsigned char *from =
+            mfi_tensor_body(s.tensor) + group * mfk_panel_bytes(s.tensor->type, (size_t)s.tensor->k);
+        mfk_copy_blocks(tensor->type, from, s.at / MFK_BLOCK, panel, s.offset / MFK_BLOCK, s.count / MFK_BLOCK);
+    }
+}
+
+/* Widths are whole blocks and whole groups. */
+static mf_status copy_group(void *user, const mfi_schema_tensor *is, const mfi_tensor *tensor, size_t first,
+                            size_t group, size_t n_group, unsigned char *bytes, mf_error *error)
+{
+    (void)error;
+    const mf_model *model = user;
+    const place p = place_of(model, is);
+    const size_t panel = mfk_panel_bytes(tensor->type, (size_t)tensor->k), group_bytes = is->n_matrix * panel;
+    for (size_t i = 0; i < n_group; i++, group++) {
+        if (tensor->kind == MFI_TABLE) {
+            const size_t rows = mfi_min((size_t)tensor->n - group * MFK_NR, MFK_NR);
+            const size_t row_bytes = mfk_row_bytes(tensor->type, (size_t)tensor->k);
+            const mfi_tensor *from = mfi_container_find(model->container, tensor->name, 0);
+            memcpy(bytes + i * MFK_NR * row_bytes, mfi_tensor_body(from) + group * MFK_NR * row_bytes,
+                   rows * row_bytes);
+        } else if (p.along_k) {
+            memset(bytes + i * panel, 0, panel);
+            copy_along_k(model, &p, tensor, first, group, bytes + i * panel);
+        } else {
+            uint32_t shell = 0;
+            share s = find_share(model, &p, shell, (p.ffn ? first : 0) + group * MFK_NR, 1);
+            while (s.count == 0)
+                s = find_share(model, &p, ++shell, first + group * MFK_NR, 1);
+            memcpy(bytes + i * group_bytes, mfi_tensor_body(s.tensor) + s.at / MFK_NR * group_bytes, group_bytes);
+        }
+    }
+    return MF_OK;
+}
+
+/* 0 where its shells are of several types. */
+static mfk_type type_of(void *user, const mfi_schema_tensor *is)
+{
+    const mf_model *model = user;
+    mfk_type type = 0;
+    for (uint32_t shell = 0; shell < model->n_shell; shell++) {
+        const mfi_tensor *tensor = mfi_container_find(model->container, is->name, shell);
+        if (!tensor) continue;
+        if (type != 0 && tensor->type != type) return 0;
+        type = tensor->type;
+    }
+    return type;
 }
 
 mfi_weights mfi_model_weights(const mf_model *model)
 {
-    return (mfi_weights){ read_weights, (void *)(uintptr_t)model, copy_tensor };
+    return (mfi_weights){ read_weights, (void *)(uintptr_t)model, type_of, has_tensor, copy_group };
 }

@@ -19,19 +19,19 @@ static mf_status check_options(const mf_source *source, const mf_convert_options
     return MF_OK;
 }
 
-/* The type that the matrices of a role get; of a role that the model does not have, any. */
-static mf_status choose_type(const mf_source *source, const mf_convert_options *o, mf_role role, mfk_type *type,
-                             mf_error *error)
+/* The type that the matrices of a role get; 0: each that which it has. */
+static mfk_type choose_type(const mf_convert_options *o, mf_role role)
 {
-    const mf_weight_type wanted = o->role_type[role] != MF_WEIGHT_KEEP ? o->role_type[role] : o->type;
-    const uint32_t types = source->info.role[role].types;
-    *type = wanted != MF_WEIGHT_KEEP ? (mfk_type)wanted : MFK_F32;
-    if (wanted != MF_WEIGHT_KEEP || types == 0) return MF_OK;
-    while (!(types >> *type & 1u))
-        ++*type;
-    if (types == 1u << *type) return MF_OK;
-    return mfi_fail(error, MF_E_UNSUPPORTED, "matrices of several types for %s: choose one for them",
-                    mf_role_name(role));
+    return (mfk_type)(o->role_type[role] != MF_WEIGHT_KEEP ? o->role_type[role] : o->type);
+}
+
+/* The one of a set; KEEP of several. */
+static mf_weight_type only_type(uint32_t types)
+{
+    mf_weight_type type = MF_WEIGHT_F32;
+    while (type < MF_WEIGHT_Q4 && !(types >> type & 1u))
+        type++;
+    return types == 1u << type ? type : MF_WEIGHT_KEEP;
 }
 
 static void fill_report(mf_convert_report *report, const mfi_save_options *save)
@@ -40,7 +40,8 @@ static void fill_report(mf_convert_report *report, const mfi_save_options *save)
         const mfi_saved_role *saved = &save->saved[role];
         mf_converted_role *out = &report->role[role];
         if (saved->n_weight == 0) continue;
-        out->type = (mf_weight_type)save->role_type[role];
+        out->type = only_type(saved->types);
+        out->types = saved->types;
         out->n_weight = saved->n_weight;
         out->bytes = saved->bytes;
         out->n_rounded = saved->n_rounded;
@@ -72,9 +73,8 @@ mf_status mf_convert(const mf_source *source, const char *path, const mf_convert
                               .saved = saved,
                               .progress = o.progress,
                               .progress_user = o.progress_user };
-    for (mf_role role = 0; role < MF_N_ROLE && status == MF_OK; role++)
-        status = choose_type(source, &o, role, &save.role_type[role], error);
-    if (status != MF_OK) return status;
+    for (mf_role role = 0; role < MF_N_ROLE; role++)
+        save.role_type[role] = choose_type(&o, role);
 
     const mfi_fp_mode mode = mfi_fp_enter();
     status = mfi_save(source->config, &source->weights, &save, &source->allocator, path, error);

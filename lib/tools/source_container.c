@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "model.h"
+#include "schema.h"
 #include "source.h"
 #include "status.h"
 
@@ -10,8 +11,7 @@ static mf_status check_tensors(const mf_model *model, mf_error *error)
 {
     for (uint32_t i = 0; i < mfi_container_tensor_count(model->container); i++) {
         const char *name = mfi_container_tensor(model->container, i)->name;
-        if (mfi_role_of(name) == MFI_N_ROLE && !strstr(name, "norm.") && strcmp(name, "rope.freqs") != 0 &&
-            strcmp(name, "tokenizer") != 0)
+        if (strcmp(name, "tokenizer") != 0 && !mfi_schema_has(&model->config, name))
             return mfi_fail(error, MF_E_UNSUPPORTED, "%s: tensor %.80s is none that its family has",
                             mfi_container_name(model->container), name);
     }
@@ -25,8 +25,8 @@ static void fill_info(mf_source_info *info, const mf_model *model)
     info->format = "mf";
     for (uint32_t i = 0; i < mfi_container_tensor_count(model->container); i++) {
         const mfi_tensor *tensor = mfi_container_tensor(model->container, i);
+        if (tensor->kind == MFI_PLAIN) continue;
         const mfi_role role = mfi_role_of(tensor->name);
-        if (role == MFI_N_ROLE) continue;
         info->role[role].n_weight += mfi_tensor_matrices(tensor) * tensor->n * tensor->k;
         info->role[role].bytes += tensor->bytes;
         info->role[role].types |= 1u << tensor->type;

@@ -94,12 +94,14 @@ static bool same_extents(const mfi_config *own, const mfi_config *file)
 static mf_status check_same(const mf_trainer *t, const mfi_config *file, const char *path, mf_error *error)
 {
     const mfi_config *own = &t->config;
-    bool same = own->n_layer == file->n_layer && own->d_model == file->d_model && own->d_head == file->d_head &&
-                own->n_vocab == file->n_vocab && own->head_group == file->head_group && own->n_head == file->n_head &&
-                own->d_ff == file->d_ff && own->norm == file->norm && own->norm_eps == file->norm_eps &&
-                own->ffn == file->ffn && own->activation == file->activation && own->rope_theta == file->rope_theta &&
-                own->embed_scale == file->embed_scale && own->attention_scale == file->attention_scale &&
-                own->tied == file->tied && same_extents(own, file) &&
+    bool plain = file->family == MFI_FAMILY_MATLM && !file->attention_bias && !file->ffn_bias && !file->parallel &&
+                 file->alibi_max == 0 && file->logit_softcap == 0 && file->rope_scaling.kind == MFI_ROPE_PLAIN;
+    bool same = plain && own->n_layer == file->n_layer && own->d_model == file->d_model &&
+                own->d_head == file->d_head && own->n_vocab == file->n_vocab && own->head_group == file->head_group &&
+                own->n_head == file->n_head && own->d_ff == file->d_ff && own->norm == file->norm &&
+                own->norm_eps == file->norm_eps && own->ffn == file->ffn && own->activation == file->activation &&
+                own->rope_theta == file->rope_theta && own->embed_scale == file->embed_scale &&
+                own->attention_scale == file->attention_scale && own->tied == file->tied && same_extents(own, file) &&
                 memcmp(own->window, file->window, own->n_layer * sizeof *own->window) == 0;
     if (same) return MF_OK;
     return mfi_fail(error, MF_E_INVALID,
