@@ -173,7 +173,7 @@ typedef struct mf_model_options {
      * "neon", "dotprod", "i8mm", "armbf16" (of use to FAST). NULL: what there is, without what is slow there. The
      * environment variable MF_CPU lowers it further. */
     const char *cpu;
-    uint32_t n_thread; /* threads for decoding; 0: one per usable core */
+    uint32_t n_thread; /* threads for decoding and packing; 0: one per usable core */
     uint32_t reserved;
     mf_progress progress;
     void *progress_user;
@@ -188,7 +188,10 @@ typedef struct mf_model_options {
             NULL, NULL, { NULL, NULL, NULL }, 0                                                                      \
     }
 
-/* Opens `path`. The path is copied. */
+/* Opens `path`: a .mf file; or, packed into memory as it opens (matrices in the type that keeps their values best: other
+ * people's blocks of 4 to 6 bits become Q8), a Hugging Face folder (config.json and safetensors) or a GGUF file, of Llama,
+ * Gemma 3n, MatFormer-OLMo or ViT. Then `load`, `verify` and `widest` have no meaning, the files may go afterwards, and
+ * `mf_convert` of matformer_tools.h makes the .mf file that opens at once. The path is copied. */
 MF_API mf_status mf_model_open(mf_model **out, const char *path, const mf_model_options *options, mf_error *error);
 
 /* The same for `bytes` bytes at `offset` of an open file descriptor (an Android asset, say). The
@@ -206,7 +209,7 @@ MF_API void mf_model_close(mf_model *model);
 
 typedef struct mf_model_info {
     size_t struct_size;
-    const char *family;                                                  /* "matlm" */
+    const char *family;                                                  /* "matlm", "llama", "olmo", "gemma3n", "vit" */
     const char *cpu;                                                     /* the processor level in use */
     uint32_t n_layer, d_model, n_head, n_kv_head, d_head, d_ff, n_vocab; /* d_ff, n_head: the widest layer's */
     uint32_t max_positions; /* the length it was trained for; sessions may be longer */

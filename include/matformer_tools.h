@@ -1,7 +1,6 @@
 /* matformer_tools.h - model files: converting them. A library of its own, libmatformer-tools; its ABI is not promised.
  *
- * A *source* is a model that is read to be written anew: a .mf file. Other formats are to become sources too, so a
- * program that converts whatever it can open need not know what that is.
+ * A *source* is a model that is read to be written anew: a .mf file, a Hugging Face folder or a GGUF file.
  *
  *     mf_source *source = NULL;
  *     mf_convert_options options = MF_CONVERT_OPTIONS_INIT;
@@ -67,7 +66,8 @@ typedef struct mf_source_options {
         }                                      \
     }
 
-/* Opens a .mf file and verifies every byte of its weights, so that damage is not written anew under a good checksum.
+/* Opens a Hugging Face folder or a GGUF file, as mf_model_open() does but reading nothing of the weights yet; or opens a
+ * .mf file and verifies every byte of its weights, so that damage is not written anew under a good checksum.
  * The file is mapped, and may be replaced by rename (as mf_convert() does) while it is open; compressed regions are
  * decoded into memory. MF_E_FORMAT for a file whose last shells are absent; MF_E_UNSUPPORTED for one with tensors that
  * its family does not have, since they would be lost. */
@@ -83,7 +83,7 @@ typedef struct mf_source_role {
 
 typedef struct mf_source_info {
     size_t struct_size;
-    const char *format; /* "mf" */
+    const char *format; /* "mf", "safetensors", "gguf" */
     mf_source_role role[MF_N_ROLE];
 } mf_source_info;
 #define MF_SOURCE_INFO_INIT                                 \

@@ -303,6 +303,21 @@ void mfk_unpack_table_row(mfk_type type, const int8_t *table, size_t k, const vo
         x[i] = element(type, row, i);
 }
 
+void mfk_place_q8(void *panel, size_t block, size_t j, const uint8_t code[MFK_BLOCK], uint16_t scale)
+{
+    unsigned char *bytes = panel;
+    place_codes(MFK_Q8, code, bytes + mfk_block_at(MFK_Q8_BLOCK_BYTES, block), j);
+    memcpy(bytes + mfk_scales_at(MFK_Q8_BLOCK_BYTES, block) + j * sizeof scale, &scale, sizeof scale);
+}
+
+void mfk_place_q8_row(void *row, size_t k, size_t block, const uint8_t code[MFK_BLOCK], uint16_t scale)
+{
+    unsigned char *bytes = row;
+    const size_t blocks = (k + MFK_BLOCK - 1) / MFK_BLOCK;
+    memcpy(bytes + block * MFK_BLOCK, code, MFK_BLOCK);
+    memcpy(bytes + blocks * MFK_BLOCK + block * sizeof scale, &scale, sizeof scale);
+}
+
 void mfk_copy_blocks(mfk_type type, const void *from, size_t from_block, void *to, size_t to_block, size_t n_block)
 {
     const unsigned char *source = from;

@@ -87,6 +87,11 @@ void mfk_unpack(mfk_type type, const int8_t *table, size_t n, size_t k, const vo
  * type, from its block `to_block` on. */
 void mfk_copy_blocks(mfk_type type, const void *from, size_t from_block, void *to, size_t to_block, size_t n_block);
 
+/* Codes that were made elsewhere: 32 inputs of output `j` of a Q8 panel, value + 128, under an f16 scale; and the same in
+ * a row of a table. The bytes were zeros. */
+void mfk_place_q8(void *panel, size_t block, size_t j, const uint8_t code[MFK_BLOCK], uint16_t scale);
+void mfk_place_q8_row(void *row, size_t k, size_t block, const uint8_t code[MFK_BLOCK], uint16_t scale);
+
 /* Row `index` alone. */
 void mfk_unpack_row(mfk_type type, const int8_t *table, size_t k, const void *panels, size_t stride_bytes, size_t index,
                     float *row);

@@ -1,6 +1,8 @@
 /* api.c - the exported functions: check what the caller gave, call one layer down, report. mf_generate is in
  * generate.c, the sampler's in lib/session/sampler.c, mf_status_* and mf_version in their own places. */
 #include "defs.h"
+#include "import.h"
+#include "open_checkpoint.h"
 #include "session.h"
 #include "status.h"
 
@@ -32,6 +34,8 @@ static mf_status open_source(mf_model **out, const mfi_container_source *source,
     if (full.arithmetic != MF_ARITHMETIC_EXACT && full.arithmetic != MF_ARITHMETIC_FAST)
         return mfi_fail(error, MF_E_INVALID, "arithmetic %d is unknown", (int)full.arithmetic);
     full.allocator = mfi_allocator(&full.allocator);
+    if (source->path != NULL && mfi_import_recognises(source->path))
+        return mfi_open_checkpoint(out, source->path, &full, error);
     return mfi_model_open(out, source, &full, error);
 }
 

@@ -1,4 +1,5 @@
 /* source.c - sources of whatever format. */
+#include "import.h"
 #include "source.h"
 
 #include "arena.h"
@@ -41,7 +42,8 @@ mf_status mf_source_open(mf_source **out, const char *path, const mf_source_opti
     mf_source *source = mfi_alloc(&o.allocator, sizeof *source);
     if (!source) return mfi_fail(error, MF_E_NOMEM, "no memory for a source");
     source->allocator = o.allocator;
-    status = mfi_source_container(source, path, &o, error);
+    status = mfi_import_recognises(path) ? mfi_source_import(source, path, error)
+                                         : mfi_source_container(source, path, &o, error);
     if (status == MF_OK)
         *out = source;
     else

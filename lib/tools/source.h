@@ -22,5 +22,7 @@ struct mf_source {
 
 /* source_container.c: a .mf file. On failure the source is as it was, its allocator given. */
 mf_status mfi_source_container(mf_source *source, const char *path, const mf_source_options *options, mf_error *error);
+/* source_import.c: a Hugging Face folder or a GGUF file. */
+mf_status mfi_source_import(mf_source *source, const char *path, mf_error *error);
 
 #endif
