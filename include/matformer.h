@@ -234,6 +234,10 @@ MF_API mf_status mf_model_info_get(const mf_model *model, mf_model_info *info);
  * end. Lives as long as the model. */
 MF_API const char *mf_model_granularity(const mf_model *model, uint32_t index);
 
+/* Name of the index-th configuration that the file names beside its granularities (Gemma 3n E4B's published slices:
+ * "E2.54", ...), which mf_extract_submodel() takes like a granularity; NULL past the end. Lives as long as the model. */
+MF_API const char *mf_model_configuration(const mf_model *model, uint32_t index);
+
 /* The text stored under `key` in the file's metadata, or NULL. Lives as long as the model. With an
  * index instead (key NULL): the index-th key, so that all can be listed. */
 MF_API const char *mf_model_metadata(const mf_model *model, const char *key, uint32_t index);

@@ -80,6 +80,11 @@ const char *mf_model_granularity(const mf_model *model, uint32_t index)
     return model != NULL && index < model->config.n_granularity ? model->config.granularity[index].name : NULL;
 }
 
+const char *mf_model_configuration(const mf_model *model, uint32_t index)
+{
+    return model != NULL && index < model->config.n_named ? model->config.named[index].name : NULL;
+}
+
 const char *mf_model_metadata(const mf_model *model, const char *key, uint32_t index)
 {
     const char *found_key, *value;

@@ -1,6 +1,7 @@
 /* import_gemma3n.c - the text decoder of Gemma 3n: Gemma3nForConditionalGeneration and Gemma3nForCausalLM, and "gemma3n"
  * of GGUF. */
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "defs.h"
@@ -144,6 +145,49 @@ static void set_e2b(mfi_config *config, const facts *f)
         config->granularity[0].ffn[layer] = config->granularity[0].heads[layer] = 0;
 }
 
+/* The published slicing configurations of E4B (google/gemma3n-slicing-configs): layers at full width, as ranges; the
+ * others have half of it. Two are published at layer level and at block level under one number: the latter's name says so. */
+typedef struct slice {
+    const char *name;
+    bool skips; /* layers 20 to 24 */
+    uint8_t wide[5][2];
+    uint8_t n_wide;
+} slice;
+
+static const slice e4b_slices[] = {
+    { "E1.96", true, { { 4, 4 } }, 1 },
+    { "E2.54", false, { { 4, 4 }, { 20, 24 } }, 2 },
+    { "E2.69", false, { { 4, 4 }, { 9, 9 }, { 14, 14 }, { 19, 24 } }, 4 },
+    { "E2.98", false, { { 15, 24 }, { 30, 34 } }, 2 },
+    { "E3.18", false, { { 4, 4 }, { 9, 24 }, { 29, 29 }, { 34, 34 } }, 4 },
+    { "E3.39", false, { { 4, 4 }, { 9, 29 }, { 34, 34 } }, 3 },
+    { "E3.59", false, { { 4, 29 }, { 34, 34 } }, 2 },
+    { "E3.79", false, { { 4, 34 } }, 1 },
+    { "E2.49", false, { { 20, 24 } }, 1 },
+    { "E2.73", false, { { 15, 24 } }, 1 },
+    { "E2.98-block", false, { { 10, 24 } }, 1 },
+    { "E3.24", false, { { 10, 29 } }, 1 },
+    { "E3.49", false, { { 5, 29 } }, 1 },
+    { "E3.79-block", false, { { 5, 34 } }, 1 },
+};
+
+static void name_slices(mfi_config *config, const facts *f)
+{
+    for (size_t i = 0; i < MFI_COUNT(e4b_slices); i++) {
+        const slice *s = &e4b_slices[i];
+        mfi_granularity *named = &config->named[i];
+        snprintf(named->name, sizeof named->name, "%s", s->name);
+        for (uint32_t layer = 0; layer < config->n_layer; layer++) {
+            const bool skipped = s->skips && layer >= 20 && layer < 25;
+            bool wide = false;
+            for (uint32_t w = 0; w < s->n_wide; w++)
+                wide = wide || (layer >= s->wide[w][0] && layer <= s->wide[w][1]);
+            named->ffn[layer] = skipped ? 0 : wide ? f->ffn[layer] : config->granularity[0].ffn[0];
+            named->heads[layer] = skipped ? 0 : config->n_head;
+        }
+    }
+}
+
 static mf_status finish(mfi_config *config, const facts *f, const char *where, const mf_allocator *allocator,
                         mf_error *error)
 {
@@ -153,10 +197,14 @@ static mf_status finish(mfi_config *config, const facts *f, const char *where, c
     set_constants(config);
     config->head_group = config->n_head / f->n_kv_head;
     const bool e4b = is_e4b(config, f);
+    config->n_named = e4b ? MFI_COUNT(e4b_slices) : 0;
     mf_status status = mfi_import_extents(config, e4b ? 2 : 1, allocator, error);
     if (status == MF_OK) status = share_keys(config, f, where, error);
     if (status != MF_OK) return status;
-    if (e4b) set_e2b(config, f);
+    if (e4b) {
+        set_e2b(config, f);
+        name_slices(config, f);
+    }
     mfi_import_granularity(config, e4b ? 1 : 0, e4b ? "E4B" : "XL", f->ffn, 1);
     return MF_OK;
 }

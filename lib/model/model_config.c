@@ -43,14 +43,20 @@ static void lay_out(mfi_config *config, mfi_arena *arena)
         config->granularity[g].ffn = mfi_carve(arena, config->n_layer, sizeof(uint32_t));
         config->granularity[g].heads = mfi_carve(arena, config->n_layer, sizeof(uint32_t));
     }
+    for (uint32_t i = 0; i < config->n_named; i++) {
+        config->named[i].ffn = mfi_carve(arena, config->n_layer, sizeof(uint32_t));
+        config->named[i].heads = mfi_carve(arena, config->n_layer, sizeof(uint32_t));
+    }
 }
 
 mf_status mfi_config_alloc(mfi_config *config, const mf_allocator *allocator, mf_error *error)
 {
     if (config->n_layer == 0 || config->n_layer > MFI_MAX_LAYER || config->n_granularity == 0 ||
-        config->n_granularity > MFI_MAX_GRANULARITY)
-        return mfi_fail(error, MF_E_INVALID, "%u layers and %u granularities: allowed are 1 to %u and 1 to %u",
-                        config->n_layer, config->n_granularity, MFI_MAX_LAYER, MFI_MAX_GRANULARITY);
+        config->n_granularity > MFI_MAX_GRANULARITY || config->n_named > MFI_MAX_NAMED)
+        return mfi_fail(error, MF_E_INVALID,
+                        "%u layers, %u granularities, %u named configurations: allowed are 1 to %u, 1 to %u, 0 to %u",
+                        config->n_layer, config->n_granularity, config->n_named, MFI_MAX_LAYER, MFI_MAX_GRANULARITY,
+                        MFI_MAX_NAMED);
     mfi_arena arena = { NULL, 0 };
     lay_out(config, &arena);
     arena.base = mfi_alloc(allocator, arena.used);
@@ -92,7 +98,7 @@ static mf_status check_extents(const mfi_config *config, mf_error *error)
         { "n_head", config->n_head, 1, MAX_HEAD },
         { "head_group", config->head_group, 1, config->n_head },
         { "d_ff", config->d_ff, MFI_QUANTUM, MAX_D_FF },
-        { "n_vocab", config->n_vocab, 1, MAX_VOCAB },
+        { "n_vocab", config->family == MFI_FAMILY_VIT ? 1 : config->n_vocab, 1, MAX_VOCAB },
         { "max_positions", config->max_positions, 1, MAX_POSITIONS },
     };
     for (size_t i = 0; i < MFI_COUNT(extent); i++) {
@@ -133,18 +139,116 @@ static bool name_valid(const char *name, size_t room)
     return length > 0 && length < room;
 }
 
+/* Granularities, then named configurations. */
+static const mfi_granularity *configuration(const mfi_config *config, uint32_t index)
+{
+    return index < config->n_granularity ? &config->granularity[index] : &config->named[index - config->n_granularity];
+}
+
 static mf_status check_names(const mfi_config *config, mf_error *error)
 {
-    for (uint32_t g = 0; g < config->n_granularity; g++) {
-        const mfi_granularity *granularity = &config->granularity[g];
+    for (uint32_t g = 0; g < config->n_granularity + config->n_named; g++) {
+        const mfi_granularity *granularity = configuration(config, g);
         if (!name_valid(granularity->name, sizeof granularity->name))
             return mfi_fail(error, MF_E_INVALID,
                             "the name of granularity %u must be a letter and up to 14 letters, digits, '_', '-' or '.'",
                             g);
         for (uint32_t other = 0; other < g; other++)
-            if (strcmp(granularity->name, config->granularity[other].name) == 0)
+            if (strcmp(granularity->name, configuration(config, other)->name) == 0)
                 return mfi_fail(error, MF_E_INVALID, "two granularities have the name %s", granularity->name);
     }
+    return MF_OK;
+}
+
+static mf_status check_named(const mfi_config *config, const mfi_granularity *named, mf_error *error)
+{
+    const mfi_granularity *full = &config->granularity[config->n_granularity - 1];
+    for (uint32_t layer = 0; layer < config->n_layer; layer++) {
+        const uint32_t ffn = named->ffn[layer], heads = ffn > 0 ? full->heads[layer] : 0;
+        if (ffn % MFI_QUANTUM != 0 || ffn > full->ffn[layer] || named->heads[layer] != heads)
+            return mfi_fail(error, MF_E_INVALID, "configuration %s, layer %u: width %u and %u heads of %u and %u",
+                            named->name, layer, ffn, named->heads[layer], full->ffn[layer], full->heads[layer]);
+        if (ffn == 0 && !config->may_skip[layer])
+            return mfi_fail(error, MF_E_INVALID, "configuration %s skips layer %u, which may not be skipped",
+                            named->name, layer);
+    }
+    return MF_OK;
+}
+
+/* Keys and values come from a layer that has its own, of the same reach, and that views cannot leave out. */
+static mf_status check_kv_layers(const mfi_config *config, mf_error *error)
+{
+    const mfi_granularity *full = &config->granularity[config->n_granularity - 1];
+    for (uint32_t layer = 0; layer < config->n_layer; layer++) {
+        const uint32_t donor = config->kv_layer[layer];
+        if (donor == layer) continue;
+        if (donor > layer || config->kv_layer[donor] != donor || config->window[donor] != config->window[layer] ||
+            full->heads[donor] != full->heads[layer] || config->may_skip[donor])
+            return mfi_fail(
+                error, MF_E_INVALID,
+                "layer %u reads the keys and values of layer %u, which must be before it, own some, reach as "
+                "far, have as many heads and never be skipped",
+                layer, donor);
+    }
+    return MF_OK;
+}
+
+static mf_status check_decoder(const mfi_config *config, mf_error *error)
+{
+    const mfi_rope_scaling *r = &config->rope_scaling;
+    const bool scales = r->kind == MFI_ROPE_PLAIN || (isfinite(r->factor) && r->factor > 0);
+    const bool llama3 = r->kind != MFI_ROPE_LLAMA3 ||
+                        (r->original_positions > 0 && isfinite(r->low_freq_factor) && r->low_freq_factor > 0 &&
+                         isfinite(r->high_freq_factor) && r->high_freq_factor > r->low_freq_factor);
+    if (r->kind > MFI_ROPE_LLAMA3 || !scales || !llama3)
+        return mfi_fail(error, MF_E_INVALID, "the scaling of rotations makes no sense");
+    if (!isfinite(config->alibi_max) || config->alibi_max < 0 || config->alibi_max > 64)
+        return mfi_fail(error, MF_E_INVALID, "alibi_max is %g: must be 0 (none) to 64", (double)config->alibi_max);
+    if (!isfinite(config->logit_softcap) || config->logit_softcap < 0)
+        return mfi_fail(error, MF_E_INVALID, "logit_softcap is %g", (double)config->logit_softcap);
+    for (uint32_t layer = 0; layer < config->n_layer; layer++)
+        if (!isfinite(config->sparsity[layer]) || config->sparsity[layer] < 0 ||
+            (config->sparsity[layer] > 0 && config->family != MFI_FAMILY_GEMMA3N))
+            return mfi_fail(error, MF_E_INVALID, "layer %u: sparsity is %g", layer, (double)config->sparsity[layer]);
+    return check_kv_layers(config, error);
+}
+
+static mf_status check_gemma3n(const mfi_config *config, mf_error *error)
+{
+    const mfi_gemma3n *g = &config->gemma3n;
+    const struct {
+        const char *name;
+        uint32_t value, step, most;
+    } extent[] = { { "gemma3n.n_stream", g->n_stream, 1, 8 },
+                   { "gemma3n.laurel_rank", g->laurel_rank, MFI_QUANTUM, 4096 },
+                   { "gemma3n.d_ple", g->d_ple, MFI_QUANTUM, MAX_D_MODEL },
+                   { "gemma3n.n_vocab_ple", g->n_vocab_ple, 1, MAX_VOCAB } };
+    mf_status status = MF_OK;
+    for (size_t i = 0; i < MFI_COUNT(extent) && status == MF_OK; i++)
+        status = check_extent(extent[i].name, extent[i].value, extent[i].step, extent[i].most, error);
+    if (status != MF_OK) return status;
+    if (g->active >= g->n_stream || !isfinite(g->coef_clip) || g->coef_clip < 0 || !isfinite(g->rope_theta_local) ||
+        g->rope_theta_local < 1 || config->rope_theta < 1)
+        return mfi_fail(error, MF_E_INVALID, "stream %u of %u, coef_clip %g or a rotation's base makes no sense",
+                        g->active, g->n_stream, (double)g->coef_clip);
+    if (!config->tied || config->norm != MFI_NORM_RMS || config->ffn != MFI_FFN_GATED || config->attention_bias ||
+        config->ffn_bias || config->parallel || config->alibi_max != 0 || config->rope_scaling.kind != MFI_ROPE_PLAIN)
+        return mfi_fail(error, MF_E_INVALID,
+                        "Gemma 3n is tied, with RMS norms, gated, without biases, ALiBi and scaling");
+    return MF_OK;
+}
+
+static mf_status check_vit(const mfi_config *config, mf_error *error)
+{
+    const mfi_vit *v = &config->vit;
+    if (v->patch_size == 0 || v->image_size == 0 || v->image_size > 16384 || v->image_size % v->patch_size != 0 ||
+        v->n_channel == 0 || v->n_channel > 64 || v->n_class > MAX_VOCAB)
+        return mfi_fail(error, MF_E_INVALID, "images of %u in patches of %u, %u channels, %u classes make no sense",
+                        v->image_size, v->patch_size, v->n_channel, v->n_class);
+    const uint32_t side = v->image_size / v->patch_size;
+    if (config->max_positions != 1 + side * side)
+        return mfi_fail(error, MF_E_INVALID, "max_positions is %u: the class token and %u patches are %u",
+                        config->max_positions, side * side, 1 + side * side);
     return MF_OK;
 }
 
@@ -185,6 +289,11 @@ mf_status mfi_config_check(const mfi_config *config, mf_error *error)
     if (status == MF_OK) status = check_numbers(config, error);
     if (status == MF_OK) status = check_names(config, error);
     if (status == MF_OK) status = check_windows(config, error);
+    if (status == MF_OK) status = check_decoder(config, error);
+    if (status == MF_OK && config->family == MFI_FAMILY_GEMMA3N) status = check_gemma3n(config, error);
+    if (status == MF_OK && config->family == MFI_FAMILY_VIT) status = check_vit(config, error);
+    for (uint32_t i = 0; i < config->n_named && status == MF_OK; i++)
+        status = check_named(config, &config->named[i], error);
     for (uint32_t g = 0; g < config->n_granularity && status == MF_OK; g++)
         for (uint32_t layer = 0; layer < config->n_layer && status == MF_OK; layer++)
             status = check_layer(config, g, layer, error);

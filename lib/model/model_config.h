@@ -11,6 +11,7 @@
 #define MFI_QUANTUM 32u /* widths are multiples of it; so is n_head * d_head of any prefix */
 #define MFI_MAX_LAYER 512u
 #define MFI_MAX_GRANULARITY 16u
+#define MFI_MAX_NAMED 64u
 
 /* What computes. The first three are one decoder (below) in their own habits; GEMMA3N and VIT are others. */
 typedef enum mfi_family {
@@ -99,6 +100,8 @@ typedef struct mfi_config {
     int32_t bos_token, eos_token;                     /* -1: none */
     uint32_t n_granularity;                           /* narrowest first, each nested in the next */
     mfi_granularity granularity[MFI_MAX_GRANULARITY]; /* the last is the full model: it fixes every layer's extents */
+    uint32_t n_named;                                 /* configurations that have a name too, nested in nothing; */
+    mfi_granularity named[MFI_MAX_NAMED];             /* heads: all, or 0 where skipped */
     uint8_t *may_skip;                                /* [n_layer] 1: views may leave the layer out */
     uint32_t *window;                                 /* [n_layer] positions that a position sees; 0: all */
     uint32_t *kv_layer; /* [n_layer] whose keys and values it reads: itself, or one before it */
@@ -110,7 +113,7 @@ static inline uint32_t mfi_kv_heads(uint32_t heads, uint32_t head_group)
     return (heads + head_group - 1) / head_group;
 }
 
-/* Allocates the per-layer arrays (zeroed; every layer its own kv_layer) for n_layer and n_granularity, which are set; frees them. */
+/* Allocates the per-layer arrays (zeroed; every layer its own kv_layer) for n_layer, n_granularity and n_named, which are set; frees them. */
 mf_status mfi_config_alloc(mfi_config *config, const mf_allocator *allocator, mf_error *error);
 void mfi_config_free(mfi_config *config, const mf_allocator *allocator);
 /* Every rule a config obeys, for files, the trainer and the savers alike: MF_E_INVALID and a sentence. */

@@ -7,12 +7,12 @@
 #include "status.h"
 
 static const char *const known_keys[] = {
-    "family",       "n_layer",        "d_model",       "d_head",      "n_vocab",         "max_positions",
-    "n_head",       "d_ff",           "head_group",    "norm",        "norm_eps",        "ffn",
-    "activation",   "rope_theta",     "tied",          "embed_scale", "attention_scale", "bos_token",
-    "eos_token",    "n_granularity",  "granularity.*", "may_skip",    "window",          "kv_layer",
-    "sparsity",     "attention_bias", "ffn_bias",      "parallel",    "alibi_max",       "logit_softcap",
-    "rope_scaling", "rope_scaling.*", "gemma3n.*",     "vit.*",
+    "family",     "n_layer",       "d_model",       "d_head",         "n_vocab",         "max_positions",
+    "n_head",     "d_ff",          "head_group",    "norm",           "norm_eps",        "ffn",
+    "activation", "rope_theta",    "tied",          "embed_scale",    "attention_scale", "bos_token",
+    "eos_token",  "n_granularity", "granularity.*", "n_named",        "named.*",         "may_skip",
+    "window",     "kv_layer",      "sparsity",      "attention_bias", "ffn_bias",        "parallel",
+    "alibi_max",  "logit_softcap", "rope_scaling",  "rope_scaling.*", "gemma3n.*",       "vit.*",
 };
 
 bool mfi_config_key_known(const char *key)
@@ -146,11 +146,31 @@ static void read_vit(reader *r, mfi_vit *v)
     v->pooler = read_u32(r, "vit.pooler", 1) != 0;
 }
 
+static void read_named(reader *r, mfi_config *config, uint32_t index)
+{
+    char key[40];
+    const char *name = NULL;
+    mfi_granularity *named = &config->named[index];
+    const mfi_granularity *full = &config->granularity[config->n_granularity - 1];
+    snprintf(key, sizeof key, "named.%u.name", index);
+    if (!mfi_container_text(r->container, key, &name) || strlen(name) >= sizeof named->name)
+        fail_key(r, key, "is missing or too long");
+    else
+        snprintf(named->name, sizeof named->name, "%s", name);
+    snprintf(key, sizeof key, "named.%u.ffn", index);
+    const uint32_t *values = read_per_layer(r, key, config->n_layer);
+    for (uint32_t layer = 0; values != NULL && layer < config->n_layer; layer++) {
+        named->ffn[layer] = values[layer];
+        named->heads[layer] = values[layer] > 0 ? full->heads[layer] : 0;
+    }
+}
+
 static void read_scalars(reader *r, mfi_config *config)
 {
     read_family(r, config);
     config->n_layer = read_u32(r, "n_layer", MFI_MAX_LAYER);
     config->n_granularity = read_u32(r, "n_granularity", MFI_MAX_GRANULARITY);
+    config->n_named = read_u32_or(r, "n_named", MFI_MAX_NAMED, 0);
     config->d_model = read_u32(r, "d_model", INT32_MAX);
     config->d_head = read_u32(r, "d_head", INT32_MAX);
     config->n_vocab = read_u32(r, "n_vocab", INT32_MAX);
@@ -204,6 +224,8 @@ mf_status mfi_config_read(mfi_config *config, const mfi_container *container, co
     }
     for (uint32_t g = 0; g < config->n_granularity; g++)
         read_granularity(&r, config, g);
+    for (uint32_t i = 0; i < config->n_named; i++)
+        read_named(&r, config, i);
     read_layers(&r, config);
     if (r.status != MF_OK) return r.status;
 
@@ -224,6 +246,15 @@ static void declare_granularity(const mfi_config *config, mfi_writer *w, uint32_
     mfi_writer_u32s(w, key, granularity->ffn, config->n_layer, true);
     snprintf(key, sizeof key, "granularity.%u.heads", g);
     mfi_writer_u32s(w, key, granularity->heads, config->n_layer, true);
+}
+
+static void declare_named(const mfi_config *config, mfi_writer *w, uint32_t index)
+{
+    char key[32];
+    snprintf(key, sizeof key, "named.%u.name", index);
+    mfi_writer_text(w, key, config->named[index].name, true);
+    snprintf(key, sizeof key, "named.%u.ffn", index);
+    mfi_writer_u32s(w, key, config->named[index].ffn, config->n_layer, true);
 }
 
 static void declare_decoder(const mfi_config *config, mfi_writer *w)
@@ -310,4 +341,7 @@ void mfi_config_declare(const mfi_config *config, mfi_writer *w)
     mfi_writer_u64(w, "n_granularity", config->n_granularity, true);
     for (uint32_t g = 0; g < config->n_granularity; g++)
         declare_granularity(config, w, g);
+    if (config->n_named > 0) mfi_writer_u64(w, "n_named", config->n_named, true);
+    for (uint32_t i = 0; i < config->n_named; i++)
+        declare_named(config, w, i);
 }

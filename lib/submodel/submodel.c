@@ -12,14 +12,26 @@ static size_t view_bytes(uint32_t n_layer)
     return sizeof(mf_submodel) + n_layer * sizeof(mfi_view_layer);
 }
 
-static void set_layer(mf_submodel *view, uint32_t layer, uint32_t ffn, uint32_t heads)
+/* ---- From a specification to layers: the configuration alone decides ---- */
+
+typedef struct choice {
+    const mfi_config *config;
+    mfi_view_layer *layer; /* [n_layer] */
+} choice;
+
+static const mfi_granularity *full_of(const choice *c)
 {
-    view->layer[layer] = (mfi_view_layer){ (uint16_t)(ffn / MFI_QUANTUM), (uint16_t)heads };
+    return &c->config->granularity[c->config->n_granularity - 1];
 }
 
-static bool is_skipped(const mf_submodel *view, uint32_t layer)
+static void set_layer(const choice *c, uint32_t layer, uint32_t ffn, uint32_t heads)
 {
-    return view->layer[layer].heads == 0;
+    c->layer[layer] = (mfi_view_layer){ (uint16_t)(ffn / MFI_QUANTUM), (uint16_t)heads };
+}
+
+static bool is_skipped(const choice *c, uint32_t layer)
+{
+    return c->layer[layer].heads == 0;
 }
 
 static mf_status check_exclusive(const mf_submodel_spec *spec, mf_error *error)
@@ -37,89 +49,73 @@ static mf_status check_exclusive(const mf_submodel_spec *spec, mf_error *error)
     return MF_OK;
 }
 
-static void set_granularity(mf_submodel *view, const mfi_granularity *granularity)
+static void set_granularity(const choice *c, const mfi_granularity *granularity)
 {
-    for (uint32_t layer = 0; layer < view->n_layer; layer++)
-        set_layer(view, layer, granularity->ffn[layer], granularity->heads[layer]);
+    for (uint32_t layer = 0; layer < c->config->n_layer; layer++)
+        set_layer(c, layer, granularity->ffn[layer], granularity->heads[layer]);
 }
 
-static mf_status set_named(mf_submodel *view, const char *name, mf_error *error)
+static mf_status set_named(const choice *c, const char *name, mf_error *error)
 {
-    const mfi_config *config = &view->model->config;
+    const mfi_config *config = c->config;
     for (uint32_t g = 0; g < config->n_granularity; g++) {
         if (strcmp(config->granularity[g].name, name) != 0) continue;
-        set_granularity(view, &config->granularity[g]);
+        set_granularity(c, &config->granularity[g]);
+        return MF_OK;
+    }
+    for (uint32_t i = 0; i < config->n_named; i++) {
+        if (strcmp(config->named[i].name, name) != 0) continue;
+        set_granularity(c, &config->named[i]);
         return MF_OK;
     }
     return mfi_fail(error, MF_E_NOT_FOUND, "the model has no granularity \"%.32s\"; its widest is \"%s\"", name,
-                    config->granularity[config->n_granularity - 1].name);
+                    full_of(c)->name);
 }
 
-static void count_shells(mf_submodel *view)
+static void set_ratio(const choice *c, double ratio)
 {
-    view->n_shell = 0;
-    for (uint32_t layer = 0; layer < view->n_layer; layer++) {
-        const uint32_t n_shell = mfi_program_shells(view->model->program, layer, mfi_view_ffn(view, layer));
-        if (n_shell > view->n_shell) view->n_shell = n_shell;
+    for (uint32_t layer = 0; layer < c->config->n_layer; layer++) {
+        const double quanta = ceil(ratio * full_of(c)->ffn[layer] / MFI_QUANTUM - 1e-9);
+        set_layer(c, layer, (uint32_t)(quanta < 1 ? 1 : quanta) * MFI_QUANTUM, full_of(c)->heads[layer]);
     }
 }
 
-/* Only the first regions may be there: of a file still being downloaded, or opened with options.widest. */
-static void set_widest_loaded(mf_submodel *view)
-{
-    const mfi_config *config = &view->model->config;
-    uint32_t g = config->n_granularity;
-    do {
-        set_granularity(view, &config->granularity[--g]);
-        count_shells(view);
-    } while (g > 0 && view->n_shell > view->model->n_shell_resident);
-}
-
-static void set_ratio(mf_submodel *view, double ratio)
-{
-    for (uint32_t layer = 0; layer < view->n_layer; layer++) {
-        const mfi_layer *full = &view->model->program->layer[layer];
-        const double quanta = ceil(ratio * full->d_ff / MFI_QUANTUM - 1e-9);
-        set_layer(view, layer, (uint32_t)(quanta < 1 ? 1 : quanta) * MFI_QUANTUM, full->n_head);
-    }
-}
-
-static mf_status set_skips(mf_submodel *view, const mf_submodel_spec *spec, mf_error *error)
+static mf_status set_skips(const choice *c, const mf_submodel_spec *spec, mf_error *error)
 {
     for (size_t i = 0; i < spec->n_skip; i++) {
         const uint32_t layer = spec->skip[i];
-        if (layer >= view->n_layer)
+        if (layer >= c->config->n_layer)
             return mfi_fail(error, MF_E_WIDTH, "layer %u cannot be skipped: the model has %u layers", layer,
-                            view->n_layer);
-        if (!view->model->program->layer[layer].may_skip)
+                            c->config->n_layer);
+        if (!c->config->may_skip[layer])
             return mfi_fail(error, MF_E_WIDTH, "layer %u may not be skipped in this model", layer);
-        set_layer(view, layer, 0, 0);
+        set_layer(c, layer, 0, 0);
     }
     return MF_OK;
 }
 
-static uint32_t count_kept(const mf_submodel *view)
+static uint32_t count_kept(const choice *c)
 {
     uint32_t n_kept = 0;
-    for (uint32_t layer = 0; layer < view->n_layer; layer++)
-        n_kept += !is_skipped(view, layer);
+    for (uint32_t layer = 0; layer < c->config->n_layer; layer++)
+        n_kept += !is_skipped(c, layer);
     return n_kept;
 }
 
 /* A list names every layer, or the kept ones in order. */
-static mf_status check_count(const mf_submodel *view, const char *what, size_t count, mf_error *error)
+static mf_status check_count(const choice *c, const char *what, size_t count, mf_error *error)
 {
-    const uint32_t n_kept = count_kept(view);
-    if (count == view->n_layer || count == n_kept) return MF_OK;
-    if (n_kept == view->n_layer)
-        return mfi_fail(error, MF_E_WIDTH, "%zu %s given for a model of %u layers", count, what, view->n_layer);
-    return mfi_fail(error, MF_E_WIDTH, "%zu %s given for a model of %u layers, %u of them kept", count, what,
-                    view->n_layer, n_kept);
+    const uint32_t n_kept = count_kept(c), n_layer = c->config->n_layer;
+    if (count == n_layer || count == n_kept) return MF_OK;
+    if (n_kept == n_layer)
+        return mfi_fail(error, MF_E_WIDTH, "%zu %s given for a model of %u layers", count, what, n_layer);
+    return mfi_fail(error, MF_E_WIDTH, "%zu %s given for a model of %u layers, %u of them kept", count, what, n_layer,
+                    n_kept);
 }
 
-static mf_status check_ffn(const mf_submodel *view, uint32_t layer, uint32_t ffn, mf_error *error)
+static mf_status check_ffn(const choice *c, uint32_t layer, uint32_t ffn, mf_error *error)
 {
-    const uint32_t full = view->model->program->layer[layer].d_ff;
+    const uint32_t full = full_of(c)->ffn[layer];
     if (ffn % MFI_QUANTUM != 0)
         return mfi_fail(error, MF_E_WIDTH, "FFN width %u of layer %u is not a multiple of %u", ffn, layer, MFI_QUANTUM);
     if (ffn == 0 || ffn > full)
@@ -127,51 +123,98 @@ static mf_status check_ffn(const mf_submodel *view, uint32_t layer, uint32_t ffn
     return MF_OK;
 }
 
-static mf_status check_heads(const mf_submodel *view, uint32_t layer, uint32_t heads, mf_error *error)
+static mf_status check_heads(const choice *c, uint32_t layer, uint32_t heads, mf_error *error)
 {
-    const mfi_program *program = view->model->program;
-    const uint32_t full = program->layer[layer].n_head;
+    const uint32_t full = full_of(c)->heads[layer], d_head = c->config->d_head;
     if (heads == 0 || heads > full)
         return mfi_fail(error, MF_E_WIDTH, "%u heads of layer %u: the model has 1..%u", heads, layer, full);
-    if (heads * program->d_head % MFI_QUANTUM != 0)
+    if (heads * d_head % MFI_QUANTUM != 0)
         return mfi_fail(error, MF_E_WIDTH, "%u heads of layer %u: heads x d_head (%u) must be a multiple of %u", heads,
-                        layer, program->d_head, MFI_QUANTUM);
+                        layer, d_head, MFI_QUANTUM);
     return MF_OK;
 }
 
-static mf_status set_lists(mf_submodel *view, const mf_submodel_spec *spec, mf_error *error)
+static mf_status set_lists(const choice *c, const mf_submodel_spec *spec, mf_error *error)
 {
+    const uint32_t n_layer = c->config->n_layer;
     mf_status status = MF_OK;
-    if (count_kept(view) == 0) return mfi_fail(error, MF_E_WIDTH, "a view keeps at least one layer");
-    if (spec->ffn != NULL) status = check_count(view, "FFN widths", spec->n_ffn, error);
-    if (status == MF_OK && spec->heads != NULL) status = check_count(view, "head counts", spec->n_heads, error);
-    for (uint32_t layer = 0, kept = 0; layer < view->n_layer && status == MF_OK; layer++) {
-        if (is_skipped(view, layer)) continue;
-        uint32_t ffn = mfi_view_ffn(view, layer), heads = mfi_view_heads(view, layer);
-        if (spec->ffn != NULL) ffn = spec->ffn[spec->n_ffn == view->n_layer ? layer : kept];
-        if (spec->heads != NULL) heads = spec->heads[spec->n_heads == view->n_layer ? layer : kept];
+    if (count_kept(c) == 0) return mfi_fail(error, MF_E_WIDTH, "a view keeps at least one layer");
+    if (spec->ffn != NULL) status = check_count(c, "FFN widths", spec->n_ffn, error);
+    if (status == MF_OK && spec->heads != NULL) status = check_count(c, "head counts", spec->n_heads, error);
+    for (uint32_t layer = 0, kept = 0; layer < n_layer && status == MF_OK; layer++) {
+        if (is_skipped(c, layer)) continue;
+        uint32_t ffn = c->layer[layer].ffn_quanta * MFI_QUANTUM, heads = c->layer[layer].heads;
+        if (spec->ffn != NULL) ffn = spec->ffn[spec->n_ffn == n_layer ? layer : kept];
+        if (spec->heads != NULL) heads = spec->heads[spec->n_heads == n_layer ? layer : kept];
         kept++;
-        status = check_ffn(view, layer, ffn, error);
-        if (status == MF_OK) status = check_heads(view, layer, heads, error);
-        if (status == MF_OK) set_layer(view, layer, ffn, heads);
+        status = check_ffn(c, layer, ffn, error);
+        if (status == MF_OK) status = check_heads(c, layer, heads, error);
+        if (status == MF_OK) set_layer(c, layer, ffn, heads);
     }
     return status;
 }
 
-static mf_status fill(mf_submodel *view, const mf_submodel_spec *spec, mf_error *error)
+/* What reads another layer's keys and values sees them at that layer's heads. */
+static mf_status check_shared(const choice *c, mf_error *error)
 {
+    const uint32_t group = c->config->head_group;
+    for (uint32_t layer = 0; layer < c->config->n_layer; layer++) {
+        const uint32_t donor = c->config->kv_layer[layer];
+        if (is_skipped(c, layer) ||
+            mfi_kv_heads(c->layer[layer].heads, group) <= mfi_kv_heads(c->layer[donor].heads, group))
+            continue;
+        return mfi_fail(error, MF_E_WIDTH,
+                        "layer %u has %u heads, but reads the keys and values of layer %u, which has %u", layer,
+                        c->layer[layer].heads, donor, c->layer[donor].heads);
+    }
+    return MF_OK;
+}
+
+mf_status mfi_view_choose(mfi_view_layer *layers, const mfi_config *config, const mf_submodel_spec *spec,
+                          uint32_t widest, mf_error *error)
+{
+    const choice c = { config, layers };
     mf_status status = check_exclusive(spec, error);
     if (status != MF_OK) return status;
     if (spec->granularity != NULL)
-        status = set_named(view, spec->granularity, error);
+        status = set_named(&c, spec->granularity, error);
     else if (spec->ratio == 0 && spec->ffn == NULL && spec->heads == NULL)
-        set_widest_loaded(view);
+        set_granularity(&c, &config->granularity[widest]);
     else
-        set_ratio(view, spec->ratio == 0 ? 1 : spec->ratio);
-    if (status == MF_OK) status = set_skips(view, spec, error);
-    if (status == MF_OK) status = set_lists(view, spec, error);
-    if (status == MF_OK) count_shells(view);
-    return status;
+        set_ratio(&c, spec->ratio == 0 ? 1 : spec->ratio);
+    if (status == MF_OK) status = set_skips(&c, spec, error);
+    if (status == MF_OK) status = set_lists(&c, spec, error);
+    return status == MF_OK ? check_shared(&c, error) : status;
+}
+
+/* ---- Views ---- */
+
+static uint32_t shells_of(const mf_model *model, uint32_t layer, uint32_t ffn)
+{
+    return mfi_program_shells(model->program, layer, ffn);
+}
+
+static void count_shells(mf_submodel *view)
+{
+    view->n_shell = 0;
+    for (uint32_t layer = 0; layer < view->n_layer; layer++) {
+        const uint32_t n_shell = shells_of(view->model, layer, mfi_view_ffn(view, layer));
+        if (n_shell > view->n_shell) view->n_shell = n_shell;
+    }
+}
+
+/* Only the first regions may be there: of a file still being downloaded, or opened with options.widest. */
+static uint32_t widest_loaded(const mf_model *model)
+{
+    for (uint32_t g = model->config.n_granularity; g-- > 1;) {
+        uint32_t n_shell = 0;
+        for (uint32_t layer = 0; layer < model->config.n_layer; layer++) {
+            const uint32_t needed = shells_of(model, layer, model->config.granularity[g].ffn[layer]);
+            if (needed > n_shell) n_shell = needed;
+        }
+        if (n_shell <= model->n_shell_resident) return g;
+    }
+    return 0;
 }
 
 mf_status mfi_submodel_create(mf_submodel **out, mf_model *model, const mf_submodel_spec *spec, mf_error *error)
@@ -182,11 +225,12 @@ mf_status mfi_submodel_create(mf_submodel **out, mf_model *model, const mf_submo
     if (view == NULL) return mfi_fail(error, MF_E_NOMEM, "no memory for a view");
     view->model = model;
     view->n_layer = n_layer;
-    const mf_status status = fill(view, spec, error);
+    const mf_status status = mfi_view_choose(view->layer, &model->config, spec, widest_loaded(model), error);
     if (status != MF_OK) {
         mfi_free(&model->allocator, view, view_bytes(n_layer));
         return status;
     }
+    count_shells(view);
     mfi_model_retain(model);
     *out = view;
     return MF_OK;
@@ -241,7 +285,7 @@ static void count_part(mf_submodel_info *info, const mf_submodel *view, const mf
 
 static bool runs(const mf_submodel *view, const mfi_op *op)
 {
-    return (op->rows != MFI_ROWS_ATTN && op->rows != MFI_ROWS_FFN) || !is_skipped(view, op->layer);
+    return (op->rows != MFI_ROWS_ATTN && op->rows != MFI_ROWS_FFN) || mfi_view_heads(view, op->layer) > 0;
 }
 
 mf_status mfi_submodel_info(const mf_submodel *view, mf_submodel_info *info)
@@ -276,6 +320,7 @@ mf_status mfi_submodel_info(const mf_submodel *view, mf_submodel_info *info)
     for (uint32_t slot = 0; slot < program->n_slot; slot++)
         full.cache_bytes_per_position +=
             2 * sizeof(float) * program->d_head * mfi_view_kv_heads(view, program->slot_layer[slot]);
-    full.n_layer_kept = count_kept(view);
+    for (uint32_t layer = 0; layer < view->n_layer; layer++)
+        full.n_layer_kept += mfi_view_heads(view, layer) > 0;
     return mfi_write_info(info, &full, sizeof full, offsetof(mf_submodel_info, view_bytes) + sizeof full.view_bytes);
 }

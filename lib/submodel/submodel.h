@@ -32,6 +32,11 @@ static inline uint32_t mfi_view_kv_heads(const mf_submodel *view, uint32_t layer
     return mfi_kv_heads(view->layer[layer].heads, view->model->program->head_group);
 }
 
+/* The layers [n_layer] that a specification asks of a configuration; `widest`: the granularity that NULL in all of its
+ * fields means. */
+mf_status mfi_view_choose(mfi_view_layer *layers, const mfi_config *config, const mf_submodel_spec *spec,
+                          uint32_t widest, mf_error *error);
+
 mf_status mfi_submodel_create(mf_submodel **out, mf_model *model, const mf_submodel_spec *spec, mf_error *error);
 void mfi_submodel_free(mf_submodel *view);
 mf_status mfi_submodel_info(const mf_submodel *view, mf_submodel_info *info);

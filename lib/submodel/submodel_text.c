@@ -260,6 +260,16 @@ static bool equals_granularity(const mf_submodel *view, const mfi_granularity *g
     return true;
 }
 
+static const char *name_of(const mf_submodel *view)
+{
+    const mfi_config *config = &view->model->config;
+    for (uint32_t g = 0; g < config->n_granularity; g++)
+        if (equals_granularity(view, &config->granularity[g])) return config->granularity[g].name;
+    for (uint32_t i = 0; i < config->n_named; i++)
+        if (equals_granularity(view, &config->named[i])) return config->named[i].name;
+    return NULL;
+}
+
 static bool has_all_heads(const mf_submodel *view)
 {
     for (uint32_t layer = 0; layer < view->n_layer; layer++)
@@ -271,13 +281,10 @@ static bool has_all_heads(const mf_submodel *view)
 
 mf_status mfi_submodel_text(const mf_submodel *view, char *text, size_t capacity, size_t *bytes)
 {
-    const mfi_config *config = &view->model->config;
     writer w = { text, capacity, 0 };
-    uint32_t g = 0;
-    while (g < config->n_granularity && !equals_granularity(view, &config->granularity[g]))
-        g++;
-    if (g < config->n_granularity) {
-        put(&w, config->granularity[g].name);
+    const char *name = name_of(view);
+    if (name != NULL) {
+        put(&w, name);
     } else {
         put(&w, "ffn=");
         put_runs(&w, view, false);
