@@ -165,6 +165,33 @@ typedef struct mf_convert_report {
 MF_API mf_status mf_convert(const mf_source *source, const char *path, const mf_convert_options *options,
                             mf_convert_report *report, mf_error *error);
 
+/* ---- Export ------------------------------------------------------------------------------------- */
+
+/* HF: a folder with config.json and safetensors, which the `transformers` package loads. GGUF: a file that llama.cpp
+ * loads. */
+typedef enum mf_export_format { MF_EXPORT_HF = 0, MF_EXPORT_GGUF = 1 } mf_export_format;
+
+typedef struct mf_export_options {
+    size_t struct_size;
+    mf_export_format format;
+    mf_weight_type type;  /* of the matrices: F32, BF16, F16; Q8 (Q8_0 of GGUF). KEEP: as they are; Q8 and Q4 become
+                              BF16 in a folder, Q8_0 in GGUF */
+    const char *submodel; /* text form of matformer.h: what is exported. NULL: all of it */
+    uint64_t shard_bytes; /* most bytes of one safetensors file; 0: 5e9 */
+    mf_progress progress; /* `done` of `total` bytes written */
+    void *progress_user;
+} mf_export_options;
+#define MF_EXPORT_OPTIONS_INIT                                                       \
+    {                                                                                \
+        sizeof(mf_export_options), MF_EXPORT_HF, MF_WEIGHT_KEEP, NULL, 0, NULL, NULL \
+    }
+
+/* Writes a source, or a submodel of it, for others: a new folder or file, which appears whole or not at all. Memory is
+ * taken for some rows. MF_E_UNSUPPORTED, with the reason, where the format cannot say what the model is: MatFormer-OLMo in
+ * either, ViT in GGUF, widths that differ from layer to layer where the loader reads only one. */
+MF_API mf_status mf_export(const mf_source *source, const char *path, const mf_export_options *options,
+                           mf_error *error);
+
 #ifdef __cplusplus
 }
 #endif

@@ -42,6 +42,18 @@ typedef struct mfi_import_family {
 extern const mfi_import_family mfi_import_llama_hf, mfi_import_llama_gguf, mfi_import_gemma3n_hf,
     mfi_import_gemma3n_gguf, mfi_import_olmo, mfi_import_vit;
 
+/* "layers.3.attn.q" of layer 3 without what is before "attn.q". */
+const char *mfi_rest_of_name(const mfi_config *config, const char *ours, uint32_t layer);
+/* The first name that a family has for our matrix `ours` ("layers.3.attn.q") of layer `layer`, with its prefix; NULL for
+ * none. *rest: ours without "layers.N.". */
+const mfi_name *mfi_find_name(const mfi_import_family *family, const mfi_config *config, const char *ours,
+                              uint32_t layer, const char *prefix, char *theirs, size_t room, const char **rest);
+/* The same for all names of it: the one after `entry` (NULL: the first). */
+const mfi_name *mfi_next_name(const mfi_import_family *family, const mfi_name *entry, const char *rest,
+                              uint32_t *index);
+/* Their name for layer and index. */
+void mfi_make_name(const mfi_name *entry, const char *prefix, uint32_t layer, uint32_t index, char *out, size_t room);
+
 /* ---- What readers of configurations share (import_config.c) ---- */
 
 /* One granularity "XL" of these widths; d_ff, n_head, granularities follow. Allocates. */

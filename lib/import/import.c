@@ -87,37 +87,6 @@ static mf_status choose_prefix(mfi_import *in)
 
 /* ---- Where tensors are ---- */
 
-/* `rest` against `ours`, in which "#" stands for an index. */
-static bool matches(const char *ours, const char *rest, uint32_t *index)
-{
-    const char *mark = strchr(ours, '#');
-    if (!mark) return strcmp(ours, rest) == 0;
-    const size_t head = (size_t)(mark - ours);
-    char *end;
-    if (strncmp(ours, rest, head) != 0 || rest[head] < '0' || rest[head] > '9') return false;
-    *index = (uint32_t)strtoul(rest + head, &end, 10);
-    return strcmp(end, mark + 1) == 0;
-}
-
-/* Their name for layer and index. */
-static void make_name(const mfi_import *in, const char *theirs, uint32_t layer, uint32_t index, char out[256])
-{
-    size_t used = 0;
-    const bool bare = theirs[0] == '^';
-    used = (size_t)snprintf(out, 256, "%s", bare ? "" : in->prefix);
-    for (const char *at = theirs + bare; *at != '\0' && used + 16 < 256; at++) {
-        if (at[0] == '%' && at[1] == 'u') {
-            used += (size_t)snprintf(out + used, 256 - used, "%u", layer);
-            at++;
-        } else if (at[0] == '#') {
-            used += (size_t)snprintf(out + used, 256 - used, "%u", index);
-        } else {
-            out[used++] = *at;
-        }
-    }
-    out[used] = '\0';
-}
-
 static uint64_t elements(const mfi_source_tensor *tensor)
 {
     uint64_t n = 1;
@@ -193,12 +162,11 @@ static mf_status check_tensor(const mfi_import *in, const mfi_source_tensor *ten
 /* A vector's elements are rows of one. */
 static void map_matrix(mfi_import *in, const char *name, uint32_t layer, bool is_vector, uint64_t n, uint64_t k)
 {
-    const char *rest = layer < in->config.n_layer ? strchr(strchr(name, '.') + 1, '.') + 1 : name;
+    const char *rest = mfi_rest_of_name(&in->config, name, layer);
     char theirs[256] = "";
     uint32_t index = 0;
-    for (const mfi_name *entry = in->family->names; entry->ours; entry++) {
-        if (!matches(entry->ours, rest, &index)) continue;
-        make_name(in, entry->theirs, layer, index, theirs);
+    for (const mfi_name *entry = NULL; (entry = mfi_next_name(in->family, entry, rest, &index));) {
+        mfi_make_name(entry, in->prefix, layer, index, theirs, sizeof theirs);
         const mfi_source_tensor *tensor = mfi_tensor_file_find(in->file, theirs);
         if (!tensor) continue;
         uint64_t first;

@@ -1,0 +1,62 @@
+/* export.h - a model in other people's formats: what their writers share. */
+#ifndef MFI_EXPORT_H
+#define MFI_EXPORT_H
+
+#include "families.h"
+#include "matformer_tools.h"
+#include "model_config.h"
+#include "platform.h"
+#include "schema.h"
+
+/* One of their tensors: rows of one of our matrices, or of several, one below the other. */
+typedef struct mfi_out_part {
+    mfi_schema_tensor is; /* whose matrix `matrix` it is */
+    uint32_t matrix;
+    uint32_t tensor; /* index of theirs */
+    uint64_t n;      /* rows; a vector: 1 */
+} mfi_out_part;
+
+typedef struct mfi_out_tensor {
+    char name[160];
+    uint32_t n_dim;
+    uint64_t dim[4];  /* the slowest first */
+    uint64_t rows, k; /* as a matrix; a vector: 1 row */
+    bool is_vector;
+    uint32_t rotated;     /* d_head where rows go in GGUF's order */
+    mfi_source_type type; /* the writer's choice */
+    uint64_t bytes, offset;
+} mfi_out_tensor;
+
+typedef struct mfi_exporter {
+    mf_allocator allocator;
+    const mfi_config *config;
+    mfi_weights weights;
+    const mfi_import_family *names;
+    const mf_export_options *options;
+    const char *path;
+    mfi_out_tensor *tensor; /* [n_tensor] */
+    mfi_out_part *part;     /* [n_part] */
+    size_t n_tensor, n_part, capacity;
+    const void *tokenizer; /* blob, or NULL */
+    size_t tokenizer_bytes;
+    uint64_t done, total; /* bytes written, for progress */
+    mf_error *error;
+    mf_status status;
+} mfi_exporter;
+
+/* Their tensors in schema order, by the first name of each matrix. */
+mf_status mfi_export_list(mfi_exporter *exporter);
+/* The type that a tensor of ours is written in where the caller keeps types; Q8 and Q4 become `quantized`. */
+mfi_source_type mfi_export_type(const mfi_exporter *exporter, const mfi_out_tensor *tensor, mfi_source_type quantized);
+/* The bytes of one tensor, in pieces, to `file` at `offset`. */
+mf_status mfi_export_tensor(mfi_exporter *exporter, const mfi_out_tensor *tensor, mfi_new_file *file, uint64_t offset);
+
+/* export_hf.c, export_gguf.c */
+mf_status mfi_export_hf(mfi_exporter *exporter);
+mf_status mfi_export_gguf(mfi_exporter *exporter);
+
+/* Widths that are the same in all layers; 0 where they are not. */
+uint32_t mfi_uniform_ffn(const mfi_config *config);
+uint32_t mfi_uniform_heads(const mfi_config *config);
+
+#endif
