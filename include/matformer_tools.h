@@ -118,12 +118,13 @@ typedef struct mf_convert_options {
     uint32_t n_thread;    /* that read and pack; 0: one for each usable core */
     mf_progress progress; /* `done` of `total` bytes of matrices written */
     void *progress_user;
+    const char *submodel; /* text form of matformer.h: the file is cut to that view. NULL: all of the model */
 } mf_convert_options;
 #define MF_CONVERT_OPTIONS_INIT                                                                                     \
     {                                                                                                               \
         sizeof(mf_convert_options), MF_WEIGHT_KEEP,                                                                 \
             { MF_WEIGHT_KEEP, MF_WEIGHT_KEEP, MF_WEIGHT_KEEP, MF_WEIGHT_KEEP }, MF_STORAGE_KEEP, MF_SHELLS_KEEP, 0, \
-            NULL, NULL                                                                                              \
+            NULL, NULL, NULL                                                                                        \
     }
 
 typedef struct mf_converted_role {

@@ -9,7 +9,7 @@
 #include "commands.h"
 
 typedef struct conversion {
-    const char *in, *out;
+    const char *in, *out, *size;
     int type, role[MF_N_ROLE]; /* places in TYPES; -1: none given */
     int storage, shells;       /* as mf_convert_options has them, less one */
     bool force, json;
@@ -132,6 +132,7 @@ static mf_status convert(conversion *c, mf_error *error)
         options.role_type[role] = (mf_weight_type)(c->role[role] + 1);
     options.storage = (mf_storage)(c->storage + 1);
     options.shells = (mf_shells)(c->shells + 1);
+    options.submodel = c->size;
 
     mf_source *source;
     c->bytes_before = file_bytes(c->in);
@@ -185,6 +186,7 @@ static int run(const cli_command *self, int argc, char **argv)
           "a region for what each size adds, so that the beginning of the file is a smaller model; or one for all "
           "(as it is)",
           0, 0 },
+        { CLI_TEXT, "size", 's', "SIZE", &c.size, "cut the file to a submodel: a name, a ratio, or widths", 0, 0 },
         { CLI_FLAG, "force", 'f', NULL, &c.force, "replace OUT where it exists; it may be IN", 0, 0 },
         { CLI_FLAG, "json", 0, NULL, &c.json, "print one JSON object", 0, 0 },
     };
@@ -199,8 +201,9 @@ static int run(const cli_command *self, int argc, char **argv)
 const cli_command cmd_convert = {
     .name = "convert",
     .usage = "IN OUT [OPTION...]",
-    .summary = "Write a model file anew, with weights of other types",
-    .details = "Relative error is the root mean square of what rounding changed, against that of the weights;\n"
+    .summary = "Write a model as a .mf file, with weights of other types",
+    .details = "IN is a .mf file, a Hugging Face folder or a GGUF file.\n\n"
+               "Relative error is the root mean square of what rounding changed, against that of the weights;\n"
                "weights whose type stays keep every bit. A weight that a type does not hold is refused.\n\n"
                "  matformer convert model.mf small.mf --type q8 --ffn q4\n",
     .run = run,

@@ -2,6 +2,7 @@
 #include <math.h>
 
 #include "platform.h"
+#include "slice.h"
 #include "source.h"
 #include "status.h"
 
@@ -49,6 +50,20 @@ static void fill_report(mf_convert_report *report, const mfi_save_options *save)
     }
 }
 
+/* All of it, or cut to a view. */
+static mf_status save_source(const mf_source *source, const mf_convert_options *o, const mfi_save_options *save,
+                             const char *path, mf_error *error)
+{
+    if (!o->submodel) return mfi_save(source->config, &source->weights, save, &source->allocator, path, error);
+    mfi_slice *slice;
+    mf_status status = mfi_source_slice(&slice, source, o->submodel, error);
+    if (status != MF_OK) return status;
+    const mfi_weights weights = mfi_slice_weights(slice);
+    status = mfi_save(mfi_slice_config(slice), &weights, save, &source->allocator, path, error);
+    mfi_slice_free(slice);
+    return status;
+}
+
 mf_status mf_convert(const mf_source *source, const char *path, const mf_convert_options *options,
                      mf_convert_report *report, mf_error *error)
 {
@@ -77,7 +92,7 @@ mf_status mf_convert(const mf_source *source, const char *path, const mf_convert
         save.role_type[role] = choose_type(&o, role);
 
     const mfi_fp_mode mode = mfi_fp_enter();
-    status = mfi_save(source->config, &source->weights, &save, &source->allocator, path, error);
+    status = save_source(source, &o, &save, path, error);
     if (status == MF_OK && report) {
         fill_report(&full, &save);
         mfi_write_info(report, &full, sizeof full, sizeof full);

@@ -7,7 +7,6 @@
 
 #include "defs.h"
 #include "pack.h"
-#include "slice.h"
 #include "source.h"
 #include "status.h"
 
@@ -242,15 +241,6 @@ mf_status mfi_export_tensor(mfi_exporter *x, const mfi_out_tensor *t, mfi_new_fi
 
 /* ---- The whole ---- */
 
-static mf_status choose_layers(mfi_view_layer *layers, const mf_source *source, const char *text, mf_error *error)
-{
-    mfi_spec_storage storage;
-    mf_submodel_spec spec = MF_SUBMODEL_SPEC_INIT;
-    mf_status status = text ? mfi_submodel_parse(&spec, &storage, text, error) : MF_OK;
-    if (status != MF_OK) return status;
-    return mfi_view_choose(layers, source->config, &spec, source->config->n_granularity - 1, error);
-}
-
 static mf_status export_slice(const mf_source *source, mfi_slice *slice, const char *path, const mf_export_options *o,
                               mf_error *error)
 {
@@ -278,11 +268,8 @@ mf_status mf_export(const mf_source *source, const char *path, const mf_export_o
     if (status != MF_OK) return status;
     if (o.format > MF_EXPORT_GGUF || o.type > MF_WEIGHT_Q8)
         return mfi_fail(error, MF_E_INVALID, "a format or type that exports do not have");
-    mfi_view_layer layers[MFI_MAX_LAYER];
-    mfi_slice *slice = NULL;
-    status = choose_layers(layers, source, o.submodel, error);
-    if (status == MF_OK)
-        status = mfi_slice_create(&slice, source->config, &source->weights, layers, &source->allocator, error);
+    mfi_slice *slice;
+    status = mfi_source_slice(&slice, source, o.submodel, error);
     if (status == MF_OK) status = export_slice(source, slice, path, &o, error);
     mfi_slice_free(slice);
     return status;

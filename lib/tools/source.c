@@ -59,6 +59,19 @@ void mf_source_close(mf_source *source)
     mfi_free(&allocator, source, sizeof *source);
 }
 
+mf_status mfi_source_slice(mfi_slice **out, const mf_source *source, const char *text, mf_error *error)
+{
+    *out = NULL;
+    mfi_spec_storage storage;
+    mfi_view_layer layers[MFI_MAX_LAYER];
+    mf_submodel_spec spec = MF_SUBMODEL_SPEC_INIT;
+    mf_status status = text ? mfi_submodel_parse(&spec, &storage, text, error) : MF_OK;
+    if (status == MF_OK)
+        status = mfi_view_choose(layers, source->config, &spec, source->config->n_granularity - 1, error);
+    if (status != MF_OK) return status;
+    return mfi_slice_create(out, source->config, &source->weights, layers, &source->allocator, error);
+}
+
 mf_status mf_source_info_get(const mf_source *source, mf_source_info *info)
 {
     return source ? mfi_write_info(info, &source->info, sizeof source->info, sizeof source->info) : MF_E_INVALID;

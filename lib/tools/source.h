@@ -3,8 +3,8 @@
 #ifndef MFI_SOURCE_H
 #define MFI_SOURCE_H
 
-#include "model_config.h"
 #include "matformer_tools.h"
+#include "slice.h"
 
 struct mf_source {
     mf_allocator allocator;
@@ -24,5 +24,7 @@ struct mf_source {
 mf_status mfi_source_container(mf_source *source, const char *path, const mf_source_options *options, mf_error *error);
 /* source_import.c: a Hugging Face folder or a GGUF file. */
 mf_status mfi_source_import(mf_source *source, const char *path, mf_error *error);
+/* The submodel `text` (NULL: all) of a source, which must outlive it. */
+mf_status mfi_source_slice(mfi_slice **out, const mf_source *source, const char *text, mf_error *error);
 
 #endif
