@@ -70,6 +70,18 @@ Test(status, a_failure_can_quote_the_detail_of_before)
     cr_assert_str_eq(error.detail, "outer: inner");
 }
 
+Test(status, a_failure_quotes_no_control_characters_and_no_half_of_a_character)
+{
+    mf_error error = MF_ERROR_INIT;
+    mfi_fail(&error, MF_E_IO, "a\033[2J\n\x7f b\xc3\xa9");
+    cr_assert_str_eq(error.detail, "a?[2J?? b\xc3\xa9");
+    error.struct_size = offsetof(mf_error, detail) + 4;
+    mfi_fail(&error, MF_E_IO, "ab\xe2\x82\xac");
+    cr_assert_str_eq(error.detail, "ab");
+    mfi_fail(&error, MF_E_IO, "%s", "");
+    cr_assert_str_eq(error.detail, "");
+}
+
 Test(status, an_error_of_a_caller_with_a_shorter_detail_is_not_overrun)
 {
     mf_error error = MF_ERROR_INIT;

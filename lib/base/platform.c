@@ -27,6 +27,25 @@
 
 /* strerror() below is that of glibc since 2.32, musl and bionic, which other threads do not disturb. */
 
+mf_status mfi_open_file(const char *path, int *fd, uint64_t *bytes, mf_error *error)
+{
+    struct stat info;
+    *fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* not to wait on a FIFO */
+    if (*fd < 0) return mfi_fail(error, errno == ENOENT ? MF_E_NOT_FOUND : MF_E_IO, "%s: %s", path, strerror(errno));
+    mf_status status = MF_OK;
+    if (fstat(*fd, &info) != 0) {
+        status = mfi_fail(error, MF_E_IO, "%s: %s", path, strerror(errno));
+    } else if (!S_ISREG(info.st_mode)) {
+        status = mfi_fail(error, MF_E_FORMAT, "%s: not a regular file", path);
+    } else {
+        *bytes = (uint64_t)info.st_size;
+    }
+    if (status == MF_OK) return MF_OK;
+    close(*fd);
+    *fd = -1;
+    return status;
+}
+
 mf_status mfi_read_at(int fd, void *out, size_t bytes, uint64_t offset, const char *name, mf_error *error)
 {
     unsigned char *to = out;

@@ -4,6 +4,9 @@
 
 #include "matformer.h"
 
+/* Opens a regular file to be read and says how long it is; MF_E_NOT_FOUND where there is none of that name. */
+mf_status mfi_open_file(const char *path, int *fd, uint64_t *bytes, mf_error *error);
+
 /* Reads exactly `bytes` at `offset`; a short file is MF_E_IO. EINTR is retried. */
 mf_status mfi_read_at(int fd, void *out, size_t bytes, uint64_t offset, const char *name, mf_error *error);
 

@@ -33,6 +33,20 @@ const char *mf_status_text(mf_status status)
     return "unknown status";
 }
 
+/* Sentences quote what files say: nothing that a terminal would obey, and where it was cut, no part of a character. */
+static void make_printable(char *text)
+{
+    size_t bytes = 0, last = 0; /* last: where the last character begins */
+    for (; text[bytes]; bytes++) {
+        const unsigned char c = (unsigned char)text[bytes];
+        if (c < 0x20 || c == 0x7f) text[bytes] = '?';
+        if ((c & 0xc0) != 0x80) last = bytes;
+    }
+    const unsigned char lead = (unsigned char)text[last];
+    const size_t wanted = lead >= 0xf0 ? 4 : lead >= 0xe0 ? 3 : lead >= 0xc0 ? 2 : 1;
+    if (bytes - last < wanted) text[last] = '\0';
+}
+
 mf_status mfi_fail(mf_error *error, mf_status status, const char *format, ...)
 {
     if (!error || error->struct_size <= offsetof(mf_error, detail)) return status;
@@ -45,6 +59,7 @@ mf_status mfi_fail(mf_error *error, mf_status status, const char *format, ...)
 
     size_t capacity = mfi_min(error->struct_size - offsetof(mf_error, detail), sizeof(detail));
     detail[capacity - 1] = '\0';
+    make_printable(detail);
     memcpy(error->detail, detail, strlen(detail) + 1);
     error->status = status;
     return status;

@@ -2,12 +2,8 @@
 #define _POSIX_C_SOURCE 200809L
 #include "json.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "platform.h"
@@ -48,29 +44,26 @@ mf_status mfi_json_parse(mfi_json *out, const char *name, const char *text, size
     return mfi_fail(error, MF_E_FORMAT, "%s: the JSON is no object", name);
 }
 
-static mf_status read_whole(int fd, const char *path, size_t max_bytes, char **text, size_t *bytes, mf_error *error)
+/* Of `bytes` bytes, which is the file's length; to be freed, also on failure. */
+static mf_status read_whole(int fd, const char *path, uint64_t bytes, size_t max_bytes, char **text, mf_error *error)
 {
-    struct stat stat;
-    if (fstat(fd, &stat) != 0) return mfi_fail(error, MF_E_IO, "%s: %s", path, strerror(errno));
-    if (!S_ISREG(stat.st_mode)) return mfi_fail(error, MF_E_FORMAT, "%s: not a regular file", path);
-    if (stat.st_size < 0 || (uint64_t)stat.st_size > max_bytes)
-        return mfi_fail(error, MF_E_FORMAT, "%s: more than %zu bytes of JSON", path, max_bytes);
-    *bytes = (size_t)stat.st_size;
-    *text = malloc(*bytes + 1);
-    if (!*text) return mfi_fail(error, MF_E_NOMEM, "%s: no memory for %zu bytes", path, *bytes);
-    return mfi_read_at(fd, *text, *bytes, 0, path, error);
+    if (bytes > max_bytes) return mfi_fail(error, MF_E_FORMAT, "%s: more than %zu bytes of JSON", path, max_bytes);
+    *text = malloc((size_t)bytes + 1);
+    if (!*text) return mfi_fail(error, MF_E_NOMEM, "%s: no memory for %zu bytes", path, (size_t)bytes);
+    return mfi_read_at(fd, *text, (size_t)bytes, 0, path, error);
 }
 
 mf_status mfi_json_load(mfi_json *out, const char *path, size_t max_bytes, mf_error *error)
 {
     *out = (mfi_json){ path, NULL };
-    const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* not to wait on a FIFO */
-    if (fd < 0) return mfi_fail(error, errno == ENOENT ? MF_E_NOT_FOUND : MF_E_IO, "%s: %s", path, strerror(errno));
+    int fd;
+    uint64_t bytes;
+    mf_status status = mfi_open_file(path, &fd, &bytes, error);
+    if (status != MF_OK) return status;
     char *text = NULL;
-    size_t bytes = 0;
-    mf_status status = read_whole(fd, path, max_bytes, &text, &bytes, error);
+    status = read_whole(fd, path, bytes, max_bytes, &text, error);
     close(fd);
-    if (status == MF_OK) status = mfi_json_parse(out, path, text, bytes, error);
+    if (status == MF_OK) status = mfi_json_parse(out, path, text, (size_t)bytes, error);
     free(text);
     return status;
 }
