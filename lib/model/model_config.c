@@ -156,6 +156,47 @@ static mf_status check_windows(const mfi_config *config, mf_error *error)
     return MF_OK;
 }
 
+/* Whose keys and values a layer reads, and what else only Gemma 3n's layers have. */
+static mf_status check_sharing(const mfi_config *config, mf_error *error)
+{
+    for (uint32_t layer = 0; layer < config->n_layer; layer++) {
+        const uint32_t owner = config->kv_layer[layer];
+        if (owner > layer || config->kv_layer[owner] != owner || config->window[owner] != config->window[layer])
+            return mfi_fail(error, MF_E_INVALID,
+                            "layer %u reads the keys and values of layer %u: must be one before it that has its own "
+                            "and the same window",
+                            layer, owner);
+        if (!isfinite(config->sparsity[layer]))
+            return mfi_fail(error, MF_E_INVALID, "the sparsity of layer %u is not finite", layer);
+        if (config->family != MFI_FAMILY_GEMMA3N && (owner != layer || config->sparsity[layer] != 0))
+            return mfi_fail(error, MF_E_INVALID, "layer %u shares keys and values or is sparse, which %s has not",
+                            layer, mfi_family_name(config->family));
+    }
+    return MF_OK;
+}
+
+static mf_status check_gemma3n(const mfi_config *config, mf_error *error)
+{
+    const mfi_gemma3n *g = &config->gemma3n;
+    if (config->family != MFI_FAMILY_GEMMA3N) return MF_OK;
+    mf_status status = check_extent("gemma3n.n_stream", g->n_stream, 1, MFI_MAX_STREAM, error);
+    if (status == MF_OK) status = check_extent("gemma3n.laurel_rank", g->laurel_rank, MFI_QUANTUM, MAX_D_MODEL, error);
+    if (status == MF_OK) status = check_extent("gemma3n.d_ple", g->d_ple, MFI_QUANTUM, MAX_D_MODEL, error);
+    if (status == MF_OK) status = check_extent("gemma3n.n_vocab_ple", g->n_vocab_ple, 1, MAX_VOCAB, error);
+    if (status != MF_OK) return status;
+    if (g->active >= g->n_stream)
+        return mfi_fail(error, MF_E_INVALID, "gemma3n.active is %u of %u streams", g->active, g->n_stream);
+    if (config->norm != MFI_NORM_RMS || config->ffn != MFI_FFN_GATED || !config->tied)
+        return mfi_fail(error, MF_E_INVALID, "gemma3n has RMS norms, a gated FFN and a tied embedding");
+    if (config->rope_theta < 1 || !isfinite(g->rope_theta_local) || g->rope_theta_local < 1)
+        return mfi_fail(error, MF_E_INVALID, "gemma3n rotates by rope_theta and rope_theta_local: %g and %g",
+                        config->rope_theta, g->rope_theta_local);
+    if (!isfinite(g->coef_clip) || g->coef_clip < 0 || !isfinite(config->logit_softcap) || config->logit_softcap < 0)
+        return mfi_fail(error, MF_E_INVALID, "gemma3n.coef_clip is %g and logit_softcap %g", (double)g->coef_clip,
+                        (double)config->logit_softcap);
+    return MF_OK;
+}
+
 /* One layer at one granularity, and nested in the same at the next. */
 static mf_status check_layer(const mfi_config *config, uint32_t g, uint32_t layer, mf_error *error)
 {
@@ -172,6 +213,11 @@ static mf_status check_layer(const mfi_config *config, uint32_t g, uint32_t laye
     if (ffn == 0 && (last || !config->may_skip[layer]))
         return mfi_fail(error, MF_E_INVALID, "granularity %s skips layer %u, which may not be skipped",
                         granularity->name, layer);
+    const uint32_t owned = mfi_kv_heads(granularity->heads[config->kv_layer[layer]], config->head_group);
+    if (mfi_kv_heads(heads, config->head_group) > owned)
+        return mfi_fail(error, MF_E_INVALID,
+                        "granularity %s, layer %u: layer %u, whose keys and values it reads, has %u heads of them",
+                        granularity->name, layer, config->kv_layer[layer], owned);
     if (!last && (ffn > granularity[1].ffn[layer] || heads > granularity[1].heads[layer]))
         return mfi_fail(error, MF_E_INVALID, "granularity %s, layer %u: wider than in %s", granularity->name, layer,
                         granularity[1].name);
@@ -184,6 +230,8 @@ mf_status mfi_config_check(const mfi_config *config, mf_error *error)
     if (status == MF_OK) status = check_numbers(config, error);
     if (status == MF_OK) status = check_names(config, error);
     if (status == MF_OK) status = check_windows(config, error);
+    if (status == MF_OK) status = check_sharing(config, error);
+    if (status == MF_OK) status = check_gemma3n(config, error);
     for (uint32_t g = 0; g < config->n_granularity && status == MF_OK; g++)
         for (uint32_t layer = 0; layer < config->n_layer && status == MF_OK; layer++)
             status = check_layer(config, g, layer, error);

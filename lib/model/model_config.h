@@ -11,6 +11,7 @@
 #define MFI_QUANTUM 32u /* widths are multiples of it; so is n_head * d_head of any prefix */
 #define MFI_MAX_LAYER 512u
 #define MFI_MAX_GRANULARITY 16u
+#define MFI_MAX_STREAM 8
 
 /* What computes. The first three are one decoder (below) in their own habits; GEMMA3N and VIT are others. */
 typedef enum mfi_family {

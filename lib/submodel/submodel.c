@@ -158,6 +158,22 @@ static mf_status set_lists(mf_submodel *view, const mf_submodel_spec *spec, mf_e
     return status;
 }
 
+/* A layer that reads another's keys and values needs those of all its heads. */
+static mf_status check_owners(const mf_submodel *view, mf_error *error)
+{
+    const mfi_program *program = view->model->program;
+    for (uint32_t layer = 0; layer < view->n_layer; layer++) {
+        const uint32_t owner = program->slot_layer[program->layer[layer].slot];
+        if (mfi_view_kv_heads(view, layer) <= mfi_view_kv_heads(view, owner)) continue;
+        if (is_skipped(view, owner))
+            return mfi_fail(error, MF_E_WIDTH, "layer %u may not be skipped: layer %u reads its keys and values", owner,
+                            layer);
+        return mfi_fail(error, MF_E_WIDTH, "layer %u reads %u key/value heads of layer %u, which has %u", layer,
+                        mfi_view_kv_heads(view, layer), owner, mfi_view_kv_heads(view, owner));
+    }
+    return MF_OK;
+}
+
 static mf_status fill(mf_submodel *view, const mf_submodel_spec *spec, mf_error *error)
 {
     mf_status status = check_exclusive(spec, error);
@@ -170,6 +186,7 @@ static mf_status fill(mf_submodel *view, const mf_submodel_spec *spec, mf_error 
         set_ratio(view, spec->ratio == 0 ? 1 : spec->ratio);
     if (status == MF_OK) status = set_skips(view, spec, error);
     if (status == MF_OK) status = set_lists(view, spec, error);
+    if (status == MF_OK) status = check_owners(view, error);
     if (status == MF_OK) count_shells(view);
     return status;
 }
@@ -244,6 +261,25 @@ static bool runs(const mf_submodel *view, const mfi_op *op)
     return (op->rows != MFI_ROWS_ATTN && op->rows != MFI_ROWS_FFN) || !is_skipped(view, op->layer);
 }
 
+/* Whether an operation before this one has the same vector: a router's serve twice, a norm may serve all layers. */
+static bool counted_before(const mf_submodel *view, const mfi_op *op)
+{
+    for (const mfi_op *before = op; before-- > view->model->program->op;)
+        if (before->weight == op->weight && runs(view, before)) return true;
+    return false;
+}
+
+/* What is no matrix of a product: norms, and small matrices. */
+static void count_vectors(mf_submodel_info *info, const mf_submodel *view, const mfi_op *op)
+{
+    if (op->weight == NULL) return;
+    const uint64_t n = op->weight->n * (op->bias != NULL ? 2 : 1);
+    if (op->kind == MFI_OP_MATVEC) info->flops_per_token += 2 * n;
+    if (counted_before(view, op)) return;
+    info->n_param_body += n;
+    info->bytes_per_token += n * sizeof(float);
+}
+
 mf_status mfi_submodel_info(const mf_submodel *view, mf_submodel_info *info)
 {
     const mfi_program *program = view->model->program;
@@ -252,10 +288,11 @@ mf_status mfi_submodel_info(const mf_submodel *view, mf_submodel_info *info)
     for (uint32_t i = 0; i < program->n_op; i++) {
         const mfi_op *op = &program->op[i];
         if (!runs(view, op)) continue;
-        if (op->kind == MFI_OP_NORM) {
-            const uint64_t n = (uint64_t)program->d_model * (op->bias != NULL ? 2 : 1);
-            full.n_param_body += n;
-            full.bytes_per_token += n * sizeof(float);
+        count_vectors(&full, view, op);
+        if (op->kind == MFI_OP_LOOKUP) {
+            const uint32_t columns = program->buffer[op->dst].width;
+            ends += op->table->n * columns;
+            full.bytes_per_token += mfk_weights_bytes(op->table->type, 1, columns);
         }
         if (op->kind == MFI_OP_EMBED) {
             ends += op->table->n * op->table->k;
