@@ -130,6 +130,9 @@ typedef void mfk_activate_kernel(mfk_activation activation, size_t n, const floa
 typedef void mfk_mul_kernel(size_t n, const float *x, const float *other, float *y);
 typedef void mfk_add_kernel(size_t n, const float *x, const float *other, float *y);
 typedef void mfk_axpy_kernel(size_t n, float a, const float *x, float *y); /* y = fma(a, x, y) */
+typedef float mfk_dot_kernel(size_t n, const float *x, const float *y);    /* the sum of x[i] * y[i] */
+/* y[i] = act(max(0, gate[i] - cut)) * y[i], cut = mean + deviations * standard deviation of gate, over all n of it. */
+typedef void mfk_sparse_glu_kernel(mfk_activation activation, size_t n, const float *gate, float deviations, float *y);
 /* Rotates each of n_head heads of d_head in place, half-split pairs (j, j + d_head/2) by the d_head/2
  * cosines and sines of the row's position. */
 typedef void mfk_rope_kernel(size_t n_head, size_t d_head, const float *cos, const float *sin, float *x);
@@ -156,6 +159,8 @@ typedef mfk_activate_kernel *mfk_activate_fn;
 typedef mfk_mul_kernel *mfk_mul_fn;
 typedef mfk_add_kernel *mfk_add_fn;
 typedef mfk_axpy_kernel *mfk_axpy_fn;
+typedef mfk_dot_kernel *mfk_dot_fn;
+typedef mfk_sparse_glu_kernel *mfk_sparse_glu_fn;
 typedef mfk_rope_kernel *mfk_rope_fn;
 typedef mfk_store_key_kernel *mfk_store_key_fn;
 typedef mfk_store_value_kernel *mfk_store_value_fn;
@@ -178,6 +183,8 @@ typedef struct mfk_table {
     mfk_mul_fn mul;
     mfk_add_fn add;
     mfk_axpy_fn axpy;
+    mfk_dot_fn dot;
+    mfk_sparse_glu_fn sparse_glu;
     mfk_rope_fn rope;
     mfk_store_key_fn store_key;
     mfk_store_value_fn store_value;

@@ -263,18 +263,19 @@ static void pack_row_quantized(mfk_type type, const int8_t *table, size_t k, con
     }
 }
 
-static void unpack_row_quantized(mfk_type type, const int8_t *table, size_t k, const unsigned char *row, float *x)
+static void unpack_row_quantized(mfk_type type, const int8_t *table, size_t k, const unsigned char *row, size_t column,
+                                 size_t n, float *x)
 {
     size_t blocks = (k + MFK_BLOCK - 1) / MFK_BLOCK, code_bytes = type == MFK_Q8 ? MFK_BLOCK : MFK_BLOCK / 2;
     const unsigned char *scales = row + blocks * code_bytes;
-    for (size_t i = 0; i < k; i++) {
+    for (size_t i = column; i < column + n; i++, x++) {
         size_t block = i / MFK_BLOCK, at = i % MFK_BLOCK;
         unsigned code = row[block * code_bytes + at % code_bytes];
         if (type == MFK_Q8)
-            x[i] = mfk_f16_to_f32(((const uint16_t *)(const void *)scales)[block]) * (float)((int)code - 128);
+            *x = mfk_f16_to_f32(((const uint16_t *)(const void *)scales)[block]) * (float)((int)code - 128);
         else
-            x[i] = mfk_q4_scale(scales[block * 2 + at / MFK_Q4_BLOCK], table[MFK_Q4_BIAS_AT]) *
-                   (float)table[at < code_bytes ? code & 15u : code >> 4];
+            *x = mfk_q4_scale(scales[block * 2 + at / MFK_Q4_BLOCK], table[MFK_Q4_BIAS_AT]) *
+                 (float)table[at < code_bytes ? code & 15u : code >> 4];
     }
 }
 
@@ -293,14 +294,20 @@ void mfk_pack_table_row(mfk_type type, const int8_t *table, size_t k, const floa
     }
 }
 
-void mfk_unpack_table_row(mfk_type type, const int8_t *table, size_t k, const void *row, float *x)
+void mfk_unpack_table_columns(mfk_type type, const int8_t *table, size_t k, const void *row, size_t column, size_t n,
+                              float *x)
 {
     if (mfk_type_quantized(type)) {
-        unpack_row_quantized(type, table, k, row, x);
+        unpack_row_quantized(type, table, k, row, column, n, x);
         return;
     }
-    for (size_t i = 0; i < k; i++)
-        x[i] = element(type, row, i);
+    for (size_t i = 0; i < n; i++)
+        x[i] = element(type, row, column + i);
+}
+
+void mfk_unpack_table_row(mfk_type type, const int8_t *table, size_t k, const void *row, float *x)
+{
+    mfk_unpack_table_columns(type, table, k, row, 0, k, x);
 }
 
 void mfk_place_q8(void *panel, size_t block, size_t j, const uint8_t code[MFK_BLOCK], uint16_t scale)

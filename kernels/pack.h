@@ -72,6 +72,9 @@ uint64_t mfk_weights_bytes(mfk_type type, uint64_t n, uint64_t k);
 size_t mfk_row_bytes(mfk_type type, size_t k);
 void mfk_pack_table_row(mfk_type type, const int8_t *table, size_t k, const float *x, void *row);
 void mfk_unpack_table_row(mfk_type type, const int8_t *table, size_t k, const void *row, float *x);
+/* Columns [column, column + n) alone. */
+void mfk_unpack_table_columns(mfk_type type, const int8_t *table, size_t k, const void *row, size_t column, size_t n,
+                              float *x);
 
 /* Packs rows [0, n) of `b` (row major f32, b_row_floats apart, k wide) to `panels`, panel i at i * stride_bytes.
  * Rows beyond n and columns beyond k are zeros. BF16 and F16 round to nearest even; Q8 and Q4 are quantized as

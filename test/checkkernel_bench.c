@@ -242,6 +242,8 @@ static void element(const mfk_table *t, const char *slot, float *x, float *y)
     if (strcmp(slot, "mul") == 0) t->mul(N, x, x, y);
     if (strcmp(slot, "add") == 0) t->add(N, x, x, y);
     if (strcmp(slot, "axpy") == 0) t->axpy(N, 0.5f, x, y);
+    if (strcmp(slot, "dot") == 0) y[0] = t->dot(N, x, x);
+    if (strcmp(slot, "sparse_glu") == 0) t->sparse_glu(MFK_GELU_TANH, N, x, 1.6f, y);
     if (strcmp(slot, "rope") == 0) t->rope(N / D_HEAD, D_HEAD, x, x, y);
     if (strcmp(slot, "softmax_stats") == 0) t->softmax_stats(N, x, &two[0], &two[1]);
     if (strcmp(slot, "store_key") == 0) t->store_key(MFK_BF16, N / MFK_PAGE, x, y, 3);

@@ -457,6 +457,8 @@ void check_pack(check_run *run)
         mfk_pack_table_row(types[t], mfk_q4_table, K, b + 36 * 64, table_row);
         mfk_unpack_table_row(types[t], mfk_q4_table, K, table_row, row);
         check_equal(run, row, back + 36 * 64, K, "a row of a table has the same values");
+        mfk_unpack_table_columns(types[t], mfk_q4_table, K, table_row, 11, 30, row);
+        check_equal(run, row, back + 36 * 64 + 11, 30, "columns of a row of a table");
         free(panels);
         free(table_row);
     }

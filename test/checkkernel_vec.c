@@ -214,6 +214,66 @@ static void check_softmax_stats(check_run *run)
     arrays_close(&s);
 }
 
+static void check_dot(check_run *run)
+{
+    static const check_input inputs[] = { ORDINARY, TINY, HUGE_VALUES, SPECIAL };
+    arrays s;
+    char shape[128];
+    arrays_open(&s);
+    for (size_t input = 0; input < COUNT(inputs); input++)
+        for (size_t i = 0; i < COUNT(n_list); i++) {
+            const size_t n = n_list[i];
+            arrays_fill(&s, run, inputs[input], n);
+            const float want = run->scalar.dot(n, s.x, s.w), got = run->table.dot(n, s.x, s.w);
+            snprintf(shape, sizeof shape, "n %zu input %d", n, (int)inputs[input]);
+            check_equal(run, &got, &want, 1, shape);
+            double exact = 0;
+            for (size_t j = 0; j < n; j++)
+                exact += (double)s.x[j] * (double)s.w[j];
+            if (inputs[input] == ORDINARY) check_near(run, &want, &exact, 1, sqrt((double)n), 1e-6, shape);
+        }
+    arrays_close(&s);
+}
+
+/* In f64, what the reference makes of gates s->x and of s->y. */
+static void sparse_glu_exact(arrays *s, size_t n, double deviations)
+{
+    double mean = 0, square = 0;
+    for (size_t i = 0; i < n; i++)
+        mean += (double)s->x[i] / (double)n;
+    for (size_t i = 0; i < n; i++)
+        square += ((double)s->x[i] - mean) * ((double)s->x[i] - mean) / (double)n;
+    for (size_t i = 0; i < n; i++) {
+        const double above = fmax(0, (double)s->x[i] - (mean + deviations * sqrt(square)));
+        s->exact[i] = element_exact("activate", MFK_GELU_TANH, above, 0, 0, 0) * (double)s->y[i];
+    }
+}
+
+static void check_sparse_glu(check_run *run)
+{
+    static const check_input inputs[] = { ORDINARY, TINY, HUGE_VALUES, SPECIAL };
+    static const float deviations[] = { 1.6448535f, 0.5f, -1.0f };
+    arrays s;
+    char shape[128];
+    arrays_open(&s);
+    for (size_t input = 0; input < COUNT(inputs); input++)
+        for (size_t d = 0; d < COUNT(deviations); d++)
+            for (size_t i = 0; i < COUNT(n_list); i++) {
+                const size_t n = n_list[i];
+                arrays_fill(&s, run, inputs[input], n);
+                memcpy(s.want, s.y, n * sizeof(float));
+                sparse_glu_exact(&s, n, (double)deviations[d]);
+                run->scalar.sparse_glu(MFK_GELU_TANH, n, s.x, deviations[d], s.want);
+                snprintf(shape, sizeof shape, "n %zu input %d deviations %g", n, (int)inputs[input],
+                         (double)deviations[d]);
+                if (at_scalar(run) && inputs[input] == ORDINARY) check_near(run, s.want, s.exact, n, 1.0, 1e-6, shape);
+                run->table.sparse_glu(MFK_GELU_TANH, n, s.x, deviations[d], s.y);
+                check_equal(run, s.y, s.want, n, shape);
+                check_true(run, untouched_before(s.y), shape);
+            }
+    arrays_close(&s);
+}
+
 void check_elementwise(check_run *run, const char *slot)
 {
     static const check_input inputs[] = { ORDINARY, TINY, HUGE_VALUES, SPECIAL };
@@ -225,6 +285,14 @@ void check_elementwise(check_run *run, const char *slot)
     }
     if (strcmp(slot, "softmax_stats") == 0) {
         check_softmax_stats(run);
+        return;
+    }
+    if (strcmp(slot, "dot") == 0) {
+        check_dot(run);
+        return;
+    }
+    if (strcmp(slot, "sparse_glu") == 0) {
+        check_sparse_glu(run);
         return;
     }
     arrays_open(&s);

@@ -144,7 +144,8 @@ static mfi_program *compile(void)
     for (uint32_t i = 1; i < N_STREAM; i++)
         mfi_program_op(p, MFI_OP_COPY, MFI_ROWS_ALL, 0, b.x[0], b.x[i])->scale = 1.0f / (float)(i + 1);
     for (uint32_t layer = 0; layer < N_LAYER; layer++) {
-        p->layer[layer] = (mfi_layer){ D_FF, 1, true };
+        p->layer[layer] = (mfi_layer){ D_FF, 1, true, layer };
+        p->slot_layer[layer] = layer;
         p->shell_bound[layer] = SHELL_0;
         p->shell_bound[N_LAYER + layer] = D_FF;
         add_layer(p, layer, &b);

@@ -34,7 +34,8 @@ void mfk_rms_norm_scalar(size_t n, const float *x, const float *weight, float ep
         y[i] = weight ? (x[i] * r) * weight[i] : x[i] * r;
 }
 
-void mfk_layer_norm_scalar(size_t n, const float *x, const float *weight, const float *bias, float eps, float *y)
+/* The mean of n numbers; their variance. */
+static float moments(size_t n, const float *x, float *variance)
 {
     float sums[16] = { 0 }, p[16] = { 0 };
     for (size_t i = 0; i < n; i++)
@@ -42,7 +43,13 @@ void mfk_layer_norm_scalar(size_t n, const float *x, const float *weight, const 
     float mean = tree_sum(sums) / (float)n;
     for (size_t i = 0; i < n; i++)
         p[i % 16] = mfk_fma(x[i] - mean, x[i] - mean, p[i % 16]);
-    float r = 1.0f / sqrtf(tree_sum(p) / (float)n + eps);
+    *variance = tree_sum(p) / (float)n;
+    return mean;
+}
+
+void mfk_layer_norm_scalar(size_t n, const float *x, const float *weight, const float *bias, float eps, float *y)
+{
+    float variance, mean = moments(n, x, &variance), r = 1.0f / sqrtf(variance + eps);
     for (size_t i = 0; i < n; i++) {
         float t = (x[i] - mean) * r;
         if (weight && bias)
@@ -74,6 +81,21 @@ void mfk_axpy_scalar(size_t n, float a, const float *x, float *y)
 {
     for (size_t i = 0; i < n; i++)
         y[i] = mfk_fma(a, x[i], y[i]);
+}
+
+float mfk_dot_scalar(size_t n, const float *x, const float *y)
+{
+    float p[16] = { 0 };
+    for (size_t i = 0; i < n; i++)
+        p[i % 16] = mfk_fma(x[i], y[i], p[i % 16]);
+    return tree_sum(p);
+}
+
+void mfk_sparse_glu_scalar(mfk_activation activation, size_t n, const float *gate, float deviations, float *y)
+{
+    float variance, mean = moments(n, gate, &variance), cut = mean + deviations * sqrtf(variance);
+    for (size_t i = 0; i < n; i++)
+        y[i] = mfk_act(activation, mfk_at_least(0.0f, gate[i] - cut)) * y[i];
 }
 
 void mfk_rope_scalar(size_t n_head, size_t d_head, const float *cos, const float *sin, float *x)

@@ -40,18 +40,26 @@ void MFK_ISA(mfk_rms_norm)(size_t n, const float *x, const float *weight, float 
     }
 }
 
-void MFK_ISA(mfk_layer_norm)(size_t n, const float *x, const float *weight, const float *bias, float eps, float *y)
+/* The mean of n numbers; their variance. */
+MFK_INLINE float moments(size_t n, const float *x, float *variance)
 {
     const f32x16 zero = f32x16_set(0.0f);
     f32x16 sums = zero, p = zero;
     for (size_t i = 0; i < n; i += 16)
         sums = f32x16_add(sums, load_at(x, i, n));
-    f32x16 mean = f32x16_set(f32x16_tree_sum(sums) / (float)n);
+    float mean = f32x16_tree_sum(sums) / (float)n;
     for (size_t i = 0; i < n; i += 16) {
-        f32x16 d = f32x16_keep(f32x16_sub(load_at(x, i, n), mean), 0, lanes_at(i, n), zero);
+        f32x16 d = f32x16_keep(f32x16_sub(load_at(x, i, n), f32x16_set(mean)), 0, lanes_at(i, n), zero);
         p = f32x16_fma(d, d, p);
     }
-    f32x16 r = f32x16_set(1.0f / sqrtf(f32x16_tree_sum(p) / (float)n + eps));
+    *variance = f32x16_tree_sum(p) / (float)n;
+    return mean;
+}
+
+void MFK_ISA(mfk_layer_norm)(size_t n, const float *x, const float *weight, const float *bias, float eps, float *y)
+{
+    float variance;
+    f32x16 mean = f32x16_set(moments(n, x, &variance)), r = f32x16_set(1.0f / sqrtf(variance + eps));
     for (size_t i = 0; i < n; i += 16) {
         f32x16 t = f32x16_mul(f32x16_sub(load_at(x, i, n), mean), r);
         if (weight && bias)
@@ -86,6 +94,24 @@ void MFK_ISA(mfk_axpy)(size_t n, float a, const float *x, float *y)
 {
     for (size_t i = 0; i < n; i += 16)
         store_at(y, i, n, f32x16_fma(f32x16_set(a), load_at(x, i, n), load_at(y, i, n)));
+}
+
+float MFK_ISA(mfk_dot)(size_t n, const float *x, const float *y)
+{
+    f32x16 p = f32x16_set(0.0f);
+    for (size_t i = 0; i < n; i += 16)
+        p = f32x16_fma(load_at(x, i, n), load_at(y, i, n), p);
+    return f32x16_tree_sum(p);
+}
+
+void MFK_ISA(mfk_sparse_glu)(mfk_activation activation, size_t n, const float *gate, float deviations, float *y)
+{
+    float variance, mean = moments(n, gate, &variance);
+    f32x16 cut = f32x16_set(mean + deviations * sqrtf(variance)), zero = f32x16_set(0.0f);
+    for (size_t i = 0; i < n; i += 16) {
+        f32x16 above = f32x16_max(zero, f32x16_sub(load_at(gate, i, n), cut));
+        store_at(y, i, n, f32x16_mul(act16(activation, above), load_at(y, i, n)));
+    }
 }
 
 void MFK_ISA(mfk_rope)(size_t n_head, size_t d_head, const float *cos, const float *sin, float *x)

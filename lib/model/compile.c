@@ -62,10 +62,10 @@ void mfi_add_norm(mfi_compiler *c, mfi_rows rows, uint32_t layer, const char *na
     op->norm = c->config->norm;
     op->eps = c->config->norm_eps;
     snprintf(full, sizeof full, "%s.weight", name);
-    op->weight = mfi_need_vector(c, full, c->config->d_model);
+    op->weight = mfi_need_vector(c, full, c->program->buffer[src].width);
     if (c->config->norm == MFI_NORM_LAYER) {
         snprintf(full, sizeof full, "%s.bias", name);
-        op->bias = mfi_need_vector(c, full, c->config->d_model);
+        op->bias = mfi_need_vector(c, full, c->program->buffer[src].width);
     }
 }
 
@@ -108,14 +108,14 @@ void mfi_add_shells(mfi_compiler *c, mfi_op *op, uint32_t layer, const char *res
 {
     const mfi_program *program = c->program;
     const mfi_tensor *piece[MFI_MAX_GRANULARITY] = { NULL };
+    const uint32_t matrices = along_n && c->config->ffn == MFI_FFN_GATED ? 2 : 1;
     char name[64];
     mfi_layer_name(name, layer, rest);
     for (uint32_t s = 0, begin = 0; s < program->n_shell; s++) {
         const uint32_t end = program->shell_bound[s * program->n_layer + layer];
         const uint64_t d_model = c->config->d_model, width = end - begin;
         if (width > 0)
-            piece[s] = mfi_need(c, name, s, MFI_PANEL, along_n ? width : d_model, along_n ? d_model : width,
-                                op->kind == MFI_OP_GLU ? 2 : 1);
+            piece[s] = mfi_need(c, name, s, MFI_PANEL, along_n ? width : d_model, along_n ? d_model : width, matrices);
         begin = end;
     }
     mfi_program_part(c->program, op, piece, program->n_shell, dst, along_n ? MFI_EXTENT_FFN : MFI_EXTENT_FULL);
@@ -162,13 +162,15 @@ static uint32_t last_shell(const mfi_container *container)
 
 static const mfi_family_sizes *sizes_of(mfi_family family)
 {
-    (void)family;
-    return &mfi_decoder_sizes;
+    return family == MFI_FAMILY_GEMMA3N ? &mfi_gemma3n_sizes : &mfi_decoder_sizes;
 }
 
 static void compile_family(mfi_compiler *c)
 {
-    mfi_compile_decoder(c);
+    if (c->config->family == MFI_FAMILY_GEMMA3N)
+        mfi_compile_gemma3n(c);
+    else
+        mfi_compile_decoder(c);
 }
 
 /* Extents of views, and which layers own keys and values. */
@@ -181,8 +183,10 @@ static void set_layers(mfi_program *program, const mfi_config *config)
     program->n_vocab = config->n_vocab;
     program->n_slot = 0;
     for (uint32_t layer = 0; layer < config->n_layer; layer++) {
-        program->layer[layer] = (mfi_layer){ full->ffn[layer], full->heads[layer], config->may_skip[layer] != 0 };
-        if (config->kv_layer[layer] == layer) program->slot_layer[program->n_slot++] = layer;
+        const bool owns = config->kv_layer[layer] == layer;
+        const uint32_t slot = owns ? program->n_slot : program->layer[config->kv_layer[layer]].slot;
+        program->layer[layer] = (mfi_layer){ full->ffn[layer], full->heads[layer], config->may_skip[layer] != 0, slot };
+        if (owns) program->slot_layer[program->n_slot++] = layer;
     }
 }
 
@@ -198,7 +202,7 @@ mf_status mfi_compile(mfi_program **out, const mfi_config *config, const mfi_con
     const mfi_family_sizes *family = sizes_of(config->family);
     const mfi_program_sizes sizes = { n_layer, n_shell, n_layer * family->op_per_layer + family->op_ends,
                                       family->buffer,
-                                      n_layer * (family->piece_per_layer + 2 * n_shell) + family->piece_ends };
+                                      n_layer * (family->piece_per_layer + 3 * n_shell) + family->piece_ends };
     mfi_compiler c = { config, container, NULL, error, MF_OK };
     mf_status status = mfi_program_create(&c.program, allocator, &sizes, error);
     if (status != MF_OK) return status;

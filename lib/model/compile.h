@@ -21,10 +21,12 @@ mf_status mfi_compile(mfi_program **out, const mfi_config *config, const mfi_con
 /* The families: what each adds to a program whose sizes, layers and shells are set. n: most operations, buffers and
  * pieces of a layer and of what is around the layers. */
 typedef struct mfi_family_sizes {
-    uint32_t op_per_layer, op_ends, buffer, piece_per_layer, piece_ends; /* pieces without those of shells: 2 a layer */
+    uint32_t op_per_layer, op_ends, buffer, piece_per_layer, piece_ends; /* pieces without those of shells: 3 a layer */
 } mfi_family_sizes;
 extern const mfi_family_sizes mfi_decoder_sizes; /* family_decoder.c */
+extern const mfi_family_sizes mfi_gemma3n_sizes; /* family_gemma3n.c */
 void mfi_compile_decoder(mfi_compiler *c);
+void mfi_compile_gemma3n(mfi_compiler *c);
 
 /* "layers.N.rest" */
 void mfi_layer_name(char out[64], uint32_t layer, const char *rest);
@@ -33,7 +35,7 @@ void mfi_layer_name(char out[64], uint32_t layer, const char *rest);
 const mfi_tensor *mfi_need(mfi_compiler *c, const char *name, uint32_t shell, mfi_tensor_kind kind, uint64_t n,
                            uint64_t k, uint32_t matrices);
 const mfi_tensor *mfi_need_vector(mfi_compiler *c, const char *name, uint64_t n);
-/* `name`.weight, and of a layer norm `name`.bias. */
+/* `name`.weight, and of a layer norm `name`.bias, as wide as src. */
 void mfi_add_norm(mfi_compiler *c, mfi_rows rows, uint32_t layer, const char *name, uint16_t src, uint16_t dst);
 /* A product with a matrix that is whole in the base region. */
 void mfi_add_part(mfi_compiler *c, mfi_op *op, uint32_t layer, const char *rest, uint64_t n, uint64_t k, uint16_t dst,

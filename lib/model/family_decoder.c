@@ -30,14 +30,14 @@ static void add_attention(mfi_compiler *c, uint32_t layer, const buffers *b)
     mfi_add_part(c, qkv, layer, "attn.v", n_kv, config->d_model, b->v, MFI_EXTENT_KV_HEADS);
     mfi_quantize_input(c, qkv, b->attn_in_q8, MFI_EXTENT_FULL);
 
-    if (c->program->rope_freqs != NULL) {
+    if (c->program->rope_freqs[0] != NULL) {
         mfi_program_op(c->program, MFI_OP_ROPE, MFI_ROWS_ATTN, layer, b->q, b->q)->n_of = MFI_EXTENT_HEADS;
         mfi_program_op(c->program, MFI_OP_ROPE, MFI_ROWS_ATTN, layer, b->k, b->k)->n_of = MFI_EXTENT_KV_HEADS;
     }
     mfi_op *store = mfi_program_op(c->program, MFI_OP_STORE, MFI_ROWS_ATTN, layer, b->k, b->k);
     store->src2 = b->v;
-    store->slot = layer;
-    mfi_program_attend(c->program, layer, layer, b->q, b->attn, config->attention_scale, config->window[layer]);
+    store->slot = c->program->layer[layer].slot;
+    mfi_program_attend(c->program, layer, store->slot, b->q, b->attn, config->attention_scale, config->window[layer]);
 
     mfi_op *o = mfi_program_op(c->program, MFI_OP_GEMM, MFI_ROWS_ATTN, layer, b->attn, b->y_attn);
     o->k_of = MFI_EXTENT_HEADS;
@@ -77,7 +77,7 @@ void mfi_compile_decoder(mfi_compiler *c)
 {
     const mfi_config *config = c->config;
     mfi_program *program = c->program;
-    if (config->rope_theta > 0) program->rope_freqs = mfi_need_vector(c, "rope.freqs", config->d_head / 2);
+    if (config->rope_theta > 0) program->rope_freqs[0] = mfi_need_vector(c, "rope.freqs", config->d_head / 2);
     const uint32_t kv = mfi_kv_heads(config->n_head, config->head_group) * config->d_head;
     const uint32_t q = config->n_head * config->d_head;
     const bool quantized = mfi_has_quantized(c->container);

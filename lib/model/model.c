@@ -232,7 +232,7 @@ static uint64_t count_parameters(const mf_model *model)
     uint64_t n = 0;
     for (uint32_t i = 0; i < mfi_container_tensor_count(model->container); i++) {
         const mfi_tensor *tensor = mfi_container_tensor(model->container, i);
-        const bool is_parameter = tensor->type != MFK_U8 && strcmp(tensor->name, "rope.freqs") != 0;
+        const bool is_parameter = tensor->type != MFK_U8 && strncmp(tensor->name, "rope.freqs", 10) != 0;
         const bool is_pair = tensor->kind == MFI_PANEL && tensor->panels > (tensor->n + MFK_NR - 1) / MFK_NR;
         if (is_parameter) n += tensor->n * tensor->k * (is_pair ? 2 : 1);
     }

@@ -175,24 +175,6 @@ static mf_status check_named(const mfi_config *config, const mfi_granularity *na
     return MF_OK;
 }
 
-/* Keys and values come from a layer that has its own, of the same reach, and that views cannot leave out. */
-static mf_status check_kv_layers(const mfi_config *config, mf_error *error)
-{
-    const mfi_granularity *full = &config->granularity[config->n_granularity - 1];
-    for (uint32_t layer = 0; layer < config->n_layer; layer++) {
-        const uint32_t donor = config->kv_layer[layer];
-        if (donor == layer) continue;
-        if (donor > layer || config->kv_layer[donor] != donor || config->window[donor] != config->window[layer] ||
-            full->heads[donor] != full->heads[layer] || config->may_skip[donor])
-            return mfi_fail(
-                error, MF_E_INVALID,
-                "layer %u reads the keys and values of layer %u, which must be before it, own some, reach as "
-                "far, have as many heads and never be skipped",
-                layer, donor);
-    }
-    return MF_OK;
-}
-
 static mf_status check_decoder(const mfi_config *config, mf_error *error)
 {
     const mfi_rope_scaling *r = &config->rope_scaling;
@@ -206,35 +188,6 @@ static mf_status check_decoder(const mfi_config *config, mf_error *error)
         return mfi_fail(error, MF_E_INVALID, "alibi_max is %g: must be 0 (none) to 64", (double)config->alibi_max);
     if (!isfinite(config->logit_softcap) || config->logit_softcap < 0)
         return mfi_fail(error, MF_E_INVALID, "logit_softcap is %g", (double)config->logit_softcap);
-    for (uint32_t layer = 0; layer < config->n_layer; layer++)
-        if (!isfinite(config->sparsity[layer]) || config->sparsity[layer] < 0 ||
-            (config->sparsity[layer] > 0 && config->family != MFI_FAMILY_GEMMA3N))
-            return mfi_fail(error, MF_E_INVALID, "layer %u: sparsity is %g", layer, (double)config->sparsity[layer]);
-    return check_kv_layers(config, error);
-}
-
-static mf_status check_gemma3n(const mfi_config *config, mf_error *error)
-{
-    const mfi_gemma3n *g = &config->gemma3n;
-    const struct {
-        const char *name;
-        uint32_t value, step, most;
-    } extent[] = { { "gemma3n.n_stream", g->n_stream, 1, 8 },
-                   { "gemma3n.laurel_rank", g->laurel_rank, MFI_QUANTUM, 4096 },
-                   { "gemma3n.d_ple", g->d_ple, MFI_QUANTUM, MAX_D_MODEL },
-                   { "gemma3n.n_vocab_ple", g->n_vocab_ple, 1, MAX_VOCAB } };
-    mf_status status = MF_OK;
-    for (size_t i = 0; i < MFI_COUNT(extent) && status == MF_OK; i++)
-        status = check_extent(extent[i].name, extent[i].value, extent[i].step, extent[i].most, error);
-    if (status != MF_OK) return status;
-    if (g->active >= g->n_stream || !isfinite(g->coef_clip) || g->coef_clip < 0 || !isfinite(g->rope_theta_local) ||
-        g->rope_theta_local < 1 || config->rope_theta < 1)
-        return mfi_fail(error, MF_E_INVALID, "stream %u of %u, coef_clip %g or a rotation's base makes no sense",
-                        g->active, g->n_stream, (double)g->coef_clip);
-    if (!config->tied || config->norm != MFI_NORM_RMS || config->ffn != MFI_FFN_GATED || config->attention_bias ||
-        config->ffn_bias || config->parallel || config->alibi_max != 0 || config->rope_scaling.kind != MFI_ROPE_PLAIN)
-        return mfi_fail(error, MF_E_INVALID,
-                        "Gemma 3n is tied, with RMS norms, gated, without biases, ALiBi and scaling");
     return MF_OK;
 }
 
@@ -261,6 +214,49 @@ static mf_status check_windows(const mfi_config *config, mf_error *error)
     return MF_OK;
 }
 
+/* Whose keys and values a layer reads, and what else only Gemma 3n's layers have. */
+static mf_status check_sharing(const mfi_config *config, mf_error *error)
+{
+    for (uint32_t layer = 0; layer < config->n_layer; layer++) {
+        const uint32_t owner = config->kv_layer[layer];
+        if (owner > layer || config->kv_layer[owner] != owner || config->window[owner] != config->window[layer])
+            return mfi_fail(error, MF_E_INVALID,
+                            "layer %u reads the keys and values of layer %u: must be one before it that has its own "
+                            "and the same window",
+                            layer, owner);
+        if (!isfinite(config->sparsity[layer]) || config->sparsity[layer] < 0)
+            return mfi_fail(error, MF_E_INVALID, "the sparsity of layer %u is negative or not finite", layer);
+        if (config->family != MFI_FAMILY_GEMMA3N && (owner != layer || config->sparsity[layer] != 0))
+            return mfi_fail(error, MF_E_INVALID, "layer %u shares keys and values or is sparse, which %s has not",
+                            layer, mfi_family_name(config->family));
+    }
+    return MF_OK;
+}
+
+static mf_status check_gemma3n(const mfi_config *config, mf_error *error)
+{
+    const mfi_gemma3n *g = &config->gemma3n;
+    if (config->family != MFI_FAMILY_GEMMA3N) return MF_OK;
+    mf_status status = check_extent("gemma3n.n_stream", g->n_stream, 1, MFI_MAX_STREAM, error);
+    if (status == MF_OK) status = check_extent("gemma3n.laurel_rank", g->laurel_rank, MFI_QUANTUM, MAX_D_MODEL, error);
+    if (status == MF_OK) status = check_extent("gemma3n.d_ple", g->d_ple, MFI_QUANTUM, MAX_D_MODEL, error);
+    if (status == MF_OK) status = check_extent("gemma3n.n_vocab_ple", g->n_vocab_ple, 1, MAX_VOCAB, error);
+    if (status != MF_OK) return status;
+    if (g->active >= g->n_stream)
+        return mfi_fail(error, MF_E_INVALID, "gemma3n.active is %u of %u streams", g->active, g->n_stream);
+    if (config->norm != MFI_NORM_RMS || config->ffn != MFI_FFN_GATED || !config->tied || config->attention_bias ||
+        config->ffn_bias || config->parallel || config->alibi_max != 0 || config->rope_scaling.kind != MFI_ROPE_PLAIN)
+        return mfi_fail(error, MF_E_INVALID,
+                        "gemma3n has RMS norms, a gated FFN and a tied embedding, and no biases, ALiBi or scaling");
+    if (config->rope_theta < 1 || !isfinite(g->rope_theta_local) || g->rope_theta_local < 1)
+        return mfi_fail(error, MF_E_INVALID, "gemma3n rotates by rope_theta and rope_theta_local: %g and %g",
+                        config->rope_theta, g->rope_theta_local);
+    if (!isfinite(g->coef_clip) || g->coef_clip < 0 || !isfinite(config->logit_softcap) || config->logit_softcap < 0)
+        return mfi_fail(error, MF_E_INVALID, "gemma3n.coef_clip is %g and logit_softcap %g", (double)g->coef_clip,
+                        (double)config->logit_softcap);
+    return MF_OK;
+}
+
 /* One layer at one granularity, and nested in the same at the next. */
 static mf_status check_layer(const mfi_config *config, uint32_t g, uint32_t layer, mf_error *error)
 {
@@ -277,6 +273,11 @@ static mf_status check_layer(const mfi_config *config, uint32_t g, uint32_t laye
     if (ffn == 0 && (last || !config->may_skip[layer]))
         return mfi_fail(error, MF_E_INVALID, "granularity %s skips layer %u, which may not be skipped",
                         granularity->name, layer);
+    const uint32_t owned = mfi_kv_heads(granularity->heads[config->kv_layer[layer]], config->head_group);
+    if (mfi_kv_heads(heads, config->head_group) > owned)
+        return mfi_fail(error, MF_E_INVALID,
+                        "granularity %s, layer %u: layer %u, whose keys and values it reads, has %u heads of them",
+                        granularity->name, layer, config->kv_layer[layer], owned);
     if (!last && (ffn > granularity[1].ffn[layer] || heads > granularity[1].heads[layer]))
         return mfi_fail(error, MF_E_INVALID, "granularity %s, layer %u: wider than in %s", granularity->name, layer,
                         granularity[1].name);
@@ -290,7 +291,8 @@ mf_status mfi_config_check(const mfi_config *config, mf_error *error)
     if (status == MF_OK) status = check_names(config, error);
     if (status == MF_OK) status = check_windows(config, error);
     if (status == MF_OK) status = check_decoder(config, error);
-    if (status == MF_OK && config->family == MFI_FAMILY_GEMMA3N) status = check_gemma3n(config, error);
+    if (status == MF_OK) status = check_sharing(config, error);
+    if (status == MF_OK) status = check_gemma3n(config, error);
     if (status == MF_OK && config->family == MFI_FAMILY_VIT) status = check_vit(config, error);
     for (uint32_t i = 0; i < config->n_named && status == MF_OK; i++)
         status = check_named(config, &config->named[i], error);

@@ -12,6 +12,7 @@
 #define MFI_MAX_LAYER 512u
 #define MFI_MAX_GRANULARITY 16u
 #define MFI_MAX_NAMED 64u
+#define MFI_MAX_STREAM 8
 
 /* What computes. The first three are one decoder (below) in their own habits; GEMMA3N and VIT are others. */
 typedef enum mfi_family {

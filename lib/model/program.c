@@ -132,6 +132,7 @@ static share share_of(const mfi_program *program, const mfi_op *op, mfi_cut cut)
     case MFI_OP_ATTEND:
     case MFI_OP_MERGE:
         return cut == MFI_CUT_HEADS ? SHARE_HEADS : SHARE_TILES;
+    case MFI_OP_HEAD_NORM:
     case MFI_OP_ROPE:
     case MFI_OP_STORE:
         return cut == MFI_CUT_HEADS ? SHARE_HEADS : SHARE_ROWS;
@@ -202,7 +203,8 @@ static void find_copied(mfi_program *program)
         const mfi_op *op = &program->op[i];
         for (uint32_t p = 0; p < op->n_part && op->kind != MFI_OP_OUTPUT; p++)
             program->buffer[op->part[p].dst].copied = false;
-        if (op->kind == MFI_OP_ROPE || op->kind == MFI_OP_ATTEND) program->buffer[op->dst].copied = false;
+        if (op->kind == MFI_OP_HEAD_NORM || op->kind == MFI_OP_ROPE || op->kind == MFI_OP_ATTEND)
+            program->buffer[op->dst].copied = false;
     }
 }
 

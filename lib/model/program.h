@@ -9,7 +9,8 @@
  *   MFI_ROWS_ATTN   rows whose view keeps the layer, the most heads first
  *   MFI_ROWS_FFN    rows whose view keeps the layer, the widest FFN first
  *   MFI_ROWS_OUT    rows whose hidden state or logits are wanted
- * A buffer belongs to one space kind. NORM and COPY gather rows from ALL into a space and ADD scatters them
+ * A buffer belongs to one space kind. An operation that treats rows apart runs for the rows of its own space, and
+ * finds each operand's row by the operand's: NORM and COPY gather rows from ALL into a space and ADD scatters them
  * back, so that the matrix products in between see the rows that reach a width as a prefix.
  */
 #ifndef MFI_PROGRAM_H
@@ -30,18 +31,25 @@ typedef enum mfi_extent {
 
 typedef enum mfi_op_kind {
     MFI_OP_EMBED,    /* dst = scale * table[token], or the caller's embedding row */
-    MFI_OP_COPY,     /* dst = scale * src, from ALL into `rows` */
-    MFI_OP_NORM,     /* dst = norm(src), likewise */
-    MFI_OP_ADD,      /* dst = fma(scale, src, dst), from `rows` back into ALL */
+    MFI_OP_LOOKUP,   /* dst = scale * (dst + table_scale * the layer's columns of table[token]); a token beyond the
+                         table takes row 0, and of a caller's embedding dst stays as it is */
+    MFI_OP_COPY,     /* dst = scale * src */
+    MFI_OP_NORM,     /* dst = norm(src) */
+    MFI_OP_ADD,      /* dst = fma(scale, src, dst) */
+    MFI_OP_MUL,      /* dst = src . weight, or src . src2 where there is none */
+    MFI_OP_MATCH,    /* dst = src * rms(src2) / max(rms(src), sqrt(eps)) */
+    MFI_OP_MATVEC,   /* dst = act(scale * W * src) + offset, W = weight [n][width of src], its elements within +-clip */
     MFI_OP_COMBINE,  /* dst = src + sum_i coefficient[coefficient_at + i] * stream[i], coefficients of the same row */
     MFI_OP_QUANTIZE, /* dst = src as mfk_q8_block, up to `n_of`; in the same space */
     MFI_OP_GEMM,     /* dst = src * B^T, for each part; `activation` applied when `activated` */
     MFI_OP_GLU,      /* dst = act(src * G^T) . (src * U^T), shell after shell */
-    MFI_OP_ROPE,     /* dst rotated in place, heads by `n_of` */
-    MFI_OP_STORE,    /* src is the keys, src2 the values: to the session's cache, slot `slot` */
-    MFI_OP_ATTEND,   /* dst = attention of src over the cache, or the parts of spans of positions, */
-    MFI_OP_MERGE,    /* which this makes one */
-    MFI_OP_OUTPUT    /* hidden states (src) and logits to the callers' memory */
+    MFI_OP_SPARSE,   /* dst = act(max(0, src - cut)) . dst, cut = mean + sparsity * deviation of the live src */
+    MFI_OP_HEAD_NORM, /* every head of dst normed in place, by weight [d_head] or none; heads by `n_of` */
+    MFI_OP_ROPE,      /* dst rotated in place by the table `rotation`, heads by `n_of` */
+    MFI_OP_STORE,     /* src is the keys, src2 the values: to the session's cache, slot `slot` */
+    MFI_OP_ATTEND,    /* dst = attention of src over the cache, or the parts of spans of positions, */
+    MFI_OP_MERGE,     /* which this makes one */
+    MFI_OP_OUTPUT     /* hidden states (src) and logits, softcapped, to the callers' memory */
 } mfi_op_kind;
 
 /* How a batch is cut for the threads; the executor chooses by its shape (docs/architecture.md, Threads).
@@ -63,11 +71,12 @@ typedef struct mfi_part {
     const mfi_tensor *const *piece; /* [n_shell]; NULL where the shell is empty for this layer */
     uint32_t n_shell;
     uint16_t dst;
+    uint16_t matrix; /* which, of those that the pieces interleave */
     mfi_extent n_of;
 } mfi_part;
 
-#define MFI_MAX_PART 3
-#define MFI_MAX_STREAM 8
+#define MFI_MAX_PART (MFI_MAX_STREAM - 1) /* every stream from the first */
+#define MFI_N_ROTATION 2                  /* of all layers, or of those without a window; of those with one */
 
 typedef struct mfi_op {
     mfi_op_kind kind;
@@ -77,16 +86,20 @@ typedef struct mfi_op {
     mfi_extent n_of, k_of;
     uint32_t n_part;
     mfi_part part[MFI_MAX_PART];
-    const mfi_tensor *table;         /* EMBED */
+    const mfi_tensor *table;         /* EMBED, LOOKUP */
     const mfi_tensor *weight, *bias; /* NORM; bias NULL for RMS */
     mfi_norm norm;
-    float eps, scale;
+    float eps, scale, table_scale, offset;
+    float clip;     /* 0: none */
+    float sparsity; /* deviations */
+    float softcap;  /* OUTPUT: logits are c * tanh(logit / c); 0: none */
     mfk_activation activation;
     bool activated;
     bool quantized;                                                         /* GLU: dst holds mfk_q8_block */
     uint16_t n_stream, stream[MFI_MAX_STREAM], coefficient, coefficient_at; /* COMBINE */
     uint32_t slot;                                                          /* of the cache: STORE, ATTEND */
-    uint32_t window; /* ATTEND: positions seen, itself included; 0: all */
+    uint32_t window;   /* ATTEND: positions seen, itself included; 0: all */
+    uint32_t rotation; /* ROPE */
 } mfi_op;
 
 typedef struct mfi_buffer {
@@ -101,13 +114,14 @@ typedef struct mfi_buffer {
 typedef struct mfi_layer {
     uint32_t d_ff, n_head; /* the widest */
     bool may_skip;
+    uint32_t slot; /* of the cache, which it reads; slot_layer[slot] writes it */
 } mfi_layer;
 
 typedef struct mfi_program {
     mf_allocator allocator;
     uint32_t d_model, d_head, head_group, n_vocab, n_layer;
-    mfi_layer *layer;             /* [n_layer] */
-    const mfi_tensor *rope_freqs; /* [d_head / 2] or NULL */
+    mfi_layer *layer;                             /* [n_layer] */
+    const mfi_tensor *rope_freqs[MFI_N_ROTATION]; /* [d_head / 2] or NULL */
     uint32_t n_shell;
     uint32_t *shell_bound; /* [n_shell][n_layer] FFN width that shells 0..s hold together */
     uint32_t n_slot;       /* layers that own keys and values */

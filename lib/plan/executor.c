@@ -63,8 +63,10 @@ static void lay_out(mf_executor *e, mfi_arena *arena)
     }
     lay_out_space(&e->all, arena, 0, 1);
     lay_out_space(&e->out, arena, e->max_rows, 1);
-    e->cos = mfi_carve(arena, e->max_rows, program->d_head / 2 * sizeof(float));
-    e->sin = mfi_carve(arena, e->max_rows, program->d_head / 2 * sizeof(float));
+    for (uint32_t r = 0; r < MFI_N_ROTATION && program->rope_freqs[r] != NULL; r++) {
+        e->cos[r] = mfi_carve(arena, e->max_rows, program->d_head / 2 * sizeof(float));
+        e->sin[r] = mfi_carve(arena, e->max_rows, program->d_head / 2 * sizeof(float));
+    }
     e->part_stride = mfi_round_up(program->d_head + 2, MFI_LINE / sizeof(float));
     if (e->n_thread > 1) {
         e->n_part = (size_t)e->n_thread * MFI_SPLIT_PAIRS * MFI_SPLIT_SPANS;

@@ -67,10 +67,10 @@ struct mf_executor {
     float ***buffer; /* [n_thread][program->n_buffer] what each thread uses in this batch: one of these two */
     float **shared;  /* [program->n_buffer] max_rows rows */
     float ***copied; /* [n_thread][program->n_buffer] MFI_FEW_ROWS rows for copied buffers; others as in shared */
-    unsigned char **scratch; /* [n_thread] MFK_SCRATCH_BYTES */
-    float **logits_tile;     /* [n_thread] MFI_LOGITS_ROWS x MFI_LOGITS_COLUMNS */
-    float *cos, *sin;        /* [max_rows][d_head / 2] */
-    float *part;             /* [n_part][part_stride] of attention that is split: max, sum and values */
+    unsigned char **scratch;                          /* [n_thread] MFK_SCRATCH_BYTES */
+    float **logits_tile;                              /* [n_thread] MFI_LOGITS_ROWS x MFI_LOGITS_COLUMNS */
+    float *cos[MFI_N_ROTATION], *sin[MFI_N_ROTATION]; /* [max_rows][d_head / 2] */
+    float *part; /* [n_part][part_stride] of attention that is split: max, sum and values */
     size_t n_part, part_stride;
     const float **embedding; /* [max_rows] the caller's row, or NULL for a token */
     uint32_t *row_request;   /* [max_rows] */

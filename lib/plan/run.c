@@ -2,6 +2,7 @@
  * products and attention have files of their own. A thread's part never changes a result. */
 #include "executor.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "defs.h"
@@ -25,9 +26,18 @@ static void set_rotation(const mf_executor *e, uint32_t row)
     const mfi_program *program = e->model->program;
     const size_t half = program->d_head / 2;
     const float position = (float)position_of(e, row);
-    const float *frequency = program->rope_freqs != NULL ? program->rope_freqs->data : NULL;
-    for (size_t j = 0; frequency != NULL && j < half; j++)
-        mfk_sincos(position * frequency[j], &e->cos[row * half + j], &e->sin[row * half + j]);
+    for (size_t r = 0; r < MFI_N_ROTATION; r++) {
+        const float *frequency = program->rope_freqs[r] != NULL ? program->rope_freqs[r]->data : NULL;
+        for (size_t j = 0; frequency != NULL && j < half; j++)
+            mfk_sincos(position * frequency[j], &e->cos[r][row * half + j], &e->sin[r][row * half + j]);
+    }
+}
+
+/* A row as `buffer` has it. */
+static float *row_of(const mf_executor *e, const mfi_op *op, uint32_t thread, uint16_t buffer, uint32_t row)
+{
+    const mfi_space *space = mfi_batch_space(e, e->model->program->buffer[buffer].rows, op->layer);
+    return mfi_row(e, thread, buffer, mfi_space_index(space, row));
 }
 
 static void embed(const mf_executor *e, const mfi_op *op, uint32_t row, float *dst)
@@ -51,6 +61,21 @@ static void embed(const mf_executor *e, const mfi_op *op, uint32_t row, float *d
         dst[i] *= op->scale;
 }
 
+static void lookup(const mf_executor *e, const mfi_op *op, uint32_t thread, uint32_t row, float *dst)
+{
+    const mfi_tensor *table = op->table;
+    const mfi_run_request *request = request_of(e, row);
+    const size_t n = e->model->program->buffer[op->dst].width, k = (size_t)table->k;
+    float *columns = (float *)(void *)e->scratch[thread];
+    if (e->embedding[row] != NULL) return;
+    const size_t token = (size_t)request->tokens[row - request->first_row];
+    mfk_unpack_table_columns(table->type, mfi_tensor_table(table), k,
+                             mfi_tensor_body(table) + (token < table->n ? token : 0) * mfk_row_bytes(table->type, k),
+                             op->layer * n, n, columns);
+    for (size_t i = 0; i < n; i++)
+        dst[i] = op->scale * (dst[i] + op->table_scale * columns[i]);
+}
+
 static void norm(const mf_executor *e, const mfi_op *op, const float *src, float *dst)
 {
     const size_t width = e->model->program->buffer[op->src].width;
@@ -67,14 +92,47 @@ static void copy(const mf_executor *e, const mfi_op *op, const float *src, float
         dst[i] = op->scale * src[i];
 }
 
-static void combine(const mf_executor *e, const mfi_op *op, uint32_t thread, uint32_t index)
+static void combine(const mf_executor *e, const mfi_op *op, uint32_t thread, uint32_t row, const float *src, float *dst)
 {
     const size_t width = e->model->program->buffer[op->dst].width;
-    const float *coefficient = mfi_row(e, thread, op->coefficient, index) + op->coefficient_at;
-    float *dst = mfi_row(e, thread, op->dst, index);
-    if (op->dst != op->src) memcpy(dst, mfi_row(e, thread, op->src, index), width * sizeof *dst);
+    const float *coefficient = row_of(e, op, thread, op->coefficient, row) + op->coefficient_at;
+    if (dst != src) memcpy(dst, src, width * sizeof *dst);
     for (uint32_t i = 0; i < op->n_stream; i++)
-        e->model->kernels.axpy(width, coefficient[i], mfi_row(e, thread, op->stream[i], index), dst);
+        e->model->kernels.axpy(width, coefficient[i], row_of(e, op, thread, op->stream[i], row), dst);
+}
+
+static void match(const mf_executor *e, const mfi_op *op, const float *src, const float *like, float *dst)
+{
+    const mfk_table *kernels = &e->model->kernels;
+    const size_t width = e->model->program->buffer[op->src].width;
+    const float mean = kernels->dot(width, src, src) / (float)width;
+    const float wanted = sqrtf(kernels->dot(width, like, like) / (float)width);
+    const float factor = wanted / sqrtf(op->eps > mean ? op->eps : mean);
+    for (size_t i = 0; i < width; i++)
+        dst[i] = src[i] * factor;
+}
+
+/* The matrix is small: [n][k], k being up to MFI_MAX_STREAM where its elements are clipped. */
+static void matvec(const mf_executor *e, const mfi_op *op, const float *src, float *dst)
+{
+    const mfk_table *kernels = &e->model->kernels;
+    const size_t k = e->model->program->buffer[op->src].width, n = (size_t)op->weight->n / k;
+    const float *weight = op->weight->data;
+    for (size_t i = 0; i < n; i++, weight += k) {
+        float clipped[MFI_MAX_STREAM];
+        for (size_t j = 0; j < k && op->clip > 0; j++)
+            clipped[j] = weight[j] > op->clip ? op->clip : weight[j] < -op->clip ? -op->clip : weight[j];
+        dst[i] = op->scale * kernels->dot(k, op->clip > 0 ? clipped : weight, src);
+    }
+    if (op->activated) kernels->activate(op->activation, n, dst, dst);
+    for (size_t i = 0; i < n; i++)
+        dst[i] += op->offset;
+}
+
+static void sparse(const mf_executor *e, const mfi_op *op, uint32_t row, const float *src, float *dst)
+{
+    const size_t width = mfi_view_ffn(request_of(e, row)->view, op->layer);
+    e->model->kernels.sparse_glu(op->activation, width, src, op->sparsity, dst);
 }
 
 void mfi_heads_of(const mf_executor *e, const mf_submodel *view, uint32_t layer, uint32_t thread, uint32_t *begin,
@@ -86,20 +144,27 @@ void mfi_heads_of(const mf_executor *e, const mf_submodel *view, uint32_t layer,
     *end = (uint32_t)last;
 }
 
-static void rope(const mf_executor *e, const mfi_op *op, uint32_t thread, uint32_t row, float *x)
+/* HEAD_NORM and ROPE: a thread's heads of a row. */
+static void change_heads(const mf_executor *e, const mfi_op *op, uint32_t thread, uint32_t row, float *x)
 {
     const mfi_program *program = e->model->program;
     const mf_submodel *view = request_of(e, row)->view;
-    const size_t half = program->d_head / 2;
+    const size_t d_head = program->d_head, half = d_head / 2;
     uint32_t begin, end;
     mfi_heads_of(e, view, op->layer, thread, &begin, &end);
     if (op->n_of == MFI_EXTENT_HEADS) {
         begin *= program->head_group;
         end = (uint32_t)mfi_min((size_t)end * program->head_group, mfi_view_heads(view, op->layer));
     }
-    if (begin < end)
-        e->model->kernels.rope(end - begin, program->d_head, e->cos + row * half, e->sin + row * half,
-                               x + (size_t)begin * program->d_head);
+    if (begin >= end) return;
+    if (op->kind == MFI_OP_ROPE) {
+        const float *cos = e->cos[op->rotation] + row * half, *sin = e->sin[op->rotation] + row * half;
+        e->model->kernels.rope(end - begin, d_head, cos, sin, x + begin * d_head);
+        return;
+    }
+    const float *weight = op->weight != NULL ? op->weight->data : NULL;
+    for (uint32_t h = begin; h < end; h++)
+        e->model->kernels.rms_norm(d_head, x + h * d_head, weight, op->eps, x + h * d_head);
 }
 
 static void quantize(const mf_executor *e, const mfi_op *op, uint32_t row, const float *src, float *dst)
@@ -111,13 +176,13 @@ static void quantize(const mf_executor *e, const mfi_op *op, uint32_t row, const
     e->model->kernels.quantize(width, src, (mfk_q8_block *)(void *)dst);
 }
 
-static void store(const mf_executor *e, const mfi_op *op, uint32_t thread, uint32_t row, uint32_t index)
+static void store(const mf_executor *e, const mfi_op *op, uint32_t thread, uint32_t row, const float *keys)
 {
     const mfk_table *kernels = &e->model->kernels;
     const mfi_run_request *request = request_of(e, row);
     const uint32_t position = position_of(e, row), slot = position % MFK_PAGE;
     const size_t d_head = e->model->program->d_head, block_bytes = mfk_cache_block_bytes(request->cache_type, d_head);
-    const float *keys = mfi_row(e, thread, op->src, index), *values = mfi_row(e, thread, op->src2, index);
+    const float *values = row_of(e, op, thread, op->src2, row);
     unsigned char *page = request->pages[op->slot][position / MFK_PAGE];
     uint32_t begin, end;
     mfi_heads_of(e, request->view, op->layer, thread, &begin, &end);
@@ -128,36 +193,53 @@ static void store(const mf_executor *e, const mfi_op *op, uint32_t thread, uint3
     }
 }
 
-/* `row` is of ALL, `index` the same row in the operation's space. */
-static void run_row(const mf_executor *e, const mfi_op *op, uint32_t thread, uint32_t row, uint32_t index)
+/* `row` is of ALL. */
+static void run_row(const mf_executor *e, const mfi_op *op, uint32_t thread, uint32_t row)
 {
-    const bool gathers = op->kind == MFI_OP_NORM || op->kind == MFI_OP_COPY;
-    const float *src = mfi_row(e, thread, op->src, gathers ? row : index);
+    const mfk_table *kernels = &e->model->kernels;
+    const float *src = row_of(e, op, thread, op->src, row);
+    float *dst = row_of(e, op, thread, op->dst, row);
     switch (op->kind) {
     case MFI_OP_EMBED:
-        embed(e, op, row, mfi_row(e, thread, op->dst, row));
+        embed(e, op, row, dst);
+        break;
+    case MFI_OP_LOOKUP:
+        lookup(e, op, thread, row, dst);
         break;
     case MFI_OP_COPY:
-        copy(e, op, src, mfi_row(e, thread, op->dst, index));
+        copy(e, op, src, dst);
         break;
     case MFI_OP_NORM:
-        norm(e, op, src, mfi_row(e, thread, op->dst, index));
+        norm(e, op, src, dst);
         break;
     case MFI_OP_QUANTIZE:
-        quantize(e, op, row, src, mfi_row(e, thread, op->dst, index));
+        quantize(e, op, row, src, dst);
         break;
     case MFI_OP_ADD:
-        e->model->kernels.axpy(e->model->program->buffer[op->dst].width, op->scale, src,
-                               mfi_row(e, thread, op->dst, row));
+        kernels->axpy(e->model->program->buffer[op->dst].width, op->scale, src, dst);
+        break;
+    case MFI_OP_MUL:
+        kernels->mul(e->model->program->buffer[op->dst].width, src,
+                     op->weight != NULL ? op->weight->data : row_of(e, op, thread, op->src2, row), dst);
+        break;
+    case MFI_OP_MATCH:
+        match(e, op, src, row_of(e, op, thread, op->src2, row), dst);
+        break;
+    case MFI_OP_MATVEC:
+        matvec(e, op, src, dst);
         break;
     case MFI_OP_COMBINE:
-        combine(e, op, thread, index);
+        combine(e, op, thread, row, src, dst);
         break;
+    case MFI_OP_SPARSE:
+        sparse(e, op, row, src, dst);
+        break;
+    case MFI_OP_HEAD_NORM:
     case MFI_OP_ROPE:
-        rope(e, op, thread, row, mfi_row(e, thread, op->dst, index));
+        change_heads(e, op, thread, row, dst);
         break;
     case MFI_OP_STORE:
-        store(e, op, thread, row, index);
+        store(e, op, thread, row, src);
         break;
     default:
         break;
@@ -166,7 +248,8 @@ static void run_row(const mf_executor *e, const mfi_op *op, uint32_t thread, uin
 
 static bool does_all_rows(const mf_executor *e, const mfi_op *op)
 {
-    if (op->kind == MFI_OP_ROPE || op->kind == MFI_OP_STORE) return e->cut == MFI_CUT_HEADS;
+    if (op->kind == MFI_OP_HEAD_NORM || op->kind == MFI_OP_ROPE || op->kind == MFI_OP_STORE)
+        return e->cut == MFI_CUT_HEADS;
     return e->cut != MFI_CUT_ROWS && e->model->program->buffer[op->dst].copied;
 }
 
@@ -178,10 +261,8 @@ static void run_rows(const mf_executor *e, const mfi_op *op, uint32_t thread)
     for (size_t row = begin; op->kind == MFI_OP_EMBED && row < end; row++)
         set_rotation(e, (uint32_t)row);
     if (does_all_rows(e, op)) begin = 0, end = e->n_row;
-    for (size_t row = begin; row < end; row++) {
-        const uint32_t index = mfi_space_index(space, (uint32_t)row);
-        if (index != MFI_NO_ROW) run_row(e, op, thread, (uint32_t)row, index);
-    }
+    for (size_t row = begin; row < end; row++)
+        if (mfi_space_index(space, (uint32_t)row) != MFI_NO_ROW) run_row(e, op, thread, (uint32_t)row);
 }
 
 static void run_op(mf_executor *e, const mfi_op *op, uint32_t thread)

@@ -43,14 +43,15 @@ static void set_input(const mf_executor *e, const mfi_op *op, mfk_type type, uin
     args->a_row_bytes = e->model->program->buffer[buffer].stride * sizeof(float);
 }
 
-/* What every product with `piece` has, from its panel `panel` on. */
-static mfk_gemm_args product_args(const mf_executor *e, const mfi_tensor *piece, size_t panel, uint32_t thread)
+/* What every product with `piece` has, from its panel `panel` on, `step` panels apart. */
+static mfk_gemm_args product_args(const mf_executor *e, const mfi_tensor *piece, size_t panel, size_t step,
+                                  uint32_t thread)
 {
     const size_t panel_bytes = mfk_panel_bytes(piece->type, (size_t)piece->k);
     return (mfk_gemm_args){
         .k = (size_t)piece->k,
         .b = mfi_tensor_body(piece) + panel * panel_bytes,
-        .b_panel_bytes = panel_bytes,
+        .b_panel_bytes = step * panel_bytes,
         .table = mfi_tensor_table(piece),
         .scratch = e->scratch[thread],
     };
@@ -65,8 +66,9 @@ static void run_columns(const product *p, const mfi_tensor *piece, size_t origin
     mfi_split(end - begin, p->op->quantized ? MFK_BLOCK : MFK_NR, p->thread, e->n_thread, &first, &last);
     if (first == last || m == 0) return;
     const size_t column = begin + first, stride = e->model->program->buffer[p->part->dst].stride;
+    const size_t matrices = (size_t)mfi_tensor_matrices(piece), panel = column / MFK_NR * matrices + p->part->matrix;
     float *to = mfi_row(e, p->thread, p->part->dst, 0);
-    mfk_gemm_args args = product_args(e, piece, column / MFK_NR * (gated ? 2 : 1), p->thread);
+    mfk_gemm_args args = product_args(e, piece, panel, gated ? 1 : matrices, p->thread);
     set_input(e, p->op, piece->type, p->thread, 0, 0, &args);
     args.m = m;
     args.n = last - first;
@@ -114,7 +116,7 @@ static void run_inputs(const product *p, const mfi_tensor *piece, size_t origin,
     size_t first, last;
     mfi_split((size_t)piece->n, MFK_NR, p->thread, e->n_thread, &first, &last);
     if (first == last || m == 0) return;
-    mfk_gemm_args args = product_args(e, piece, first / MFK_NR, p->thread);
+    mfk_gemm_args args = product_args(e, piece, first / MFK_NR, 1, p->thread);
     set_input(e, p->op, piece->type, p->thread, 0, origin + begin, &args);
     args.m = m;
     args.n = last - first;
@@ -160,18 +162,30 @@ void mfi_run_gemm(mf_executor *e, const mfi_op *op, uint32_t thread)
 
 /* ---- Output ---- */
 
+/* c * tanh(logit / c), in place. */
+static void cap_logits(const mf_executor *e, float softcap, size_t n, float *logits)
+{
+    for (size_t i = 0; i < n; i++)
+        logits[i] /= softcap;
+    e->model->kernels.activate(MFK_TANH, n, logits, logits);
+    for (size_t i = 0; i < n; i++)
+        logits[i] *= softcap;
+}
+
 /* Columns [begin, end) of the logits of the wanted rows [row, row + n_row), to `c`. */
 static void run_logits(const mf_executor *e, const mfi_op *op, uint32_t thread, size_t row, size_t n_row, size_t begin,
                        size_t end, float *c, size_t c_stride)
 {
     const mfi_tensor *piece = op->part[0].piece[0];
-    mfk_gemm_args args = product_args(e, piece, begin / MFK_NR, thread);
+    mfk_gemm_args args = product_args(e, piece, begin / MFK_NR, 1, thread);
     set_input(e, op, piece->type, thread, row, 0, &args);
     args.m = n_row;
     args.n = end - begin;
     args.c = c;
     args.c_row_bytes = c_stride * sizeof(float);
     mfk_table_gemm(&e->model->kernels, piece->type)(&args);
+    for (size_t r = 0; op->softcap > 0 && r < n_row; r++)
+        cap_logits(e, op->softcap, args.n, c + r * c_stride);
 }
 
 static void copy_columns(const float *from, float *to, size_t n)

@@ -154,18 +154,20 @@ static mf_status set_lists(const choice *c, const mf_submodel_spec *spec, mf_err
     return status;
 }
 
-/* What reads another layer's keys and values sees them at that layer's heads. */
-static mf_status check_shared(const choice *c, mf_error *error)
+/* A layer that reads another's keys and values needs those of all its heads. */
+static mf_status check_owners(const choice *c, mf_error *error)
 {
     const uint32_t group = c->config->head_group;
     for (uint32_t layer = 0; layer < c->config->n_layer; layer++) {
-        const uint32_t donor = c->config->kv_layer[layer];
-        if (is_skipped(c, layer) ||
-            mfi_kv_heads(c->layer[layer].heads, group) <= mfi_kv_heads(c->layer[donor].heads, group))
-            continue;
-        return mfi_fail(error, MF_E_WIDTH,
-                        "layer %u has %u heads, but reads the keys and values of layer %u, which has %u", layer,
-                        c->layer[layer].heads, donor, c->layer[donor].heads);
+        const uint32_t owner = c->config->kv_layer[layer];
+        const uint32_t wanted = mfi_kv_heads(c->layer[layer].heads, group);
+        const uint32_t there = mfi_kv_heads(c->layer[owner].heads, group);
+        if (wanted <= there) continue;
+        if (is_skipped(c, owner))
+            return mfi_fail(error, MF_E_WIDTH, "layer %u may not be skipped: layer %u reads its keys and values", owner,
+                            layer);
+        return mfi_fail(error, MF_E_WIDTH, "layer %u reads %u key/value heads of layer %u, which has %u", layer, wanted,
+                        owner, there);
     }
     return MF_OK;
 }
@@ -184,7 +186,7 @@ mf_status mfi_view_choose(mfi_view_layer *layers, const mfi_config *config, cons
         set_ratio(&c, spec->ratio == 0 ? 1 : spec->ratio);
     if (status == MF_OK) status = set_skips(&c, spec, error);
     if (status == MF_OK) status = set_lists(&c, spec, error);
-    return status == MF_OK ? check_shared(&c, error) : status;
+    return status == MF_OK ? check_owners(&c, error) : status;
 }
 
 /* ---- Views ---- */
@@ -288,6 +290,25 @@ static bool runs(const mf_submodel *view, const mfi_op *op)
     return (op->rows != MFI_ROWS_ATTN && op->rows != MFI_ROWS_FFN) || mfi_view_heads(view, op->layer) > 0;
 }
 
+/* Whether an operation before this one has the same vector: a router's serve twice, a norm may serve all layers. */
+static bool counted_before(const mf_submodel *view, const mfi_op *op)
+{
+    for (const mfi_op *before = op; before-- > view->model->program->op;)
+        if (before->weight == op->weight && runs(view, before)) return true;
+    return false;
+}
+
+/* What is no matrix of a product: norms, and small matrices. */
+static void count_vectors(mf_submodel_info *info, const mf_submodel *view, const mfi_op *op)
+{
+    if (op->weight == NULL) return;
+    const uint64_t n = op->weight->n * (op->bias != NULL ? 2 : 1);
+    if (op->kind == MFI_OP_MATVEC) info->flops_per_token += 2 * n;
+    if (counted_before(view, op)) return;
+    info->n_param_body += n;
+    info->bytes_per_token += n * sizeof(float);
+}
+
 mf_status mfi_submodel_info(const mf_submodel *view, mf_submodel_info *info)
 {
     const mfi_program *program = view->model->program;
@@ -296,10 +317,11 @@ mf_status mfi_submodel_info(const mf_submodel *view, mf_submodel_info *info)
     for (uint32_t i = 0; i < program->n_op; i++) {
         const mfi_op *op = &program->op[i];
         if (!runs(view, op)) continue;
-        if (op->kind == MFI_OP_NORM) {
-            const uint64_t n = (uint64_t)program->d_model * (op->bias != NULL ? 2 : 1);
-            full.n_param_body += n;
-            full.bytes_per_token += n * sizeof(float);
+        count_vectors(&full, view, op);
+        if (op->kind == MFI_OP_LOOKUP) {
+            const uint32_t columns = program->buffer[op->dst].width;
+            ends += op->table->n * columns;
+            full.bytes_per_token += mfk_weights_bytes(op->table->type, 1, columns);
         }
         if (op->kind == MFI_OP_EMBED) {
             ends += op->table->n * op->table->k;
