@@ -72,3 +72,31 @@ def logits(c, w, tokens, widths):
     for i, width in enumerate(widths):
         x = block(c, w, f"transformer.blocks.{i}.", x, width)
     return norm(w, "transformer.ln_f", x) @ w["transformer.wte.weight"].T
+
+
+def logits_token_by_token(c, w, tokens, widths):
+    """The same by another way: one token at a time with a cache, one head at a time, hidden units masked."""
+    d, heads = c["d_model"], c["n_heads"]
+    head, parallel = d // heads, c["block_type"] == "parallel"
+    caches = [([], []) for _ in widths]
+    out = []
+    for position, token in enumerate(tokens):
+        x = w["transformer.wte.weight"][token]
+        for i, (width, (keys, values)) in enumerate(zip(widths, caches)):
+            at = f"transformer.blocks.{i}."
+            projected = linear(w, at + ("fused_attn_ff_proj" if parallel else "att_proj"),
+                               norm(w, at + ("norm" if parallel else "attn_norm"), x))
+            keys.append(projected[d : d + head])
+            values.append(projected[d + head : d + 2 * head])
+            outputs = []
+            for h in range(heads):
+                q, slope = projected[h * head : (h + 1) * head], 2 ** (-c["alibi_bias_max"] * (h + 1) / heads)
+                scores = [(q @ k) / head ** 0.5 - slope * (position - j) for j, k in enumerate(keys)]
+                weights = torch.stack(scores).exp()
+                outputs.append(sum(a * v for a, v in zip(weights / weights.sum(), values)))
+            added = linear(w, at + "attn_out", torch.cat(outputs))
+            hidden = projected[d + 2 * head :] if parallel else linear(w, at + "ff_proj", norm(w, at + "ff_norm", x + added))
+            gelu = hidden * 0.5 * (1 + torch.erf(hidden / 2 ** 0.5)) * (torch.arange(len(hidden)) < width)
+            x = x + added + linear(w, at + "ff_out", gelu)
+        out.append(w["transformer.wte.weight"] @ norm(w, "transformer.ln_f", x))
+    return torch.stack(out)
