@@ -14,6 +14,8 @@
 #define MAX_HEAD 4096u
 #define MAX_D_FF (1u << 20)
 #define MAX_VOCAB (1u << 24)
+#define MAX_ALIBI 64.0f          /* what mfk_alibi_slope takes */
+#define MAX_PATCH (1u << 20)     /* numbers of a patch */
 #define MAX_POSITIONS (1u << 24) /* exact as f32, which rotations take */
 
 static const char *const family_names[MFI_N_FAMILY] = { "matlm", "llama", "olmo", "gemma3n", "vit" };
@@ -91,13 +93,29 @@ static mf_status check_extents(const mfi_config *config, mf_error *error)
         { "n_head", config->n_head, 1, MAX_HEAD },
         { "head_group", config->head_group, 1, config->n_head },
         { "d_ff", config->d_ff, MFI_QUANTUM, MAX_D_FF },
-        { "n_vocab", config->n_vocab, 1, MAX_VOCAB },
         { "max_positions", config->max_positions, 1, MAX_POSITIONS },
     };
     for (size_t i = 0; i < MFI_COUNT(extent); i++) {
         mf_status status = check_extent(extent[i].name, extent[i].value, extent[i].step, extent[i].most, error);
         if (status != MF_OK) return status;
     }
+    if (config->family == MFI_FAMILY_VIT && config->n_vocab == 0) return MF_OK;
+    return check_extent("n_vocab", config->n_vocab, 1, MAX_VOCAB, error);
+}
+
+static mf_status check_rotation(const mfi_config *config, mf_error *error)
+{
+    const mfi_rope_scaling *s = &config->rope_scaling;
+    if (!isfinite(config->rope_theta) || (config->rope_theta != 0 && config->rope_theta < 1))
+        return mfi_fail(error, MF_E_INVALID, "rope_theta is %g: must be 0 (none) or at least 1", config->rope_theta);
+    if (s->kind == MFI_ROPE_PLAIN) return MF_OK;
+    if (s->kind > MFI_ROPE_LLAMA3 || !isfinite(s->factor) || s->factor < 1)
+        return mfi_fail(error, MF_E_INVALID, "rope_scaling %d by the factor %g: must be a known one, by at least 1",
+                        (int)s->kind, s->factor);
+    if (s->kind == MFI_ROPE_LLAMA3 && (!(s->low_freq_factor > 0) || !isfinite(s->high_freq_factor) ||
+                                       s->high_freq_factor <= s->low_freq_factor || s->original_positions == 0))
+        return mfi_fail(error, MF_E_INVALID, "rope_scaling from %g to %g of %u positions: must be 0 < low < high",
+                        s->low_freq_factor, s->high_freq_factor, s->original_positions);
     return MF_OK;
 }
 
@@ -108,8 +126,9 @@ static mf_status check_numbers(const mfi_config *config, mf_error *error)
                         (int)config->norm, (int)config->ffn, (int)config->activation);
     if (!isfinite(config->norm_eps) || config->norm_eps < 0)
         return mfi_fail(error, MF_E_INVALID, "norm_eps is %g", (double)config->norm_eps);
-    if (!isfinite(config->rope_theta) || (config->rope_theta != 0 && config->rope_theta < 1))
-        return mfi_fail(error, MF_E_INVALID, "rope_theta is %g: must be 0 (none) or at least 1", config->rope_theta);
+    if (!(config->alibi_max >= 0 && config->alibi_max <= MAX_ALIBI))
+        return mfi_fail(error, MF_E_INVALID, "alibi_max is %g: must be from 0 (none) to %g", (double)config->alibi_max,
+                        (double)MAX_ALIBI);
     if (!isfinite(config->embed_scale) || !isfinite(config->attention_scale))
         return mfi_fail(error, MF_E_INVALID, "a scale is not finite");
     const int32_t token[] = { config->bos_token, config->eos_token };
@@ -144,6 +163,35 @@ static mf_status check_names(const mfi_config *config, mf_error *error)
             if (strcmp(granularity->name, config->granularity[other].name) == 0)
                 return mfi_fail(error, MF_E_INVALID, "two granularities have the name %s", granularity->name);
     }
+    return MF_OK;
+}
+
+static mf_status check_vit(const mfi_config *config, mf_error *error)
+{
+    const mfi_vit *v = &config->vit;
+    if (v->patch_size == 0 || v->image_size == 0 || v->image_size % v->patch_size != 0 ||
+        v->image_size / v->patch_size > 4095 || v->n_channel == 0 || v->patch_size > MAX_PATCH ||
+        (uint64_t)v->patch_size * v->patch_size > MAX_PATCH / v->n_channel || v->n_class > MAX_VOCAB)
+        return mfi_fail(error, MF_E_INVALID,
+                        "images of %u channels and size %u in patches of %u, %u classes: out of range", v->n_channel,
+                        v->image_size, v->patch_size, v->n_class);
+    if (config->max_positions < mfi_vit_rows(v))
+        return mfi_fail(error, MF_E_INVALID, "max_positions is %u, but an image has %u rows", config->max_positions,
+                        mfi_vit_rows(v));
+    if (config->rope_theta != 0 || config->alibi_max != 0)
+        return mfi_fail(error, MF_E_INVALID, "rows of an image have stored positions: no rotation and no ALiBi");
+    return MF_OK;
+}
+
+/* What only layers of Gemma 3n have; and those of decoders. */
+static mf_status check_layer_kinds(const mfi_config *config, mf_error *error)
+{
+    for (uint32_t layer = 0; layer < config->n_layer && config->family != MFI_FAMILY_GEMMA3N; layer++)
+        if (config->kv_layer[layer] != layer || config->sparsity[layer] != 0 ||
+            (config->family == MFI_FAMILY_VIT && config->window[layer] != 0))
+            return mfi_fail(error, MF_E_INVALID,
+                            "layer %u shares keys, is sparse or has a window, which family %s has not", layer,
+                            mfi_family_name(config->family));
     return MF_OK;
 }
 
@@ -183,7 +231,10 @@ mf_status mfi_config_check(const mfi_config *config, mf_error *error)
     mf_status status = check_extents(config, error);
     if (status == MF_OK) status = check_numbers(config, error);
     if (status == MF_OK) status = check_names(config, error);
+    if (status == MF_OK) status = check_rotation(config, error);
     if (status == MF_OK) status = check_windows(config, error);
+    if (status == MF_OK) status = check_layer_kinds(config, error);
+    if (status == MF_OK && config->family == MFI_FAMILY_VIT) status = check_vit(config, error);
     for (uint32_t g = 0; g < config->n_granularity && status == MF_OK; g++)
         for (uint32_t layer = 0; layer < config->n_layer && status == MF_OK; layer++)
             status = check_layer(config, g, layer, error);

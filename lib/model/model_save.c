@@ -190,10 +190,22 @@ static void declare_regions(saver *s)
 
 /* ---- Bytes ---- */
 
+static double scaled_frequency(const mfi_rope_scaling *scaling, double f)
+{
+    if (scaling->kind == MFI_ROPE_PLAIN) return f;
+    if (scaling->kind == MFI_ROPE_LINEAR) return f / scaling->factor;
+    const double low = scaling->low_freq_factor, high = scaling->high_freq_factor;
+    const double turns = scaling->original_positions * f / 6.283185307179586; /* N / wavelength */
+    if (turns < low) return f / scaling->factor;
+    if (turns > high) return f;
+    const double s = (turns - low) / (high - low);
+    return (1 - s) * f / scaling->factor + s * f;
+}
+
 static void fill_rope(const mfi_config *config, float *freqs)
 {
     for (uint32_t j = 0; j < config->d_head / 2; j++)
-        freqs[j] = (float)pow(config->rope_theta, -2.0 * j / config->d_head);
+        freqs[j] = (float)scaled_frequency(&config->rope_scaling, pow(config->rope_theta, -2.0 * j / config->d_head));
 }
 
 /* Rows [row, row + n_row) of `name`, columns from `column`, to s->rows. A weight that the tensor's type does not hold
