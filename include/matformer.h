@@ -209,8 +209,8 @@ MF_API void mf_model_close(mf_model *model);
 
 typedef struct mf_model_info {
     size_t struct_size;
-    const char *family;                                                  /* "matlm", "llama", "olmo", "gemma3n", "vit" */
-    const char *cpu;                                                     /* the processor level in use */
+    const char *family; /* "matlm", "llama", "olmo", "gemma3n", "vit" */
+    const char *cpu;    /* the processor level in use */
     uint32_t n_layer, d_model, n_head, n_kv_head, d_head, d_ff, n_vocab; /* d_ff, n_head: the widest layer's */
     uint32_t max_positions; /* the length it was trained for; sessions may be longer */
     uint32_t n_granularity;
@@ -220,11 +220,14 @@ typedef struct mf_model_info {
     uint64_t file_bytes, weight_bytes, mapped_bytes, allocated_bytes;
     int32_t bos_token, eos_token; /* -1: none */
     mf_arithmetic arithmetic;     /* in use: EXACT where FAST was asked for and has no kernel for the model's weights */
+    /* Of a model that takes images, and has no tokens (n_vocab 0); else 0: */
+    uint32_t image_size, patch_size, n_channel;
+    uint32_t n_class; /* logits; 0: it has no classifier */
 } mf_model_info;
 #define MF_MODEL_INFO_INIT                                                                          \
     {                                                                                               \
         sizeof(mf_model_info), NULL, NULL, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, \
-            MF_ARITHMETIC_EXACT                                                                     \
+            MF_ARITHMETIC_EXACT, 0, 0, 0, 0                                                         \
     }
 
 /* Fills as many fields as info->struct_size covers. Strings live as long as the model. */
@@ -405,7 +408,7 @@ typedef enum mf_logits { MF_LOGITS_LAST = 0, MF_LOGITS_NONE = 1, MF_LOGITS_ALL =
 typedef struct mf_request {
     mf_session *session;
     const mf_submodel *submodel;
-    const int32_t *tokens; /* [n_token], at least 1; -1 takes the next row of `embeddings` */
+    const int32_t *tokens; /* [n_token], at least 1; -1 takes the next row of `embeddings`. NULL, 0 with pixels */
     size_t n_token;
     const float *embeddings; /* [number of -1][d_model] or NULL */
     size_t embedding_stride; /* floats from row to row; 0: d_model */
@@ -419,8 +422,11 @@ typedef struct mf_request {
     size_t hidden_stride;  /* 0: d_model */
     const void *adapter;   /* reserved, NULL */
     mf_status status;      /* out */
-    uint32_t n_token_done; /* out: n_token, or 0 when it failed */
+    uint32_t n_token_done; /* out: n_token, of an image its rows, or 0 when it failed */
     uint64_t elapsed_ns;   /* out: time of the batches that it was in */
+    const float *pixels;   /* [n_channel][image_size][image_size], for models that take images, see below; or NULL */
+    float *pooled;         /* [d_model] the pooled state of the image, of models that have a pooler; or NULL */
+    size_t pooled_capacity;
 } mf_request;
 
 /* Runs all requests as one batch: each appends its tokens to its session. Requests may have different
@@ -430,7 +436,14 @@ typedef struct mf_request {
  * `request_bytes` is sizeof(mf_request). Each request gets a status; one that fails leaves its session
  * as it was and does not disturb the others. Returns the first failure among them, or MF_OK; or, before
  * anything ran and without touching any request, MF_E_BUSY (the executor is in use), MF_E_INVALID (a session
- * twice, another model's session or view), MF_E_STRUCT_SIZE, MF_E_FORKED. */
+ * twice, another model's session or view), MF_E_STRUCT_SIZE, MF_E_FORKED.
+ *
+ * A model that takes images (mf_model_info.image_size) gets pixels instead of tokens, red before green before blue,
+ * in the range that it was trained with. Image by image it becomes 1 + (image_size / patch_size)^2 rows, the class row
+ * first, which are computed at once: the executor's max_tokens and the session's max_positions must be as many. The
+ * session lends the room for their keys and values; its position stays 0, and the next image may have any view.
+ * `logits` are [n_class] of the class row unless logits_of is NONE; `hidden` is the class row with LAST, and with ALL
+ * all rows. */
 MF_API mf_status mf_forward(mf_executor *executor, mf_request *requests, size_t n_request, size_t request_bytes,
                             mf_error *error);
 

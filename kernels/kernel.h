@@ -81,8 +81,9 @@ typedef struct mfk_gemm_args {
     mfk_q8_block *q; /* glu kernels: where not NULL, the hidden units go here, [m][n / 32], and not to C */
     size_t q_row_bytes;
     uint32_t flags;
-    mfk_activation activation; /* glu kernels only */
-    void *scratch;             /* MFK_SCRATCH_BYTES */
+    mfk_activation activation;        /* glu kernels only, as are */
+    const float *gate_bias, *up_bias; /* [n], added to the chains; both or neither */
+    void *scratch;                    /* MFK_SCRATCH_BYTES */
 } mfk_gemm_args;
 
 /* C[m][n] = A[m][k] * B[n][k]^T */
@@ -90,7 +91,7 @@ typedef void mfk_gemm_kernel(const mfk_gemm_args *args);
 
 /* C[m][n] = act(A * G^T) . (A * U^T): B holds panels in the order gate 0, up 0, gate 1, up 1, each
  * b_panel_bytes long; n counts hidden units, a multiple of 32 where they go to q. The two chains are those of
- * a gemm; RESUME is not allowed. */
+ * a gemm, plus the biases where there are; RESUME is not allowed. */
 typedef void mfk_glu_kernel(const mfk_gemm_args *args);
 
 /* y[i] holds x[32 i .. 32 i + 31]; the last block is filled up with zeros. */
@@ -110,6 +111,8 @@ typedef struct mfk_attend_args {
     mfk_type type;                       /* of the cache: MFK_F32, MFK_BF16 or MFK_Q8 */
     float scale;                         /* score = scale * dot */
     float softcap;                       /* 0: none; else score = softcap * tanh(score / softcap) */
+    const float *slope;                  /* [n_row] or NULL; else score += slope * (j - query_at), at last */
+    const uint32_t *query_at;            /* [n_row] the query's own position, with slope */
     const float *const *q;               /* [n_row] rows of d_head */
     float *const *out;                   /* [n_row] rows of d_head */
     float *const *part;                  /* [n_row] of d_head + 2, or NULL */
@@ -144,6 +147,9 @@ typedef void mfk_panel_row_kernel(mfk_type type, size_t k, const int8_t *table, 
                                   size_t b_panel_bytes, size_t index, float *y);
 /* maximum, and the sum of exp(x - maximum) */
 typedef void mfk_softmax_stats_kernel(size_t n, const float *x, float *max, float *sum);
+
+/* 2^(-max * (head + 1) / n_head), ALiBi's slope of a head, our own: the same bits everywhere. max: 0 to 64. */
+float mfk_alibi_slope(float max, size_t head, size_t n_head);
 
 /* cos and sin of an f32 angle, our own: the same bits everywhere. Any |angle| < 2^30. */
 void mfk_sincos(float angle, float *cos_out, float *sin_out);

@@ -361,11 +361,13 @@ void check_gemm(check_run *run, mfk_type type)
     problem_close(&p);
 }
 
-/* Unit u's gate and up are rows 32 (u / 16) + u % 16 and + 16 of B. */
-static float unit_value(const problem *p, mfk_activation activation, size_t row, size_t u, size_t k)
+/* Unit u's gate and up are rows 32 (u / 16) + u % 16 and + 16 of B. bias: [2][N_MAX] theirs, or NULL. */
+static float unit_value(const problem *p, mfk_activation activation, const float *bias, size_t row, size_t u, size_t k)
 {
-    size_t gate = u / MFK_NR * 2 * MFK_NR + u % MFK_NR;
-    return mfk_act(activation, chain(p, row, gate, 0, k)) * chain(p, row, gate + MFK_NR, 0, k);
+    size_t at = u / MFK_NR * 2 * MFK_NR + u % MFK_NR;
+    float gate = chain(p, row, at, 0, k), up = chain(p, row, at + MFK_NR, 0, k);
+    if (bias) gate += bias[u], up += bias[N_MAX + u];
+    return mfk_act(activation, gate) * up;
 }
 
 /* Hidden units to blocks: as if the row had been quantized afterwards. */
@@ -386,29 +388,43 @@ static void check_quantized_glu(check_run *run, problem *p, mfk_glu_fn kernel, m
     check_true(run, canaries_live(p, args->m, words, row_words), "wrote beyond the quantized rows");
 }
 
+/* Those of n units, the up ones before a page that cannot be read. */
+static void place_biases(mfk_gemm_args *args, const float *bias, guard *end)
+{
+    float *up = guard_poisoned(end, args->n * sizeof(float));
+    memcpy(up, bias + N_MAX, args->n * sizeof(float));
+    args->gate_bias = bias;
+    args->up_bias = up;
+}
+
 void check_glu(check_run *run, mfk_type type)
 {
     problem p = problem_open(run, type, 2 * N_MAX);
     mfk_glu_fn kernel = mfk_table_glu(&run->table, type);
+    guard bias_guard = guard_open(2 * N_MAX * sizeof(float));
     for (size_t ik = 0; ik < COUNT(k_list); ik++) {
         if (run->quick && ik > 1 && ik + 1 < COUNT(k_list)) continue;
         check_input input = ik % 2 ? ORDINARY : ALTERNATING;
         mfk_activation activation = (mfk_activation)(ik % 5);
+        float all_biases[2 * N_MAX], *bias = ik % 3 != 0 ? all_biases : NULL;
         problem_fill(&p, run, input, input);
+        check_fill(run, ORDINARY, all_biases, 2 * N_MAX);
         for (size_t i = 0; i < M_MAX; i++)
             for (size_t j = 0; j < N_MAX; j++)
-                p.want[i * N_MAX + j] = unit_value(&p, activation, i, j, k_list[ik]);
+                p.want[i * N_MAX + j] = unit_value(&p, activation, bias, i, j, k_list[ik]);
         for (size_t im = 0; im < COUNT(m_list); im++) {
             for (size_t in = 0; in < COUNT(n_list); in++) {
                 if ((ik > 1 || run->quick) && check_below(run, 16) != 0) continue;
                 mfk_gemm_args args = place(&p, run, m_list[im], n_list[in], 0, k_list[ik], 2);
                 args.activation = activation;
+                if (bias) place_biases(&args, bias, &bias_guard);
                 kernel(&args);
                 compare(run, &p, &args, "glu");
                 if (args.n % MFK_BLOCK == 0) check_quantized_glu(run, &p, kernel, &args);
             }
         }
     }
+    guard_close(&bias_guard);
     problem_close(&p);
 }
 

@@ -530,7 +530,9 @@ static double exact_score(const cache *c, const mfk_attend_args *args, size_t ro
     for (size_t d = 0; d < c->d_head; d++)
         s += (double)args->q[row][d] * (double)c->keys[j * c->d_head + d];
     s *= (double)args->scale;
-    return args->softcap > 0 ? (double)args->softcap * tanh(s / (double)args->softcap) : s;
+    if (args->softcap > 0) s = (double)args->softcap * tanh(s / (double)args->softcap);
+    if (args->slope) s -= (double)args->slope[row] * ((double)args->query_at[row] - (double)j);
+    return s;
 }
 
 static void attend_reference(const cache *c, const mfk_attend_args *args, size_t row, double *out)
@@ -549,8 +551,10 @@ static void attend_reference(const cache *c, const mfk_attend_args *args, size_t
         out[d] /= sum;
 }
 
+/* query_at, slope: of ALiBi. */
 typedef struct ranges {
-    uint32_t begin[MFK_ATTEND_ROWS], end[MFK_ATTEND_ROWS];
+    uint32_t begin[MFK_ATTEND_ROWS], end[MFK_ATTEND_ROWS], query_at[MFK_ATTEND_ROWS];
+    float slope[MFK_ATTEND_ROWS];
 } ranges;
 
 /* A prompt's rows one after another, one token's heads, a sliding window, or anything. */
@@ -570,6 +574,8 @@ static void choose_ranges(check_run *run, ranges *r, size_t n_row)
         }
         r->begin[i] = begin;
         r->end[i] = end;
+        r->query_at[i] = kind == 3 ? (uint32_t)check_below(run, POSITIONS) : end - 1;
+        r->slope[i] = mfk_alibi_slope(8.0f, check_below(run, 12), 12);
     }
 }
 
@@ -597,6 +603,8 @@ static void attend_in_parts(check_run *run, const mfk_attend_args *whole, const 
             if (begin >= end) continue;
             here.begin[args.n_row] = begin;
             here.end[args.n_row] = end;
+            here.query_at[args.n_row] = r->query_at[i];
+            here.slope[args.n_row] = r->slope[i];
             q[args.n_row] = whole->q[i];
             part[args.n_row] = r->begin[i] >= first ? merged[i] : next[i];
             row[args.n_row++] = i;
@@ -605,6 +613,8 @@ static void attend_in_parts(check_run *run, const mfk_attend_args *whole, const 
         args.part = part;
         args.key_begin = here.begin;
         args.key_end = here.end;
+        args.query_at = here.query_at;
+        if (whole->slope) args.slope = here.slope;
         if (args.n_row > 0) run->table.attend(&args);
         for (size_t k = 0; k < args.n_row; k++)
             if (part[k] == next[row[k]]) run->table.attend_merge(args.d_head, merged[row[k]], next[row[k]]);
@@ -640,6 +650,8 @@ static void check_attend_once(check_run *run, cache *c, check_input input)
     args.out = want;
     args.key_begin = r.begin;
     args.key_end = r.end;
+    args.query_at = r.query_at;
+    if (check_below(run, 2) == 0) args.slope = r.slope;
     args.pages = c->page;
     args.v_offset_bytes = c->block_bytes;
     args.scratch = c->scratch;
@@ -647,8 +659,9 @@ static void check_attend_once(check_run *run, cache *c, check_input input)
     args.out = out;
     run->table.attend(&args);
     for (size_t i = 0; i < n_row; i++) {
-        snprintf(shape, sizeof shape, "type %d d_head %zu n_row %zu row %zu keys %u..%u softcap %g input %d",
-                 (int)c->type, c->d_head, n_row, i, r.begin[i], r.end[i], (double)args.softcap, (int)input);
+        snprintf(shape, sizeof shape, "type %d d_head %zu n_row %zu row %zu keys %u..%u softcap %g slope %g input %d",
+                 (int)c->type, c->d_head, n_row, i, r.begin[i], r.end[i], (double)args.softcap,
+                 args.slope ? (double)r.slope[i] : 0.0, (int)input);
         check_equal(run, out[i], want[i], c->d_head, shape);
     }
     attend_in_parts(run, &args, &r, out);
@@ -766,6 +779,19 @@ static void check_edges(check_run *run)
     check_true(run, isnan(mfk_tanh(NAN)) && isnan(mfk_erf(NAN)), "NaN stays NaN");
 }
 
+/* Correctly rounded, so that powers of two are exact: 16 heads have 2^(-1/2), 2^-1 ... 2^-8. */
+static void check_slopes(check_run *run)
+{
+    static const float maxima[] = { 8.0f, 0.1f, 3.7f, 64.0f };
+    bool same = true;
+    for (size_t i = 0; i < COUNT(maxima); i++)
+        for (size_t n = 1; n <= 64; n++)
+            for (size_t h = 0; h < n; h++)
+                same = same && mfk_alibi_slope(maxima[i], h, n) ==
+                                   (float)exp2(-(double)maxima[i] * (double)(h + 1) / (double)n);
+    check_true(run, same && mfk_alibi_slope(8.0f, 15, 16) == 0x1p-8f, "slopes of ALiBi");
+}
+
 /* The emulation (where the compiler may not use the instruction) against the C library's. */
 static void check_fma(check_run *run)
 {
@@ -800,5 +826,6 @@ void check_math(check_run *run)
     run->random = run->seed;
     check_bounds(run);
     check_edges(run);
+    check_slopes(run);
     check_fma(run);
 }

@@ -279,6 +279,7 @@ Test(program, four_residual_streams_run_on_the_same_executor, .init = set_up, .f
         executor->request[v] = (mfi_run_request){ .view = view[v],
                                                   .n_row = N_ROW,
                                                   .tokens = tokens,
+                                                  .out_end = N_ROW,
                                                   .logits = logits[v][0],
                                                   .logits_stride = N_VOCAB,
                                                   .cancel = &cancel };

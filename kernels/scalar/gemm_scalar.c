@@ -113,8 +113,10 @@ static void glu_panel(const mfk_gemm_args *args, chain_fn *chain, size_t row, si
     float gate[MFK_NR] = { 0 }, up[MFK_NR] = { 0 };
     chain(args, row_of_a(args, row), panel_of_b(args, 2 * (first / MFK_NR)), gate);
     chain(args, row_of_a(args, row), panel_of_b(args, 2 * (first / MFK_NR) + 1), up);
-    for (size_t j = 0; j < live_columns(args, first); j++)
+    for (size_t j = 0; j < live_columns(args, first); j++) {
+        if (args->gate_bias) gate[j] += args->gate_bias[first + j], up[j] += args->up_bias[first + j];
         hidden[j] = mfk_act(args->activation, gate[j]) * up[j];
+    }
 }
 
 static void glu(const mfk_gemm_args *args, chain_fn *chain)

@@ -216,9 +216,11 @@ static float times_scale(const mfk_attend_args *args, float x, const char *block
     return args->type == MFK_Q8 ? x * ((const float *)(const void *)scales)[slot] : x;
 }
 
-/* e[j - begin] = scale * q . key j, capped, for the positions [begin, end) of one span; returns the maximum. */
-static float span_scores(const mfk_attend_args *args, const float *q, size_t begin, size_t end, float *e)
+/* e[j - begin] = scale * q . key j, capped and sloped, for the positions [begin, end) of one span; returns the
+ * maximum. */
+static float span_scores(const mfk_attend_args *args, size_t row, size_t begin, size_t end, float *e)
 {
+    const float *q = args->q[row];
     float m[16];
     for (size_t j = 0; j < 16; j++)
         m[j] = -INFINITY;
@@ -229,6 +231,7 @@ static float span_scores(const mfk_attend_args *args, const float *q, size_t beg
             s = mfk_fma(q[d], widened(args->type, keys, d * MFK_PAGE + j % MFK_PAGE), s);
         s = times_scale(args, s, keys, j % MFK_PAGE) * args->scale;
         if (args->softcap > 0.0f) s = args->softcap * mfk_tanh(s / args->softcap);
+        if (args->slope) s = mfk_fma(args->slope[row], (float)j - (float)args->query_at[row], s);
         e[j - begin] = s;
         m[j % 16] = s > m[j % 16] ? s : m[j % 16];
     }
@@ -270,7 +273,7 @@ static void attend_row(const mfk_attend_args *args, size_t row)
     for (size_t begin = first, stop; begin < end; begin = stop) {
         stop = (begin / MFK_SPAN + 1) * MFK_SPAN < end ? (begin / MFK_SPAN + 1) * MFK_SPAN : end;
         float *part = begin == first ? merged : next;
-        part[d_head] = span_scores(args, args->q[row], begin, stop, e);
+        part[d_head] = span_scores(args, row, begin, stop, e);
         part[d_head + 1] = span_values(args, begin, stop, e, part[d_head], part);
         if (begin != first) mfk_attend_merge_scalar(d_head, merged, next);
     }
@@ -282,6 +285,21 @@ void mfk_attend_scalar(const mfk_attend_args *args)
 {
     for (size_t row = 0; row < args->n_row; row++)
         attend_row(args, row);
+}
+
+float mfk_alibi_slope(float max, size_t head, size_t n_head)
+{
+    const double x = (double)max * (double)(head + 1) / (double)n_head;
+    const int n = (int)(x + 0.5);
+    const double r = ((double)n - x) * 0x1.62e42fefa39efp-1; /* ln 2 */
+    double y = 1.0;
+    for (int i = 13; i > 0; i--) /* r^14 / 14! is below 2^-57 */
+        y = y * r / (double)i + 1.0;
+    union {
+        uint64_t u;
+        double f;
+    } power = { (uint64_t)(1023 - n) << 52 };
+    return (float)(y * power.f);
 }
 
 void mfk_sincos(float angle, float *cos_out, float *sin_out)

@@ -142,6 +142,15 @@ MFK_INLINE void rows_products(mfk_type type, size_t rows, const span *s, const b
         products(type, rows, s, b, at, j, groups);
 }
 
+/* ALiBi: scores of the positions j .. j + 15 and row `row`, less as they are further from the query. */
+MFK_INLINE f32x16 sloped(const mfk_attend_args *args, size_t row, size_t j, f32x16 s)
+{
+    static const float steps[16] = { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15 };
+    if (!args->slope) return s;
+    f32x16 distance = f32x16_add(f32x16_load(steps), f32x16_set((float)j - (float)args->query_at[row]));
+    return f32x16_fma(f32x16_set(args->slope[row]), distance, s);
+}
+
 /* Products to scores, -inf where the row does not see the key, and on to e = exp(score - maximum), which, the sum
  * being made, takes the scale of its value. */
 static void exponents(span *s, size_t at)
@@ -152,7 +161,8 @@ static void exponents(span *s, size_t at)
     for (size_t j = begin; j < end; j += 16) {
         size_t from = first > j ? first - j : 0, to = end - j < 16 ? end - j : 16;
         f32x16 x = times_scales(s->args, s->args->k_offset_bytes, s->first + j, f32x16_load(e + j));
-        x = f32x16_keep(scaled(s->args, x), from, to, f32x16_set(-INFINITY));
+        x = sloped(s->args, s->row[at], s->first + j, scaled(s->args, x));
+        x = f32x16_keep(x, from, to, f32x16_set(-INFINITY));
         f32x16_store(e + j, x);
         max = f32x16_max(x, max);
     }

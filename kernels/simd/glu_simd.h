@@ -7,17 +7,25 @@
 
 enum { GLU_CHAINS = GLU_ROWS * 2 * GLU_UNITS };
 
-/* Units u .. u + 15 of a row of chains. */
-MFK_INLINE f32x16 hidden_units(mfk_activation activation, const float *chains, size_t u)
+/* Chains of the units u .. u + 15 of n, with their biases. */
+MFK_INLINE f32x16 biased(f32x16 chains, const float *bias, size_t u, size_t n)
 {
-    f32x16 gate = f32x16_load(chains + 2 * u), up = f32x16_load(chains + 2 * u + MFK_NR);
-    return f32x16_mul(act16(activation, gate), up);
+    if (!bias) return chains;
+    return f32x16_add(chains, n - u >= MFK_NR ? f32x16_load(bias + u) : f32x16_load_first(bias + u, n - u));
+}
+
+/* Units u .. u + 15, of the n of a row of chains. */
+MFK_INLINE f32x16 hidden_units(const mfk_gemm_args *part, const float *chains, size_t u, size_t n)
+{
+    f32x16 gate = biased(f32x16_load(chains + 2 * u), part->gate_bias, u, n);
+    f32x16 up = biased(f32x16_load(chains + 2 * u + MFK_NR), part->up_bias, u, n);
+    return f32x16_mul(act16(part->activation, gate), up);
 }
 
 static void glu_activate(const mfk_gemm_args *part, const float *chains, float *c, size_t n)
 {
     for (size_t u = 0; u < n; u += MFK_NR) {
-        f32x16 hidden = hidden_units(part->activation, chains, u);
+        f32x16 hidden = hidden_units(part, chains, u, n);
         if (n - u >= MFK_NR)
             f32x16_store(c + u, hidden);
         else
@@ -28,8 +36,7 @@ static void glu_activate(const mfk_gemm_args *part, const float *chains, float *
 static void glu_quantize(const mfk_gemm_args *part, const float *chains, mfk_q8_block *q, size_t n)
 {
     for (size_t u = 0; u < n; u += MFK_BLOCK)
-        quantize_block(hidden_units(part->activation, chains, u), hidden_units(part->activation, chains, u + MFK_NR),
-                       q + u / MFK_BLOCK);
+        quantize_block(hidden_units(part, chains, u, n), hidden_units(part, chains, u + MFK_NR, n), q + u / MFK_BLOCK);
 }
 
 static void *row_of(void *rows, size_t row_bytes, size_t row)
@@ -50,14 +57,15 @@ static void glu(const mfk_gemm_args *args)
             n = args->n - u < GLU_UNITS ? args->n - u : GLU_UNITS;
             part.n = (n + MFK_NR - 1) / MFK_NR * 2 * MFK_NR;
             part.b = (const char *)args->b + u / MFK_NR * 2 * args->b_panel_bytes;
+            if (args->gate_bias) part.gate_bias = args->gate_bias + u, part.up_bias = args->up_bias + u;
             gemm(&part, chains + GLU_CHAINS, MFK_SCRATCH_BYTES - GLU_CHAINS * sizeof(float));
             for (size_t r = 0; r < part.m; r++) {
                 const float *both = chains + r * 2 * GLU_UNITS;
                 if (args->q)
-                    glu_quantize(args, both,
+                    glu_quantize(&part, both,
                                  (mfk_q8_block *)row_of(args->q, args->q_row_bytes, row + r) + u / MFK_BLOCK, n);
                 else
-                    glu_activate(args, both, (float *)row_of(args->c, args->c_row_bytes, row + r) + u, n);
+                    glu_activate(&part, both, (float *)row_of(args->c, args->c_row_bytes, row + r) + u, n);
             }
         }
     }

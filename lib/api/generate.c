@@ -315,6 +315,7 @@ static mf_status generate(generation *g, mf_error *error)
     mf_model_info info = MF_MODEL_INFO_INIT;
     mf_status status = mf_model_info_get(g->model, &info);
     if (status != MF_OK) return mfi_fail(error, status, "generate: the model gives no information");
+    if (info.image_size > 0) return mfi_fail(error, MF_E_UNSUPPORTED, "generate: the model takes images, not tokens");
     g->n_vocab = info.n_vocab;
     g->eos_token = g->options.ignore_eos ? -1 : info.eos_token;
     status = read_prompt(g, &info, error);

@@ -78,6 +78,14 @@ void mfi_add_part(mfi_compiler *c, mfi_op *op, uint32_t layer, const char *rest,
     if (piece != NULL) mfi_program_part(c->program, op, &piece, 1, dst, n_of);
 }
 
+void mfi_add_bias(mfi_compiler *c, mfi_op *op, const char *name, uint64_t n)
+{
+    char full[80];
+    snprintf(full, sizeof full, "%s.bias", name);
+    const mfi_tensor *bias = mfi_need_vector(c, full, n);
+    if (op->n_part > 0) op->part[op->n_part - 1].bias = bias;
+}
+
 mfi_share mfi_quantized_share(const mfi_op *op)
 {
     uint32_t n_quantized = 0, n_piece = 0;
@@ -162,13 +170,18 @@ static uint32_t last_shell(const mfi_container *container)
 
 static const mfi_family_sizes *sizes_of(mfi_family family)
 {
-    return family == MFI_FAMILY_GEMMA3N ? &mfi_gemma3n_sizes : &mfi_decoder_sizes;
+    static const mfi_family_sizes *const sizes[MFI_N_FAMILY] = { &mfi_decoder_sizes, &mfi_decoder_sizes,
+                                                                 &mfi_decoder_sizes, &mfi_gemma3n_sizes,
+                                                                 &mfi_vit_sizes };
+    return sizes[family];
 }
 
 static void compile_family(mfi_compiler *c)
 {
     if (c->config->family == MFI_FAMILY_GEMMA3N)
         mfi_compile_gemma3n(c);
+    else if (c->config->family == MFI_FAMILY_VIT)
+        mfi_compile_vit(c);
     else
         mfi_compile_decoder(c);
 }

@@ -23,10 +23,21 @@ mf_status mfi_compile(mfi_program **out, const mfi_config *config, const mfi_con
 typedef struct mfi_family_sizes {
     uint32_t op_per_layer, op_ends, buffer, piece_per_layer, piece_ends; /* pieces without those of shells: 3 a layer */
 } mfi_family_sizes;
-extern const mfi_family_sizes mfi_decoder_sizes; /* family_decoder.c */
-extern const mfi_family_sizes mfi_gemma3n_sizes; /* family_gemma3n.c */
+extern const mfi_family_sizes mfi_decoder_sizes, mfi_gemma3n_sizes, mfi_vit_sizes; /* in family_decoder.c and so on */
 void mfi_compile_decoder(mfi_compiler *c);
 void mfi_compile_gemma3n(mfi_compiler *c);
+void mfi_compile_vit(mfi_compiler *c);
+
+/* block.c: the transformer block that both have. Pieces: 4 a layer. */
+enum { MFI_BLOCK_OPS = 17, MFI_BLOCK_BUFFERS = 14 };
+typedef struct mfi_block {
+    uint16_t x; /* the residual stream, of ALL */
+    uint16_t attn_in, q, k, v, attn, ffn_in, hidden, y_attn, y_ffn;
+    uint16_t attn_in_q8, attn_q8, ffn_in_q8, hidden_q8; /* quantized */
+} mfi_block;
+/* The buffers of all blocks. `quantized`: mfi_has_quantized */
+mfi_block mfi_block_buffers(mfi_compiler *c, bool quantized);
+void mfi_add_block(mfi_compiler *c, const mfi_block *buffers, uint32_t layer);
 
 /* "layers.N.rest" */
 void mfi_layer_name(char out[64], uint32_t layer, const char *rest);
@@ -40,6 +51,8 @@ void mfi_add_norm(mfi_compiler *c, mfi_rows rows, uint32_t layer, const char *na
 /* A product with a matrix that is whole in the base region. */
 void mfi_add_part(mfi_compiler *c, mfi_op *op, uint32_t layer, const char *rest, uint64_t n, uint64_t k, uint16_t dst,
                   mfi_extent n_of);
+/* The biases of the product added last: `name`.bias */
+void mfi_add_bias(mfi_compiler *c, mfi_op *op, const char *name, uint64_t n);
 /* The pieces that the shells hold of one FFN matrix of a layer; their widths must be those of `bound`. */
 void mfi_add_shells(mfi_compiler *c, mfi_op *op, uint32_t layer, const char *rest, bool along_n, uint16_t dst);
 

@@ -264,6 +264,10 @@ mf_status mfi_model_info(const mf_model *model, mf_model_info *info)
         .bos_token = config->bos_token,
         .eos_token = config->eos_token,
         .arithmetic = arithmetic_in_use(model),
+        .image_size = config->vit.image_size,
+        .patch_size = config->vit.patch_size,
+        .n_channel = config->vit.n_channel,
+        .n_class = config->vit.n_class,
     };
     for (uint32_t i = 0; i < mfi_container_region_count(model->container); i++)
         full.weight_bytes += mfi_container_region(model->container, i)->raw_bytes;

@@ -15,6 +15,8 @@
 #define MAX_HEAD 4096u
 #define MAX_D_FF (1u << 20)
 #define MAX_VOCAB (1u << 24)
+#define MAX_ALIBI 64.0f          /* what mfk_alibi_slope takes */
+#define MAX_PATCH (1u << 20)     /* numbers of a patch */
 #define MAX_POSITIONS (1u << 24) /* exact as f32, which rotations take */
 
 static const char *const family_names[MFI_N_FAMILY] = { "matlm", "llama", "olmo", "gemma3n", "vit" };
@@ -98,13 +100,29 @@ static mf_status check_extents(const mfi_config *config, mf_error *error)
         { "n_head", config->n_head, 1, MAX_HEAD },
         { "head_group", config->head_group, 1, config->n_head },
         { "d_ff", config->d_ff, MFI_QUANTUM, MAX_D_FF },
-        { "n_vocab", config->family == MFI_FAMILY_VIT ? 1 : config->n_vocab, 1, MAX_VOCAB },
         { "max_positions", config->max_positions, 1, MAX_POSITIONS },
     };
     for (size_t i = 0; i < MFI_COUNT(extent); i++) {
         mf_status status = check_extent(extent[i].name, extent[i].value, extent[i].step, extent[i].most, error);
         if (status != MF_OK) return status;
     }
+    if (config->family == MFI_FAMILY_VIT && config->n_vocab == 0) return MF_OK;
+    return check_extent("n_vocab", config->n_vocab, 1, MAX_VOCAB, error);
+}
+
+static mf_status check_rotation(const mfi_config *config, mf_error *error)
+{
+    const mfi_rope_scaling *s = &config->rope_scaling;
+    if (!isfinite(config->rope_theta) || (config->rope_theta != 0 && config->rope_theta < 1))
+        return mfi_fail(error, MF_E_INVALID, "rope_theta is %g: must be 0 (none) or at least 1", config->rope_theta);
+    if (s->kind == MFI_ROPE_PLAIN) return MF_OK;
+    if (s->kind > MFI_ROPE_LLAMA3 || !isfinite(s->factor) || s->factor < 1)
+        return mfi_fail(error, MF_E_INVALID, "rope_scaling %d by the factor %g: must be a known one, by at least 1",
+                        (int)s->kind, s->factor);
+    if (s->kind == MFI_ROPE_LLAMA3 && (!(s->low_freq_factor > 0) || !isfinite(s->high_freq_factor) ||
+                                       s->high_freq_factor <= s->low_freq_factor || s->original_positions == 0))
+        return mfi_fail(error, MF_E_INVALID, "rope_scaling from %g to %g of %u positions: must be 0 < low < high",
+                        s->low_freq_factor, s->high_freq_factor, s->original_positions);
     return MF_OK;
 }
 
@@ -115,8 +133,9 @@ static mf_status check_numbers(const mfi_config *config, mf_error *error)
                         (int)config->norm, (int)config->ffn, (int)config->activation);
     if (!isfinite(config->norm_eps) || config->norm_eps < 0)
         return mfi_fail(error, MF_E_INVALID, "norm_eps is %g", (double)config->norm_eps);
-    if (!isfinite(config->rope_theta) || (config->rope_theta != 0 && config->rope_theta < 1))
-        return mfi_fail(error, MF_E_INVALID, "rope_theta is %g: must be 0 (none) or at least 1", config->rope_theta);
+    if (!(config->alibi_max >= 0 && config->alibi_max <= MAX_ALIBI))
+        return mfi_fail(error, MF_E_INVALID, "alibi_max is %g: must be from 0 (none) to %g", (double)config->alibi_max,
+                        (double)MAX_ALIBI);
     if (!isfinite(config->embed_scale) || !isfinite(config->attention_scale))
         return mfi_fail(error, MF_E_INVALID, "a scale is not finite");
     const int32_t token[] = { config->bos_token, config->eos_token };
@@ -175,33 +194,38 @@ static mf_status check_named(const mfi_config *config, const mfi_granularity *na
     return MF_OK;
 }
 
-static mf_status check_decoder(const mfi_config *config, mf_error *error)
+static mf_status check_softcap(const mfi_config *config, mf_error *error)
 {
-    const mfi_rope_scaling *r = &config->rope_scaling;
-    const bool scales = r->kind == MFI_ROPE_PLAIN || (isfinite(r->factor) && r->factor > 0);
-    const bool llama3 = r->kind != MFI_ROPE_LLAMA3 ||
-                        (r->original_positions > 0 && isfinite(r->low_freq_factor) && r->low_freq_factor > 0 &&
-                         isfinite(r->high_freq_factor) && r->high_freq_factor > r->low_freq_factor);
-    if (r->kind > MFI_ROPE_LLAMA3 || !scales || !llama3)
-        return mfi_fail(error, MF_E_INVALID, "the scaling of rotations makes no sense");
-    if (!isfinite(config->alibi_max) || config->alibi_max < 0 || config->alibi_max > 64)
-        return mfi_fail(error, MF_E_INVALID, "alibi_max is %g: must be 0 (none) to 64", (double)config->alibi_max);
-    if (!isfinite(config->logit_softcap) || config->logit_softcap < 0)
-        return mfi_fail(error, MF_E_INVALID, "logit_softcap is %g", (double)config->logit_softcap);
-    return MF_OK;
+    if (isfinite(config->logit_softcap) && config->logit_softcap >= 0) return MF_OK;
+    return mfi_fail(error, MF_E_INVALID, "logit_softcap is %g", (double)config->logit_softcap);
 }
 
 static mf_status check_vit(const mfi_config *config, mf_error *error)
 {
     const mfi_vit *v = &config->vit;
-    if (v->patch_size == 0 || v->image_size == 0 || v->image_size > 16384 || v->image_size % v->patch_size != 0 ||
-        v->n_channel == 0 || v->n_channel > 64 || v->n_class > MAX_VOCAB)
-        return mfi_fail(error, MF_E_INVALID, "images of %u in patches of %u, %u channels, %u classes make no sense",
-                        v->image_size, v->patch_size, v->n_channel, v->n_class);
-    const uint32_t side = v->image_size / v->patch_size;
-    if (config->max_positions != 1 + side * side)
-        return mfi_fail(error, MF_E_INVALID, "max_positions is %u: the class token and %u patches are %u",
-                        config->max_positions, side * side, 1 + side * side);
+    if (v->patch_size == 0 || v->image_size == 0 || v->image_size % v->patch_size != 0 ||
+        v->image_size / v->patch_size > 4095 || v->n_channel == 0 || v->patch_size > MAX_PATCH ||
+        (uint64_t)v->patch_size * v->patch_size > MAX_PATCH / v->n_channel || v->n_class > MAX_VOCAB)
+        return mfi_fail(error, MF_E_INVALID,
+                        "images of %u channels and size %u in patches of %u, %u classes: out of range", v->n_channel,
+                        v->image_size, v->patch_size, v->n_class);
+    if (config->max_positions < mfi_vit_rows(v))
+        return mfi_fail(error, MF_E_INVALID, "max_positions is %u, but an image has %u rows", config->max_positions,
+                        mfi_vit_rows(v));
+    if (config->rope_theta != 0 || config->alibi_max != 0)
+        return mfi_fail(error, MF_E_INVALID, "rows of an image have stored positions: no rotation and no ALiBi");
+    return MF_OK;
+}
+
+/* What only layers of Gemma 3n have; and those of decoders. */
+static mf_status check_layer_kinds(const mfi_config *config, mf_error *error)
+{
+    for (uint32_t layer = 0; layer < config->n_layer && config->family != MFI_FAMILY_GEMMA3N; layer++)
+        if (config->kv_layer[layer] != layer || config->sparsity[layer] != 0 ||
+            (config->family == MFI_FAMILY_VIT && config->window[layer] != 0))
+            return mfi_fail(error, MF_E_INVALID,
+                            "layer %u shares keys, is sparse or has a window, which family %s has not", layer,
+                            mfi_family_name(config->family));
     return MF_OK;
 }
 
@@ -289,8 +313,10 @@ mf_status mfi_config_check(const mfi_config *config, mf_error *error)
     mf_status status = check_extents(config, error);
     if (status == MF_OK) status = check_numbers(config, error);
     if (status == MF_OK) status = check_names(config, error);
+    if (status == MF_OK) status = check_rotation(config, error);
     if (status == MF_OK) status = check_windows(config, error);
-    if (status == MF_OK) status = check_decoder(config, error);
+    if (status == MF_OK) status = check_softcap(config, error);
+    if (status == MF_OK) status = check_layer_kinds(config, error);
     if (status == MF_OK) status = check_sharing(config, error);
     if (status == MF_OK) status = check_gemma3n(config, error);
     if (status == MF_OK && config->family == MFI_FAMILY_VIT) status = check_vit(config, error);

@@ -70,6 +70,13 @@ typedef struct mfi_vit {
     bool pooler;      /* tanh(W x_0 + b) */
 } mfi_vit;
 
+/* The rows that an image becomes; 0 of a model that takes none. */
+static inline uint32_t mfi_vit_rows(const mfi_vit *vit)
+{
+    const uint32_t side = vit->patch_size == 0 ? 0 : vit->image_size / vit->patch_size;
+    return side == 0 ? 0 : 1 + side * side;
+}
+
 /* MATLM, LLAMA, OLMO:
  *  x = embed_scale * E[token]
  *  per layer:  x += O * attend(rope(Q * norm(x)), rope(K * norm(x)), V * norm(x))

@@ -56,6 +56,7 @@ void mfi_program_free(mfi_program *program)
         mfi_free(&allocator, program->stages[c].begin, (program->op_capacity + 1) * sizeof(uint32_t));
     mfi_free(&allocator, program->buffer, program->buffer_capacity * sizeof *program->buffer);
     mfi_free(&allocator, program->piece, program->piece_capacity * sizeof *program->piece);
+    mfi_free(&allocator, program->slope, (size_t)program->n_layer * program->n_slope * sizeof *program->slope);
     mfi_free(&allocator, program, sizeof *program);
 }
 
@@ -93,6 +94,20 @@ void mfi_program_attend(mfi_program *program, uint32_t layer, uint32_t slot, uin
     }
 }
 
+mf_status mfi_program_slopes(mfi_program *program, float alibi_max, mf_error *error)
+{
+    for (uint32_t layer = 0; layer < program->n_layer; layer++)
+        program->n_slope = (uint32_t)mfi_max(program->n_slope, program->layer[layer].n_head);
+    const size_t n = (size_t)program->n_layer * program->n_slope;
+    program->slope = mfi_alloc_array(&program->allocator, n, sizeof *program->slope);
+    if (program->slope == NULL) return mfi_fail(error, MF_E_NOMEM, "no memory for the slopes of %zu heads", n);
+    for (uint32_t layer = 0; layer < program->n_layer; layer++)
+        for (uint32_t head = 0; head < program->layer[layer].n_head; head++)
+            program->slope[(size_t)layer * program->n_slope + head] =
+                mfk_alibi_slope(alibi_max, head, program->layer[layer].n_head);
+    return MF_OK;
+}
+
 void mfi_program_part(mfi_program *program, mfi_op *op, const mfi_tensor *const *piece, uint32_t n_shell, uint16_t dst,
                       mfi_extent n_of)
 {
@@ -103,7 +118,7 @@ void mfi_program_part(mfi_program *program, mfi_op *op, const mfi_tensor *const 
     const mfi_tensor **copy = program->piece + program->n_piece;
     memcpy(copy, piece, n_shell * sizeof *piece);
     program->n_piece += n_shell;
-    op->part[op->n_part++] = (mfi_part){ copy, n_shell, dst, n_of };
+    op->part[op->n_part++] = (mfi_part){ .piece = copy, .n_shell = n_shell, .dst = dst, .n_of = n_of };
 }
 
 /* ---- Stages ---- */

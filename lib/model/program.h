@@ -9,6 +9,7 @@
  *   MFI_ROWS_ATTN   rows whose view keeps the layer, the most heads first
  *   MFI_ROWS_FFN    rows whose view keeps the layer, the widest FFN first
  *   MFI_ROWS_OUT    rows whose hidden state or logits are wanted
+ *   MFI_ROWS_CLASS  first rows of images whose logits or pooled states are wanted
  * A buffer belongs to one space kind. An operation that treats rows apart runs for the rows of its own space, and
  * finds each operand's row by the operand's: NORM and COPY gather rows from ALL into a space and ADD scatters them
  * back, so that the matrix products in between see the rows that reach a width as a prefix.
@@ -19,7 +20,7 @@
 #include "container.h"
 #include "model_config.h"
 
-typedef enum mfi_rows { MFI_ROWS_ALL, MFI_ROWS_ATTN, MFI_ROWS_FFN, MFI_ROWS_OUT } mfi_rows;
+typedef enum mfi_rows { MFI_ROWS_ALL, MFI_ROWS_ATTN, MFI_ROWS_FFN, MFI_ROWS_OUT, MFI_ROWS_CLASS } mfi_rows;
 
 /* What decides a live extent of an operand: nothing, or the row's view in the operation's layer. */
 typedef enum mfi_extent {
@@ -49,7 +50,10 @@ typedef enum mfi_op_kind {
     MFI_OP_STORE,     /* src is the keys, src2 the values: to the session's cache, slot `slot` */
     MFI_OP_ATTEND,    /* dst = attention of src over the cache, or the parts of spans of positions, */
     MFI_OP_MERGE,     /* which this makes one */
-    MFI_OP_OUTPUT     /* hidden states (src) and logits, softcapped, to the callers' memory */
+    MFI_OP_OUTPUT,    /* hidden states (src) and, where it has a part, logits, softcapped, to the callers' memory */
+    MFI_OP_PATCH,     /* dst = the pixels of the row's patch, zeros behind them; zeros for the class row */
+    MFI_OP_PLACE,     /* dst = dst, or `bias` for the class row, + the row's position in `weight` */
+    MFI_OP_GIVE       /* src to the callers' memory: logits or, where `pooled`, pooled states */
 } mfi_op_kind;
 
 /* How a batch is cut for the threads; the executor chooses by its shape (docs/architecture.md, Threads).
@@ -69,6 +73,8 @@ typedef struct mfi_stages {
  * n_of == FFN, along k (each resumed) for k_of == FFN; one piece otherwise. */
 typedef struct mfi_part {
     const mfi_tensor *const *piece; /* [n_shell]; NULL where the shell is empty for this layer */
+    /* Or NULL. Added to the outputs, those of all shells, by the thread that has them; gate_bias: GLU */
+    const mfi_tensor *bias, *gate_bias;
     uint32_t n_shell;
     uint16_t dst;
     uint16_t matrix; /* which, of those that the pieces interleave */
@@ -87,7 +93,7 @@ typedef struct mfi_op {
     uint32_t n_part;
     mfi_part part[MFI_MAX_PART];
     const mfi_tensor *table;         /* EMBED, LOOKUP */
-    const mfi_tensor *weight, *bias; /* NORM; bias NULL for RMS */
+    const mfi_tensor *weight, *bias; /* NORM, PLACE; bias NULL for RMS */
     mfi_norm norm;
     float eps, scale, table_scale, offset;
     float clip;     /* 0: none */
@@ -95,6 +101,7 @@ typedef struct mfi_op {
     float softcap;  /* OUTPUT: logits are c * tanh(logit / c); 0: none */
     mfk_activation activation;
     bool activated;
+    bool pooled;                                                            /* GIVE */
     bool quantized;                                                         /* GLU: dst holds mfk_q8_block */
     uint16_t n_stream, stream[MFI_MAX_STREAM], coefficient, coefficient_at; /* COMBINE */
     uint32_t slot;                                                          /* of the cache: STORE, ATTEND */
@@ -122,6 +129,9 @@ typedef struct mfi_program {
     uint32_t d_model, d_head, head_group, n_vocab, n_layer;
     mfi_layer *layer;                             /* [n_layer] */
     const mfi_tensor *rope_freqs[MFI_N_ROTATION]; /* [d_head / 2] or NULL */
+    bool whole;                                   /* rows see all rows of their request, not just those before them */
+    uint32_t n_slope;                             /* heads of the widest layer, */
+    float *slope;                                 /* [n_layer][n_slope] and ALiBi's slopes of them, or NULL */
     uint32_t n_shell;
     uint32_t *shell_bound; /* [n_shell][n_layer] FFN width that shells 0..s hold together */
     uint32_t n_slot;       /* layers that own keys and values */
@@ -151,6 +161,8 @@ mfi_op *mfi_program_op(mfi_program *program, mfi_op_kind kind, mfi_rows rows, ui
 /* ATTEND with the MERGE that belongs to it. */
 void mfi_program_attend(mfi_program *program, uint32_t layer, uint32_t slot, uint16_t src, uint16_t dst, float scale,
                         uint32_t window);
+/* ALiBi (mfi_config.alibi_max) for the layers, whose heads are set. */
+mf_status mfi_program_slopes(mfi_program *program, float alibi_max, mf_error *error);
 /* Adds a product to a GEMM or GLU. `piece` [n_shell] is copied. */
 void mfi_program_part(mfi_program *program, mfi_op *op, const mfi_tensor *const *piece, uint32_t n_shell, uint16_t dst,
                       mfi_extent n_of);

@@ -71,26 +71,34 @@ static void lay_out_space(const mf_executor *e, mfi_space *space, mfi_rows rows,
     set_sorted(e, space, rows, layer);
 }
 
+static void add_row(mfi_space *space, uint32_t row, bool in)
+{
+    space->index_of[row] = in ? space->n_row : MFI_NO_ROW;
+    if (in) space->row_of[space->n_row++] = row;
+}
+
 static void lay_out_rows(mf_executor *e)
 {
-    e->n_row = e->out.n_row = 0;
+    e->n_row = e->out.n_row = e->class_rows.n_row = 0;
     for (uint32_t i = 0; i < e->n_request; i++) {
         mfi_run_request *request = &e->request[i];
         const float *embedding = request->embeddings;
         request->first_row = e->n_row;
         request->first_out = e->out.n_row;
         for (uint32_t r = 0; r < request->n_row; r++, e->n_row++) {
-            const bool is_token = request->tokens[r] >= 0, wanted = r >= request->out_begin;
+            const bool is_embedding = request->tokens != NULL && request->tokens[r] < 0;
+            const bool is_class = r == 0 && request->pixels != NULL;
             e->row_request[e->n_row] = i;
-            e->embedding[e->n_row] = is_token ? NULL : embedding;
-            if (!is_token) embedding += request->embedding_stride;
-            e->out.index_of[e->n_row] = wanted ? e->out.n_row : MFI_NO_ROW;
-            if (wanted) e->out.row_of[e->out.n_row++] = e->n_row;
+            e->embedding[e->n_row] = is_embedding ? embedding : NULL;
+            if (is_embedding) embedding += request->embedding_stride;
+            add_row(&e->out, e->n_row, r >= request->out_begin && r < request->out_end);
+            add_row(&e->class_rows, e->n_row, is_class && (request->logits != NULL || request->pooled != NULL));
         }
     }
     set_uniform(&e->all, 0, e->n_row);
-    e->out.n_step = 1;
+    e->out.n_step = e->class_rows.n_step = 1;
     e->out.step[0] = (mfi_step){ 0, e->out.n_row };
+    e->class_rows.step[0] = (mfi_step){ 0, e->class_rows.n_row };
 }
 
 /* Whether every thread gets as many key/value heads as the others, in every layer. */
@@ -132,6 +140,8 @@ const mfi_space *mfi_batch_space(const mf_executor *e, mfi_rows rows, uint32_t l
         return &e->ffn[layer];
     case MFI_ROWS_OUT:
         return &e->out;
+    case MFI_ROWS_CLASS:
+        return &e->class_rows;
     default:
         return &e->all;
     }

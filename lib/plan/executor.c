@@ -44,8 +44,9 @@ static void lay_out(mf_executor *e, mfi_arena *arena)
     e->ffn = mfi_carve(arena, program->n_layer, sizeof *e->ffn);
     const bool real = arena->base != NULL;
     for (uint32_t i = 0; i < program->n_buffer; i++) {
-        size_t floats = 0;
-        if (!mfi_mul(program->buffer[i].stride, e->max_rows, &floats)) floats = SIZE_MAX;
+        size_t floats = 0, rows = e->max_rows;
+        if (program->buffer[i].rows == MFI_ROWS_CLASS) rows = mfi_min(rows, e->max_requests);
+        if (!mfi_mul(program->buffer[i].stride, rows, &floats)) floats = SIZE_MAX;
         float *buffer = mfi_carve(arena, floats, sizeof(float));
         if (real) e->shared[i] = buffer;
     }
@@ -63,6 +64,7 @@ static void lay_out(mf_executor *e, mfi_arena *arena)
     }
     lay_out_space(&e->all, arena, 0, 1);
     lay_out_space(&e->out, arena, e->max_rows, 1);
+    lay_out_space(&e->class_rows, arena, e->max_rows, 1);
     for (uint32_t r = 0; r < MFI_N_ROTATION && program->rope_freqs[r] != NULL; r++) {
         e->cos[r] = mfi_carve(arena, e->max_rows, program->d_head / 2 * sizeof(float));
         e->sin[r] = mfi_carve(arena, e->max_rows, program->d_head / 2 * sizeof(float));

@@ -19,14 +19,15 @@
 typedef struct mfi_run_request {
     const mf_submodel *view;
     uint32_t position, n_row; /* the first row's position */
-    const int32_t *tokens;    /* [n_row] */
+    const int32_t *tokens;    /* [n_row]; or NULL, and */
+    const float *pixels;      /* the image whose rows these are, all of them */
     const float *embeddings;  /* next row for a token of -1 */
     size_t embedding_stride;
     mfk_type cache_type;
     size_t value_offset_bytes;
     void *const *const *pages;
-    uint32_t out_begin;     /* rows [out_begin, n_row) are wanted; their outputs: */
-    float *logits, *hidden; /* or NULL */
+    uint32_t out_begin, out_end;     /* rows [out_begin, out_end) are wanted; their outputs: */
+    float *logits, *hidden, *pooled; /* or NULL. Of an image logits and pooled are of the class row, wanted or not */
     size_t logits_stride, hidden_stride;
     const atomic_bool *cancel;
     /* worked out by mfi_batch_lay_out */
@@ -75,7 +76,7 @@ struct mf_executor {
     const float **embedding; /* [max_rows] the caller's row, or NULL for a token */
     uint32_t *row_request;   /* [max_rows] */
     mfi_space *attn, *ffn;   /* [n_layer] */
-    mfi_space all, out;
+    mfi_space all, out, class_rows;
     uint32_t *order;          /* [max_requests] */
     mfi_run_request *request; /* [max_requests] */
 

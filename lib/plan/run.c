@@ -193,6 +193,35 @@ static void store(const mf_executor *e, const mfi_op *op, uint32_t thread, uint3
     }
 }
 
+/* Row 1 + r * side + c of an image is its patch (r, c): channel by channel, line by line. */
+static void patch(const mf_executor *e, const mfi_op *op, uint32_t row, float *dst)
+{
+    const mfi_vit *vit = &e->model->config.vit;
+    const mfi_run_request *request = request_of(e, row);
+    const size_t size = vit->image_size, line = vit->patch_size, side = size / line, width = line * line;
+    const uint32_t index = row - request->first_row;
+    memset(dst, 0, e->model->program->buffer[op->dst].width * sizeof *dst);
+    if (index == 0) return;
+    const float *first = request->pixels + (index - 1) / side * line * size + (index - 1) % side * line;
+    for (size_t channel = 0; channel < vit->n_channel; channel++, first += size * size, dst += width)
+        for (size_t y = 0; y < line; y++)
+            memcpy(dst + y * line, first + y * size, line * sizeof *dst);
+}
+
+static void place(const mf_executor *e, const mfi_op *op, uint32_t row, float *x)
+{
+    const size_t width = e->model->program->d_model, index = row - request_of(e, row)->first_row;
+    const float *position = (const float *)op->weight->data + index * width;
+    e->model->kernels.add(width, index == 0 ? op->bias->data : x, position, x);
+}
+
+static void give(const mf_executor *e, const mfi_op *op, uint32_t row, const float *src)
+{
+    const mfi_run_request *request = request_of(e, row);
+    float *to = op->pooled ? request->pooled : request->logits;
+    if (to != NULL) memcpy(to, src, e->model->program->buffer[op->src].width * sizeof *to);
+}
+
 /* `row` is of ALL. */
 static void run_row(const mf_executor *e, const mfi_op *op, uint32_t thread, uint32_t row)
 {
@@ -240,6 +269,15 @@ static void run_row(const mf_executor *e, const mfi_op *op, uint32_t thread, uin
         break;
     case MFI_OP_STORE:
         store(e, op, thread, row, src);
+        break;
+    case MFI_OP_PATCH:
+        patch(e, op, row, dst);
+        break;
+    case MFI_OP_PLACE:
+        place(e, op, row, dst);
+        break;
+    case MFI_OP_GIVE:
+        give(e, op, row, src);
         break;
     default:
         break;

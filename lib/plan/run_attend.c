@@ -59,15 +59,24 @@ typedef struct range {
     uint32_t begin, end;
 } range;
 
-static range keys_of(const mfi_op *op, uint32_t position)
+/* `row` of the request. */
+static range keys_of(const mf_executor *e, const mfi_op *op, const mfi_run_request *request, uint32_t row)
 {
+    const uint32_t position = request->position + row;
     const bool slides = op->window != 0 && position >= op->window;
+    if (e->model->program->whole) return (range){ request->position, request->position + request->n_row };
     return (range){ slides ? position + 1 - op->window : 0, position + 1 };
 }
 
 static range keys_of_pair(const tiling *t, const attend_tile *tile, uint64_t pair)
 {
-    return keys_of(t->op, tile->request->position + (uint32_t)(pair / tile->n_head));
+    return keys_of(t->e, t->op, tile->request, (uint32_t)(pair / tile->n_head));
+}
+
+static float slope_of(const mfi_program *program, uint32_t layer, const attend_tile *tile, uint64_t pair)
+{
+    const uint32_t head = tile->kv_head * program->head_group + (uint32_t)(pair % tile->n_head);
+    return program->slope[(size_t)layer * program->n_slope + head];
 }
 
 static float *part_of(const tiling *t, const attend_tile *tile, uint64_t pair, uint32_t span)
@@ -89,24 +98,29 @@ static float *out_of(const tiling *t, const attend_tile *tile, uint16_t buffer, 
 static void run_keys(const tiling *t, const attend_tile *tile, uint32_t from, uint32_t to)
 {
     const mfi_run_request *request = tile->request;
-    const size_t block_bytes = mfk_cache_block_bytes(request->cache_type, t->e->model->program->d_head);
+    const mfi_program *program = t->e->model->program;
+    const size_t block_bytes = mfk_cache_block_bytes(request->cache_type, program->d_head);
     const float *q[MFK_ATTEND_ROWS];
-    float *out[MFK_ATTEND_ROWS];
-    uint32_t key_begin[MFK_ATTEND_ROWS], key_end[MFK_ATTEND_ROWS];
+    float *out[MFK_ATTEND_ROWS], slope[MFK_ATTEND_ROWS];
+    uint32_t key_begin[MFK_ATTEND_ROWS], key_end[MFK_ATTEND_ROWS], query_at[MFK_ATTEND_ROWS];
     size_t n_row = 0;
     for (uint64_t pair = tile->begin; pair < tile->end; pair++) {
         const range keys = keys_of_pair(t, tile, pair);
         if (keys.begin >= to || keys.end <= from) continue;
         key_begin[n_row] = (uint32_t)mfi_max(keys.begin, from);
         key_end[n_row] = (uint32_t)mfi_min(keys.end, to);
+        query_at[n_row] = request->position + (uint32_t)(pair / tile->n_head);
+        if (program->slope != NULL) slope[n_row] = slope_of(program, t->op->layer, tile, pair);
         q[n_row] = out_of(t, tile, t->op->src, pair);
         out[n_row++] = t->split ? part_of(t, tile, pair, from / MFK_SPAN) : out_of(t, tile, t->op->dst, pair);
     }
     const mfk_attend_args args = {
         .n_row = n_row,
-        .d_head = t->e->model->program->d_head,
+        .d_head = program->d_head,
         .type = request->cache_type,
         .scale = t->op->scale,
+        .slope = program->slope != NULL ? slope : NULL,
+        .query_at = query_at,
         .q = q,
         .out = t->split ? NULL : out,
         .part = t->split ? out : NULL,
@@ -157,7 +171,7 @@ static tiling tiling_of(const mf_executor *e, const mfi_op *op, uint32_t thread)
     for (uint32_t i = 0; i < e->n_request; i++) {
         const mfi_run_request *request = &e->request[i];
         const uint64_t pairs = (uint64_t)request->n_row * mfi_view_heads(request->view, op->layer);
-        const range first = keys_of(op, request->position), last = keys_of(op, request->position + request->n_row - 1);
+        const range first = keys_of(e, op, request, 0), last = keys_of(e, op, request, request->n_row - 1);
         const range seen = { first.begin / MFK_SPAN, (last.end - 1) / MFK_SPAN + 1 };
         if (pairs == 0) continue;
         n_pair += pairs;

@@ -49,12 +49,30 @@ static mfk_gemm_args product_args(const mf_executor *e, const mfi_tensor *piece,
 {
     const size_t panel_bytes = mfk_panel_bytes(piece->type, (size_t)piece->k);
     return (mfk_gemm_args){
-        .k = (size_t)piece->k,
+        .k = mfi_round_up((size_t)piece->k, MFK_K_ALIGN),
         .b = mfi_tensor_body(piece) + panel * panel_bytes,
         .b_panel_bytes = step * panel_bytes,
         .table = mfi_tensor_table(piece),
         .scratch = e->scratch[thread],
     };
+}
+
+/* The biases of a part from output `at` on. */
+static const float *bias_at(const mfi_tensor *bias, size_t at)
+{
+    return bias != NULL ? (const float *)bias->data + at : NULL;
+}
+
+/* What follows the chains of m rows of n outputs, the first of them output `at` of the part. */
+static void finish_outputs(const product *p, size_t at, size_t m, size_t n)
+{
+    const mfk_table *kernels = &p->e->model->kernels;
+    const float *bias = bias_at(p->part->bias, at);
+    for (size_t r = 0; r < m; r++) {
+        float *c = mfi_row(p->e, p->thread, p->part->dst, r) + at;
+        if (bias != NULL) kernels->add(n, c, bias, c);
+        if (p->op->activated) kernels->activate(p->op->activation, n, c, c);
+    }
 }
 
 /* Columns [begin, end) of `piece`, whose first column is column `origin` of the result, for the first m rows. */
@@ -80,12 +98,14 @@ static void run_columns(const product *p, const mfi_tensor *piece, size_t origin
         args.c = to + origin + column;
         args.c_row_bytes = stride * sizeof(float);
     }
-    if (gated)
+    if (gated) {
+        args.gate_bias = bias_at(p->part->gate_bias, origin + column);
+        args.up_bias = bias_at(p->part->bias, origin + column);
         mfk_table_glu(&e->model->kernels, piece->type)(&args);
-    else
-        mfk_table_gemm(&e->model->kernels, piece->type)(&args);
-    for (size_t r = 0; p->op->activated && !gated && r < m; r++)
-        e->model->kernels.activate(p->op->activation, args.n, args.c + r * stride, args.c + r * stride);
+        return;
+    }
+    mfk_table_gemm(&e->model->kernels, piece->type)(&args);
+    if (p->part->bias != NULL || p->op->activated) finish_outputs(p, origin + column, m, args.n);
 }
 
 /* Intervals along n: every piece, cut where a view ends. */
@@ -148,6 +168,14 @@ static void run_along_k(const product *p)
     }
 }
 
+/* The columns that the thread had of every interval. */
+static void add_bias_along_k(const product *p)
+{
+    size_t first, last;
+    mfi_split((size_t)p->part->bias->n, MFK_NR, p->thread, p->e->n_thread, &first, &last);
+    finish_outputs(p, first, p->space->n_row, last - first);
+}
+
 void mfi_run_gemm(mf_executor *e, const mfi_op *op, uint32_t thread)
 {
     const mfi_space *space = mfi_batch_space(e, op->rows, op->layer);
@@ -157,6 +185,7 @@ void mfi_run_gemm(mf_executor *e, const mfi_op *op, uint32_t thread)
             run_along_n(&p);
         else
             run_along_k(&p);
+        if (op->k_of != MFI_EXTENT_FULL && p.part->bias != NULL) add_bias_along_k(&p);
     }
 }
 
@@ -228,16 +257,17 @@ static void copy_hidden(const mf_executor *e, const mfi_op *op, uint32_t thread)
 void mfi_run_output(mf_executor *e, const mfi_op *op, uint32_t thread)
 {
     copy_hidden(e, op, thread);
+    if (op->n_part == 0) return;
     uint32_t n_taker = 0, taker = 0;
     for (uint32_t i = 0; i < e->n_request; i++)
-        if (e->request[i].logits != NULL && e->request[i].out_begin < e->request[i].n_row) n_taker++, taker = i;
+        if (e->request[i].logits != NULL && e->request[i].out_begin < e->request[i].out_end) n_taker++, taker = i;
     if (n_taker == 0) return;
     size_t begin, end;
     mfi_split(e->model->program->n_vocab, MFK_NR, thread, e->n_thread, &begin, &end);
     if (begin == end) return;
     const mfi_run_request *only = &e->request[taker];
     if (n_taker == 1)
-        run_logits(e, op, thread, only->first_out, only->n_row - only->out_begin, begin, end, only->logits + begin,
+        run_logits(e, op, thread, only->first_out, only->out_end - only->out_begin, begin, end, only->logits + begin,
                    only->logits_stride);
     else
         scatter_logits(e, op, thread, begin, end);

@@ -26,6 +26,14 @@ static mf_request *request_at(const forward *f, size_t index)
     return (mf_request *)(void *)(f->requests + index * f->stride);
 }
 
+/* What the caller set, with nothing in the fields that it does not know of. */
+static mf_request input_at(const forward *f, size_t index)
+{
+    mf_request request = { 0 };
+    memcpy(&request, request_at(f, index), mfi_min(f->stride, sizeof request));
+    return request;
+}
+
 /* `reason` is the sentence of `status`; the call reports the first of them. */
 static void fail_request(forward *f, size_t index, mf_status status, const mf_error *reason)
 {
@@ -33,6 +41,17 @@ static void fail_request(forward *f, size_t index, mf_status status, const mf_er
     if (f->status != MF_OK) return;
     f->status = status;
     mfi_fail(f->error, status, "request %zu: %s", index, reason->detail);
+}
+
+/* Rows of a request's image, of a model that takes images; 0: it takes tokens. */
+static uint32_t image_rows(const mf_request *request)
+{
+    return mfi_vit_rows(&request->session->model->config.vit);
+}
+
+static size_t row_count(const mf_request *request)
+{
+    return image_rows(request) > 0 ? image_rows(request) : request->n_token;
 }
 
 /* ---- Checks ---- */
@@ -47,6 +66,8 @@ static bool is_zero(const unsigned char *bytes, size_t n)
 static mf_status check_tokens(const mf_request *request, const mf_session *session, mf_error *error)
 {
     const uint32_t n_vocab = session->model->program->n_vocab;
+    if (request->pixels != NULL || request->pooled != NULL)
+        return mfi_fail(error, MF_E_UNSUPPORTED, "the model takes tokens: no pixels, and no pooled state");
     if (request->tokens == NULL || request->n_token == 0) return mfi_fail(error, MF_E_INVALID, "no tokens");
     if (request->n_token > session->max_positions - session->position)
         return mfi_fail(error, MF_E_FULL, "%zu tokens after position %u; the session holds %u", request->n_token,
@@ -58,6 +79,25 @@ static mf_status check_tokens(const mf_request *request, const mf_session *sessi
         if (token < -1 || (token >= 0 && (uint32_t)token >= n_vocab))
             return mfi_fail(error, MF_E_RANGE, "token %zu is %d; the vocabulary has %u", i, token, n_vocab);
     }
+    return MF_OK;
+}
+
+static mf_status check_image(const mf_request *request, const mf_executor *executor, mf_error *error)
+{
+    const mf_session *session = request->session;
+    const uint32_t n_row = image_rows(request);
+    if (request->tokens != NULL || request->n_token != 0 || request->embeddings != NULL)
+        return mfi_fail(error, MF_E_UNSUPPORTED, "the model takes pixels: no tokens, and no embeddings");
+    if (request->pixels == NULL) return mfi_fail(error, MF_E_INVALID, "no pixels");
+    if (request->logits != NULL && session->model->config.vit.n_class == 0)
+        return mfi_fail(error, MF_E_UNSUPPORTED, "the model has no classifier: it gives hidden states, not logits");
+    if (request->pooled != NULL && !session->model->config.vit.pooler)
+        return mfi_fail(error, MF_E_UNSUPPORTED, "the model has no pooler: its class row is the hidden state");
+    if (n_row > executor->max_rows)
+        return mfi_fail(error, MF_E_CAPACITY, "an image is %u rows at once; the executor's max_tokens are %u", n_row,
+                        executor->max_rows);
+    if (n_row > session->max_positions - session->position)
+        return mfi_fail(error, MF_E_FULL, "an image has %u rows; the session holds %u", n_row, session->max_positions);
     return MF_OK;
 }
 
@@ -81,13 +121,29 @@ static size_t wanted_rows(const mf_request *request)
     case MF_LOGITS_NONE:
         return 0;
     case MF_LOGITS_ALL:
-        return request->n_token;
+        return row_count(request);
     default:
         return 1;
     }
 }
 
-static mf_status check_request(const mf_request *request, mf_error *error)
+static mf_status check_outputs(const mf_request *request, mf_error *error)
+{
+    const mf_model *model = request->session->model;
+    const bool image = image_rows(request) > 0;
+    const size_t n_row = wanted_rows(request), n_logit = image ? model->config.vit.n_class : model->program->n_vocab;
+    mf_status status = check_output("logits", request->logits, image ? mfi_min(n_row, 1) : n_row, n_logit,
+                                    request->logits_stride, request->logits_capacity, error);
+    if (status == MF_OK)
+        status = check_output("hidden", request->hidden, n_row, model->program->d_model, request->hidden_stride,
+                              request->hidden_capacity, error);
+    if (status == MF_OK)
+        status =
+            check_output("pooled", request->pooled, 1, model->program->d_model, 0, request->pooled_capacity, error);
+    return status;
+}
+
+static mf_status check_request(const mf_request *request, const mf_executor *executor, mf_error *error)
 {
     const mf_session *session = request->session;
     const mf_submodel *view = request->submodel;
@@ -101,13 +157,9 @@ static mf_status check_request(const mf_request *request, mf_error *error)
     if (view->n_shell > session->model->n_shell_resident)
         return mfi_fail(error, MF_E_NOT_RESIDENT, "the view needs %u shells, and %u are loaded", view->n_shell,
                         session->model->n_shell_resident);
-    mf_status status = check_tokens(request, session, error);
-    if (status == MF_OK)
-        status = check_output("logits", request->logits, wanted_rows(request), program->n_vocab, request->logits_stride,
-                              request->logits_capacity, error);
-    if (status == MF_OK)
-        status = check_output("hidden", request->hidden, wanted_rows(request), program->d_model, request->hidden_stride,
-                              request->hidden_capacity, error);
+    mf_status status =
+        image_rows(request) > 0 ? check_image(request, executor, error) : check_tokens(request, session, error);
+    if (status == MF_OK) status = check_outputs(request, error);
     if (status == MF_OK) status = mfi_kv_check_view(&session->cache, view, error);
     return status;
 }
@@ -170,6 +222,7 @@ static void fill_run(mfi_run_request *run, const mf_request *request, uint32_t n
         .value_offset_bytes = session->model->value_offset_bytes[session->cache.type],
         .pages = (void *const *const *)session->cache.slot,
         .out_begin = (uint32_t)out_begin,
+        .out_end = n_row,
         .logits_stride = logits_stride,
         .hidden_stride = hidden_stride,
         .cancel = &session->cancel,
@@ -180,22 +233,48 @@ static void fill_run(mfi_run_request *run, const mf_request *request, uint32_t n
     if (request->hidden != NULL) run->hidden = request->hidden + out_row * hidden_stride;
 }
 
-static bool is_waiting(const mf_request *request)
+/* The rows of an image, whose first is the class row. */
+static void fill_image(mfi_run_request *run, const mf_request *request)
 {
-    return request->status == MF_OK && request->n_token_done < request->n_token;
+    mf_session *session = request->session;
+    const uint32_t d_model = session->model->program->d_model;
+    *run = (mfi_run_request){
+        .view = request->submodel,
+        .position = session->position,
+        .n_row = image_rows(request),
+        .pixels = request->pixels,
+        .cache_type = mfi_cache_element(session->cache.type),
+        .value_offset_bytes = session->model->value_offset_bytes[session->cache.type],
+        .pages = (void *const *const *)session->cache.slot,
+        .out_end = (uint32_t)wanted_rows(request),
+        .logits = request->logits_of == MF_LOGITS_NONE ? NULL : request->logits,
+        .hidden = request->hidden,
+        .hidden_stride = request->hidden_stride ? request->hidden_stride : d_model,
+        .pooled = request->pooled,
+        .cancel = &session->cancel,
+    };
 }
 
-/* The next batch: as many rows as fit, in the order of the requests. False when nothing is left. */
+static bool is_waiting(const mf_request *request)
+{
+    return request->status == MF_OK && request->n_token_done < row_count(request);
+}
+
+/* The next batch: as many rows as fit, in the order of the requests, images whole. False when nothing is left. */
 static bool fill_batch(forward *f)
 {
     mf_executor *e = f->executor;
     uint32_t room = e->max_rows;
     e->n_request = 0;
     for (size_t i = 0; i < f->n_request && room > 0; i++) {
-        const mf_request *request = request_at(f, i);
-        if (!is_waiting(request)) continue;
-        const uint32_t n_row = (uint32_t)mfi_min(room, request->n_token - request->n_token_done);
-        fill_run(&e->request[e->n_request++], request, n_row);
+        const mf_request request = input_at(f, i);
+        if (!is_waiting(&request)) continue;
+        const uint32_t n_row = (uint32_t)mfi_min(room, row_count(&request) - request.n_token_done);
+        if (n_row < image_rows(&request)) break;
+        if (image_rows(&request) > 0)
+            fill_image(&e->request[e->n_request++], &request);
+        else
+            fill_run(&e->request[e->n_request++], &request, n_row);
         room -= n_row;
     }
     return e->n_request > 0;
@@ -224,16 +303,21 @@ static void start_request(forward *f, size_t index)
     request->n_token_done = 0;
     request->elapsed_ns = 0;
     mf_session *session = request->session;
-    mf_status status = check_request(request, &reason);
+    const mf_request input = input_at(f, index);
+    mf_status status = check_request(&input, f->executor, &reason);
     if (status == MF_OK)
         status = mfi_kv_prepare(&session->cache, request->submodel, session->position,
-                                session->position + (uint32_t)request->n_token, &reason);
+                                session->position + (uint32_t)row_count(request), &reason);
     if (status != MF_OK) fail_request(f, index, status, &reason);
 }
 
 static void finish_request(mf_request *request)
 {
     mf_session *session = request->session;
+    if (request->status == MF_OK && image_rows(request) > 0) {
+        mfi_kv_truncate(&session->cache, session->position);
+        return;
+    }
     if (request->status == MF_OK) {
         memcpy(session->tokens + session->position, request->tokens, request->n_token * sizeof *request->tokens);
         session->position += (uint32_t)request->n_token;

@@ -113,6 +113,8 @@ mf_status mf_sampler_create(mf_sampler **out, mf_model *model, const mf_sampler_
     mf_status status = mfi_read_options(&full, sizeof full, FIRST_BYTES(mf_sampler_options, filter_user), options,
                                         "mf_sampler_options", error);
     if (status == MF_OK) status = check_options(&full, error);
+    if (status == MF_OK && model->config.family == MFI_FAMILY_VIT)
+        status = mfi_fail(error, MF_E_UNSUPPORTED, "sampler: the model takes images, not tokens");
     if (status != MF_OK) return status;
 
     mf_sampler *s = NULL;

@@ -254,6 +254,12 @@ static void count_matrix(mf_submodel_info *info, mfk_type type, uint64_t n, uint
     info->flops_per_token += 2 * n * k;
 }
 
+static void count_vector(mf_submodel_info *info, uint64_t n)
+{
+    info->n_param_body += n;
+    info->bytes_per_token += n * sizeof(float);
+}
+
 static uint32_t live_extent(const mf_submodel *view, const mfi_op *op, mfi_extent extent, uint64_t full)
 {
     const uint32_t d_head = view->model->program->d_head;
@@ -273,6 +279,8 @@ static uint32_t live_extent(const mf_submodel *view, const mfi_op *op, mfi_exten
 static void count_part(mf_submodel_info *info, const mf_submodel *view, const mfi_op *op, const mfi_part *part)
 {
     const bool along_n = part->n_of == MFI_EXTENT_FFN, along_k = op->k_of == MFI_EXTENT_FFN;
+    if (part->bias != NULL)
+        count_vector(info, (op->kind == MFI_OP_GLU ? 2 : 1) * live_extent(view, op, part->n_of, part->bias->n));
     uint64_t left = along_n || along_k ? mfi_view_ffn(view, op->layer) : 1;
     for (uint32_t s = 0; s < part->n_shell && left > 0; s++) {
         const mfi_tensor *piece = part->piece[s];
@@ -301,7 +309,7 @@ static bool counted_before(const mf_submodel *view, const mfi_op *op)
 /* What is no matrix of a product: norms, and small matrices. */
 static void count_vectors(mf_submodel_info *info, const mf_submodel *view, const mfi_op *op)
 {
-    if (op->weight == NULL) return;
+    if (op->weight == NULL || op->kind == MFI_OP_PLACE) return;
     const uint64_t n = op->weight->n * (op->bias != NULL ? 2 : 1);
     if (op->kind == MFI_OP_MATVEC) info->flops_per_token += 2 * n;
     if (counted_before(view, op)) return;
@@ -323,11 +331,15 @@ mf_status mfi_submodel_info(const mf_submodel *view, mf_submodel_info *info)
             ends += op->table->n * columns;
             full.bytes_per_token += mfk_weights_bytes(op->table->type, 1, columns);
         }
+        if (op->kind == MFI_OP_PLACE) {
+            ends += op->weight->n + op->bias->n;
+            full.bytes_per_token += program->d_model * sizeof(float);
+        }
         if (op->kind == MFI_OP_EMBED) {
             ends += op->table->n * op->table->k;
             full.bytes_per_token += mfk_weights_bytes(op->table->type, 1, op->table->k);
         }
-        if (op->kind == MFI_OP_OUTPUT) {
+        if (op->kind == MFI_OP_OUTPUT && op->n_part > 0) {
             const mfi_tensor *output = op->part[0].piece[0];
             const uint64_t body = full.n_param_body;
             count_matrix(&full, output->type, output->n, output->k);
