@@ -38,6 +38,11 @@ static void make_program(stage *s, uint32_t group)
     p->d_head = (uint32_t)s->d_head;
     p->head_group = group;
     p->layer[0] = (mfi_layer){ MFI_QUANTUM, (uint32_t)s->n_head, false };
+    s->model.config =
+        (mfi_config){ .n_layer = 1, .n_granularity = 1, .d_head = (uint32_t)s->d_head, .head_group = group };
+    cr_assert_eq(mfi_config_alloc(&s->model.config, &s->model.allocator, NULL), MF_OK);
+    s->model.config.granularity[0].ffn[0] = MFI_QUANTUM;
+    s->model.config.granularity[0].heads[0] = (uint32_t)s->n_head;
     p->shell_bound[0] = MFI_QUANTUM;
     s->q = mfi_program_buffer(p, MFI_ROWS_ATTN, (uint32_t)(s->n_head * s->d_head));
     s->out = mfi_program_buffer(p, MFI_ROWS_ATTN, (uint32_t)(s->n_head * s->d_head));
@@ -92,6 +97,7 @@ static void close_stage(stage *s)
 {
     mfi_submodel_free(s->view);
     mfi_program_free(s->model.program);
+    mfi_config_free(&s->model.config, &s->model.allocator);
     for (size_t p = 0; p < N_PAGE; p++)
         free(s->pages[p]);
     free(s->table);

@@ -248,6 +248,12 @@ static void set_up(void)
     atomic_init(&model.references, 1);
     mfk_table_init(&model.kernels, mfk_cpu_detect());
     model.program = compile();
+    model.config = (mfi_config){ .n_layer = N_LAYER, .n_granularity = 1, .d_head = 32, .head_group = 1 };
+    cr_assert_eq(mfi_config_alloc(&model.config, &allocator, NULL), MF_OK);
+    for (uint32_t layer = 0; layer < N_LAYER; layer++) {
+        model.config.granularity[0].ffn[layer] = D_FF;
+        model.config.granularity[0].heads[layer] = model.config.may_skip[layer] = 1;
+    }
 }
 
 static void tear_down(void)
@@ -255,6 +261,7 @@ static void tear_down(void)
     for (uint32_t i = 0; i < n_tensor; i++)
         mfi_free(&allocator, (void *)tensors[i].data, (size_t)tensors[i].bytes);
     mfi_program_free(model.program);
+    mfi_config_free(&model.config, &allocator);
 }
 
 Test(program, four_residual_streams_run_on_the_same_executor, .init = set_up, .fini = tear_down)

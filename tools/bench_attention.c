@@ -129,6 +129,20 @@ static mf_status fill_cache(runner *r, int type, mf_error *error)
     return MF_OK;
 }
 
+/* What views are chosen from. */
+static mf_status make_config(runner *r, mf_error *error)
+{
+    mfi_config *config = &r->model.config;
+    *config = (mfi_config){
+        .n_layer = 1, .n_granularity = 1, .d_head = r->model.program->d_head, .head_group = r->model.program->head_group
+    };
+    const mf_status status = mfi_config_alloc(config, &r->model.allocator, error);
+    if (status != MF_OK) return status;
+    config->granularity[0].ffn[0] = MFI_QUANTUM;
+    config->granularity[0].heads[0] = r->b->attention.n_head;
+    return MF_OK;
+}
+
 /* The program of one operation: queries in buffer 0 to results in buffer 1. */
 static mf_status make_program(runner *r, mf_error *error)
 {
@@ -145,7 +159,8 @@ static mf_status make_program(runner *r, mf_error *error)
     const uint16_t q = mfi_program_buffer(p, MFI_ROWS_ATTN, shape->n_head * shape->d_head);
     const uint16_t out = mfi_program_buffer(p, MFI_ROWS_ATTN, shape->n_head * shape->d_head);
     mfi_program_attend(p, 0, 0, q, out, 0.125F, 0);
-    return mfi_program_finish(p, error);
+    status = mfi_program_finish(p, error);
+    return status == MF_OK ? make_config(r, error) : status;
 }
 
 static mf_status make_team(runner *r, uint32_t n_thread, mf_error *error)
@@ -195,6 +210,7 @@ static void close_runner(runner *r)
     for (int type = 0; type < N_TYPE; type++)
         mfi_page_pool_destroy(r->cache[type].pool);
     mfi_program_free(r->model.program);
+    mfi_config_free(&r->model.config, &r->model.allocator);
     free(r->samples);
 }
 
