@@ -76,7 +76,7 @@ static mf_status read_pieces(gguf_vocab *g, const mf_allocator *allocator, mf_er
     mfi_gguf_array_texts(g->file, KEY("merges"), keep_merge, g);
     mf_status status = read_numbers(g, KEY("scores"), numbers, 0, error);
     for (uint32_t i = 0; i < g->n_piece && status == MF_OK; i++)
-        g->pieces[i].score = numbers[i];
+        g->pieces[i].score = (float)numbers[i];
     if (status == MF_OK) status = read_numbers(g, KEY("token_type"), numbers, MFI_PIECE_NORMAL, error);
     for (uint32_t i = 0; i < g->n_piece && status == MF_OK; i++)
         g->pieces[i].type =

@@ -151,9 +151,7 @@ static mfi_source_piece read_piece(message m, bool *is_broken)
             piece.bytes = f.n;
         } else if (f.number == 2 && f.wire == WIRE_32) {
             const uint32_t bits = (uint32_t)f.value;
-            float score;
-            memcpy(&score, &bits, sizeof score);
-            piece.score = (double)score;
+            memcpy(&piece.score, &bits, sizeof bits);
         } else if (f.number == 3 && f.wire == WIRE_VARINT) {
             piece.type = f.value > MFI_PIECE_BYTE ? UINT32_MAX : (uint32_t)f.value;
         }

@@ -1,6 +1,7 @@
 /* vocab_builder.c - what the importers of tokenizers share. */
 #include "vocab_builder.h"
 
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -229,22 +230,16 @@ static mf_status set_piece(mfi_vocab_builder *b, uint32_t token, const mfi_sourc
     }
 }
 
-/* Unigram: an unknown character costs 10 more than the worst piece, and a user-defined piece is better than anything of
- * its length, in SentencePiece's arithmetic. */
+/* Unigram: an unknown character costs 10 more than the worst piece, and a user-defined piece nothing, so that it is
+ * better than what else its characters could be. */
 static void set_scores(mfi_vocab_builder *b, const mfi_source_piece *pieces)
 {
-    float least = 0, most = 0;
-    bool any = false;
+    float least = FLT_MAX;
     for (uint32_t i = 0; i < b->vocab.n_token; i++) {
-        if (pieces[i].type != MFI_PIECE_NORMAL) continue;
-        const float score = (float)pieces[i].score;
-        least = !any || score < least ? score : least;
-        most = !any || score > most ? score : most;
-        any = true;
+        if (pieces[i].type == MFI_PIECE_NORMAL && pieces[i].score < least) least = pieces[i].score;
+        if (pieces[i].type == MFI_PIECE_USER) b->scores[i] = 0;
     }
-    if (b->vocab.unknown >= 0) b->scores[b->vocab.unknown] = (double)(least - 10.0f);
-    for (uint32_t i = 0; i < b->vocab.n_token; i++)
-        if (pieces[i].type == MFI_PIECE_USER) b->scores[i] = (double)((float)pieces[i].bytes * most) - 0.1;
+    if (b->vocab.unknown >= 0) b->scores[b->vocab.unknown] = least - 10.0f;
 }
 
 static bool better(const void *user, uint32_t a, uint32_t b)

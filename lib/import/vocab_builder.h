@@ -13,7 +13,7 @@ typedef struct mfi_vocab_builder {
     mfi_vocab_token *tokens; /* [n_token] */
     mfi_vocab_added *added;  /* [added_room] */
     mfi_vocab_merge *merges; /* [merge_room] */
-    double *scores;          /* [n_token] */
+    float *scores;           /* [n_token] */
     char *pool;              /* [pool_bytes] texts */
     size_t added_room, merge_room, pool_bytes, n_pool;
     uint32_t byte_tokens[MFI_BYTE_TOKENS];
@@ -60,7 +60,7 @@ typedef enum mfi_piece_type {
 typedef struct mfi_source_piece {
     const char *text;
     size_t bytes;
-    double score;
+    float score;
     uint32_t type;
 } mfi_source_piece;
 

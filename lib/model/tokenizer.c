@@ -285,11 +285,12 @@ mf_status mfi_tokenizer_decode(const mfi_tokenizer *t, const int32_t *tokens, si
         if (!from) return MF_E_RANGE;
         if (length == 0) continue;
         const size_t dropped = drop_space && from[0] == ' ';
-        drop_space = false;
         length -= dropped;
         fits = fits && length <= capacity - *bytes;
         if (fits && length > 0) memcpy(text + *bytes, from + dropped, length);
         *bytes += length;
+        /* Where runs of spaces became one, none is left at the head of the text. */
+        drop_space = drop_space && t->flags & MFI_VOCAB_ONE_SPACE && *bytes == 0;
     }
     return fits ? MF_OK : MF_E_CAPACITY;
 }

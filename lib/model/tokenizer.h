@@ -100,7 +100,7 @@ typedef struct mfi_vocab {
     int32_t bos, eos, unknown;     /* -1: none */
     const mfi_vocab_token *tokens; /* [n_token] */
     uint32_t n_token;
-    const double *scores;          /* [n_token] of Unigram; that of `unknown` is one unknown character's */
+    const float *scores;           /* [n_token] of Unigram; that of `unknown` is one unknown character's */
     const uint32_t *byte_tokens;   /* [256] or NULL: no byte fallback */
     const mfi_vocab_merge *merges; /* [n_merge] of BPE */
     uint32_t n_merge;

@@ -13,7 +13,7 @@ static void lay_out(mfi_tokenizer **tokenizer, mfi_arena *arena, const mfi_token
     mfi_tokenizer *t = mfi_carve(arena, 1, sizeof *t);
     uint32_t *text_at = mfi_carve(arena, n + sizes->n_added + 1, sizeof *text_at);
     uint32_t *pieces = mfi_carve(arena, sizes->n_piece, sizeof *pieces);
-    double *scores = sizes->kind == MFI_UNIGRAM ? mfi_carve(arena, n, sizeof *scores) : NULL;
+    float *scores = sizes->kind == MFI_UNIGRAM ? mfi_carve(arena, n, sizeof *scores) : NULL;
     uint32_t *first = mfi_carve(arena, n + 1, sizeof *first);
     uint32_t *right = mfi_carve(arena, sizes->n_merge, sizeof *right);
     uint32_t *rank = mfi_carve(arena, sizes->n_merge, sizeof *rank);
@@ -154,7 +154,7 @@ static sections find_sections(const mfi_tokenizer *t)
     s.lengths = s.byte_tokens + 4 * MFI_BYTE_TOKENS;
     s.pieces = s.lengths + (uint64_t)4 * t->n_vocab;
     s.scores = s.pieces + (uint64_t)4 * t->n_piece;
-    s.merges = s.scores + (t->kind == MFI_UNIGRAM ? (uint64_t)8 * t->n_vocab : 0);
+    s.merges = s.scores + (t->kind == MFI_UNIGRAM ? (uint64_t)4 * t->n_vocab : 0);
     s.added = s.merges + (uint64_t)16 * t->n_merge;
     s.stops = s.added + (uint64_t)12 * t->n_added;
     s.text = s.stops + (uint64_t)4 * t->n_stop;
@@ -256,10 +256,9 @@ static mf_status read_pieces(mfi_tokenizer *t, const unsigned char *blob, const 
         t->pieces[i] = token;
     }
     for (uint32_t i = 0; t->scores && i < t->n_vocab; i++) {
-        const unsigned char *at = blob + s->scores + (uint64_t)8 * i;
-        const uint64_t bits = mfi_load_u32(at) | (uint64_t)mfi_load_u32(at + 4) << 32;
+        const uint32_t bits = mfi_load_u32(blob + s->scores + (uint64_t)4 * i);
         memcpy(&t->scores[i], &bits, sizeof bits);
-        if (!(t->scores[i] >= -1e30 && t->scores[i] <= 1e30))
+        if (!(t->scores[i] >= -1e30f && t->scores[i] <= 1e30f))
             return mfi_fail(error, MF_E_FORMAT, "tokenizer: the score of token %u is no number", i);
     }
     return MF_OK;
@@ -501,10 +500,9 @@ static void put_vocab(unsigned char *at, const mfi_vocab *v, const mfi_tokenizer
     for (uint32_t i = 0; i < v->n_token; i++)
         if (v->tokens[order[i]].is_piece) put_number(&at, order[i]);
     for (uint32_t i = 0; v->kind == MFI_UNIGRAM && i < v->n_token; i++) {
-        uint64_t bits;
+        uint32_t bits;
         memcpy(&bits, &v->scores[i], sizeof bits);
-        put_number(&at, (uint32_t)bits);
-        put_number(&at, (uint32_t)(bits >> 32));
+        put_number(&at, bits);
     }
     for (uint32_t i = 0; i < v->n_merge; i++) {
         put_number(&at, v->merges[i].left);

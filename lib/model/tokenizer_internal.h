@@ -29,7 +29,7 @@ struct mfi_tokenizer {
     char *text;        /* [text_bytes] of tokens, then of added texts */
     uint32_t *text_at; /* [n_vocab + n_added + 1] where each begins */
     uint32_t *pieces;  /* [n_piece] tokens that text can become, in the order of their bytes */
-    double *scores;    /* [n_vocab] or NULL */
+    float *scores;     /* [n_vocab] or NULL */
     uint32_t byte_tokens[MFI_BYTE_TOKENS];
     /* Merges in the order of (left, right): those of a left token are [first[left], first[left + 1]), found by
      * bisection. A hash table would be as quick, but a hostile file could make its chains long. */

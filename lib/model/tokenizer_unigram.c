@@ -3,18 +3,18 @@
 #include "tokenizer_internal.h"
 #include "unicode.h"
 
-/* The best way to get to a place in the text: the last piece of it, and the sum. Sums are rounded to float and compared
- * before that, which decides between equals as SentencePiece does. */
+/* The best way to get to a place in the text: the last piece of it, and the sum. Sums are floats, and of equal ones the
+ * longer last piece stays, as with SentencePiece. */
 typedef struct best {
     uint32_t begin, token; /* MFI_NO_TOKEN: an unknown character */
     float score;
     bool is_reached;
 } best;
 
-static void reach(best *end, double score, uint32_t begin, uint32_t token)
+static void reach(best *end, float score, uint32_t begin, uint32_t token)
 {
-    if (end->is_reached && !(score > (double)end->score)) return;
-    *end = (best){ begin, token, (float)score, true };
+    if (end->is_reached && !(score > end->score)) return;
+    *end = (best){ begin, token, score, true };
 }
 
 /* All pieces that begin at `at`, and an unknown character where none is one character long. Pieces are bounded, and so
@@ -24,7 +24,7 @@ static size_t reach_from(const mfi_tokenizer *t, const mfi_texts *pieces, const 
 {
     size_t character;
     mfi_utf8_first(text + at, bytes - at, &character);
-    const double score = (double)ways[at].score;
+    const float score = ways[at].score;
     uint32_t low = 0, high = pieces->n;
     bool has_one = false;
     for (uint32_t depth = 0; at + depth < bytes; depth++) {
