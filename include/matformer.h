@@ -450,13 +450,47 @@ MF_API mf_status mf_forward(mf_executor *executor, mf_request *requests, size_t 
 /* ---- Tokenizer ---------------------------------------------------------------------------------- */
 
 /* Text to tokens. Writes at most `capacity` tokens and the number needed to *n_token; MF_E_CAPACITY if
- * they did not fit. No beginning-of-text token is added. `tokens` may be NULL with capacity 0. */
+ * they did not fit. No beginning-of-text token is added, and text never becomes a control token, whatever it
+ * says. `tokens` may be NULL with capacity 0. */
 MF_API mf_status mf_tokenize(const mf_model *model, const char *text, size_t text_bytes, int32_t *tokens,
                              size_t capacity, size_t *n_token);
 
-/* Tokens to bytes; the exact inverse, measured and refused likewise. No terminator is written. */
+typedef struct mf_tokenize_options {
+    size_t struct_size;
+    int parse_control; /* names of control tokens in the text become those tokens: for text that is trusted */
+    int add_ends;      /* beginning- and end-of-text tokens where the tokenizer's own file adds them */
+} mf_tokenize_options;
+#define MF_TOKENIZE_OPTIONS_INIT          \
+    {                                     \
+        sizeof(mf_tokenize_options), 0, 0 \
+    }
+
+/* As mf_tokenize(); `options` may be NULL. */
+MF_API mf_status mf_tokenize_with(const mf_model *model, const mf_tokenize_options *options, const char *text,
+                                  size_t text_bytes, int32_t *tokens, size_t capacity, size_t *n_token);
+
+/* Tokens to bytes, measured and refused likewise. No terminator is written. It is the exact inverse unless the
+ * tokenizer changes text (docs/tokenizer.md): Unicode normalization, spaces that it adds or removes, characters
+ * that it does not know. */
 MF_API mf_status mf_detokenize(const mf_model *model, const int32_t *tokens, size_t n_token, char *text,
                                size_t capacity, size_t *text_bytes);
+
+/* How the model was taught to see turns of a chat. New ones may come. */
+typedef enum mf_chat_format { MF_CHAT_NONE = 0, MF_CHAT_GEMMA = 1, MF_CHAT_LLAMA3 = 2 } mf_chat_format;
+MF_API mf_chat_format mf_model_chat_format(const mf_model *model);
+
+typedef struct mf_chat_message {
+    const char *role;    /* "system" (the first message alone), "user", "assistant"; Llama 3: any other too */
+    const char *content; /* white space at its ends is removed */
+    size_t content_bytes;
+} mf_chat_message;
+
+/* The tokens of a whole chat, from the beginning-of-text token on; with `add_generation_prompt` the assistant's
+ * next turn is begun. What a message says never becomes a control token, so that it cannot end its turn or
+ * begin another one. Written and measured as mf_tokenize() does. MF_E_UNSUPPORTED: the model has no format;
+ * MF_E_INVALID also for a role that the format does not have. */
+MF_API mf_status mf_chat_render(const mf_model *model, const mf_chat_message *messages, size_t n_message,
+                                int add_generation_prompt, int32_t *tokens, size_t capacity, size_t *n_token);
 
 /* ---- Sampler ------------------------------------------------------------------------------------
  * Logits to a token. The random number of a position is a function of the seed and the position alone,

@@ -21,6 +21,7 @@ int main(void)
     CHECK_INIT(mf_submodel_info, MF_SUBMODEL_INFO_INIT);
     CHECK_INIT(mf_executor_options, MF_EXECUTOR_OPTIONS_INIT);
     CHECK_INIT(mf_session_options, MF_SESSION_OPTIONS_INIT);
+    CHECK_INIT(mf_tokenize_options, MF_TOKENIZE_OPTIONS_INIT);
     CHECK_INIT(mf_sampler_options, MF_SAMPLER_OPTIONS_INIT);
     CHECK_INIT(mf_generate_options, MF_GENERATE_OPTIONS_INIT);
     CHECK_INIT(mf_generate_result, MF_GENERATE_RESULT_INIT);

@@ -251,7 +251,20 @@ mf_status mf_tokenize(const mf_model *model, const char *text, size_t text_bytes
     if (model == NULL || n_token == NULL || (text == NULL && text_bytes != 0) || (tokens == NULL && capacity != 0))
         return MF_E_INVALID;
     if (model->tokenizer == NULL) return MF_E_UNSUPPORTED;
-    return mfi_tokenizer_encode(model->tokenizer, text, text_bytes, tokens, capacity, n_token);
+    return mfi_tokenizer_encode(model->tokenizer, text, text_bytes, 0, tokens, capacity, n_token);
+}
+
+mf_status mf_tokenize_with(const mf_model *model, const mf_tokenize_options *options, const char *text,
+                           size_t text_bytes, int32_t *tokens, size_t capacity, size_t *n_token)
+{
+    mf_tokenize_options o = MF_TOKENIZE_OPTIONS_INIT;
+    if (model == NULL || n_token == NULL || (text == NULL && text_bytes != 0) || (tokens == NULL && capacity != 0))
+        return MF_E_INVALID;
+    mf_status status = mfi_read_options(&o, sizeof(o), sizeof(o), options, "mf_tokenize_options", NULL);
+    if (status != MF_OK) return status;
+    if (model->tokenizer == NULL) return MF_E_UNSUPPORTED;
+    const unsigned how = (o.parse_control ? MFI_ENCODE_CONTROL : 0u) | (o.add_ends ? MFI_ENCODE_ENDS : 0u);
+    return mfi_tokenizer_encode(model->tokenizer, text, text_bytes, how, tokens, capacity, n_token);
 }
 
 mf_status mf_detokenize(const mf_model *model, const int32_t *tokens, size_t n_token, char *text, size_t capacity,

@@ -85,6 +85,13 @@ static size_t before_partial_character(const char *text, size_t bytes)
     return bytes;
 }
 
+/* The model's end of text, or another token that ends an answer, such as the end of a turn. */
+static bool is_end(const generation *g, int32_t token)
+{
+    if (g->options.ignore_eos) return false;
+    return token == g->eos_token || (g->model->tokenizer && mfi_tokenizer_stops(g->model->tokenizer, token));
+}
+
 static void hold_text(generation *g, int32_t token)
 {
     size_t bytes;
@@ -99,13 +106,13 @@ static void hold_text(generation *g, int32_t token)
 static void emit(generation *g, const mf_token_logprob *chosen, uint32_t position, const mf_submodel *view,
                  bool is_last, bool *finished)
 {
-    if (chosen->token != g->eos_token) hold_text(g, chosen->token);
+    if (!is_end(g, chosen->token)) hold_text(g, chosen->token);
     size_t stop = find_stop(g), show = g->n_held;
     *finished = true;
     if (stop != SIZE_MAX) {
         show = stop;
         g->result.finish = MF_FINISH_STOP;
-    } else if (chosen->token == g->eos_token) {
+    } else if (is_end(g, chosen->token)) {
         g->result.finish = MF_FINISH_EOS;
     } else if (is_last) {
         g->result.finish = MF_FINISH_LENGTH;
@@ -216,7 +223,7 @@ static mf_status run_tokens(generation *g, mf_error *error)
         if (status != MF_OK) return status;
         uint32_t position = mf_session_position(g->session);
         const mf_submodel *view = g->last_view;
-        bool is_last = chosen.token == g->eos_token || g->result.n_generated + 1 >= g->options.max_tokens;
+        bool is_last = is_end(g, chosen.token) || g->result.n_generated + 1 >= g->options.max_tokens;
         mf_error why = MF_ERROR_INIT;
         status = run(g, &chosen.token, 1, !is_last, &why);
         if (status != MF_OK && status != MF_E_FULL) return mfi_fail(error, status, "%s", why.detail);
@@ -317,7 +324,7 @@ static mf_status generate(generation *g, mf_error *error)
     if (status != MF_OK) return mfi_fail(error, status, "generate: the model gives no information");
     if (info.image_size > 0) return mfi_fail(error, MF_E_UNSUPPORTED, "generate: the model takes images, not tokens");
     g->n_vocab = info.n_vocab;
-    g->eos_token = g->options.ignore_eos ? -1 : info.eos_token;
+    g->eos_token = info.eos_token;
     status = read_prompt(g, &info, error);
     if (status == MF_OK) status = allocate_buffers(g, error);
     if (status == MF_OK) status = create_missing(g, &info, error);

@@ -1,247 +1,26 @@
-/* tokenizer.c - the blob, the cut into pieces, and merging inside a piece. */
+/* tokenizer.c - from text to pieces and from tokens to text; tokenizer_bpe.c and tokenizer_unigram.c do a piece. */
 #include "tokenizer.h"
 
-#include <stdbool.h>
 #include <string.h>
 
 #include "defs.h"
 #include "status.h"
+#include "tokenizer_internal.h"
+#include "unicode.h"
 
-#define BLOB_VERSION 1u
-#define BLOB_RULE 1u
-#define BLOB_HEADER_BYTES 24u
-#define MAX_TEXT_BYTES (16u << 20) /* of all tokens together: a blob cannot ask for more memory than this */
-#define SHORT_PIECE 128u
-#define NO_MERGE UINT32_MAX
-#define NO_NODE UINT32_MAX
+#define SPACE_SYMBOL "\xe2\x96\x81" /* U+2581, which stands for a space in vocabularies of SentencePiece */
+#define SPACE_SYMBOL_BYTES 3u
 
-struct mfi_tokenizer {
-    mf_allocator allocator;
-    size_t arena_bytes, text_bytes;
-    uint32_t n_merge, n_special;
-    int32_t eos;
-    /* Merges in the order of (left, right): those of a left token are [first[left], first[left + 1]), found by
-     * bisection. A hash table would be as quick, but a hostile file could make its chains long. */
-    uint32_t *first;   /* [256 + n_merge + 1] */
-    uint32_t *right;   /* [n_merge] */
-    uint32_t *rank;    /* [n_merge] which merge it is; lower ones happen first */
-    uint32_t *text_at; /* [256 + n_merge + 1] where a token's bytes begin in text */
-    char *text;        /* [text_bytes] */
-};
-
-/* ---- The blob ---- */
-
-static uint32_t load_u32(const unsigned char *p)
-{
-    return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
-}
-
-static void store_u32(unsigned char *p, uint32_t value)
-{
-    for (int i = 0; i < 4; i++)
-        p[i] = (unsigned char)(value >> (8 * i));
-}
-
-mf_status mfi_tokenizer_store(void **out, size_t *bytes, const mf_allocator *allocator, const mfi_merge *merges,
-                              uint32_t n_merge, int end_of_text, mf_error *error)
-{
-    *out = NULL;
-    if (n_merge > MFI_MAX_VOCAB - MFI_BYTE_TOKENS - 1)
-        return mfi_fail(error, MF_E_INVALID, "a tokenizer of %u merges is too large", n_merge);
-    *bytes = BLOB_HEADER_BYTES + (size_t)8 * n_merge;
-    unsigned char *blob = mfi_alloc(allocator, *bytes);
-    if (!blob) return mfi_fail(error, MF_E_NOMEM, "no memory for a tokenizer of %u merges", n_merge);
-    memcpy(blob, "MFTK", 4);
-    store_u32(blob + 4, BLOB_VERSION);
-    store_u32(blob + 8, BLOB_RULE);
-    store_u32(blob + 12, n_merge);
-    store_u32(blob + 16, end_of_text ? 1 : 0);
-    store_u32(blob + 20, end_of_text ? MFI_BYTE_TOKENS + n_merge : UINT32_MAX);
-    for (size_t i = 0; i < n_merge; i++) {
-        store_u32(blob + BLOB_HEADER_BYTES + 8 * i, merges[i].left);
-        store_u32(blob + BLOB_HEADER_BYTES + 8 * i + 4, merges[i].right);
-    }
-    *out = blob;
-    return MF_OK;
-}
-
-static mfi_merge blob_merge(const unsigned char *blob, size_t index)
-{
-    const unsigned char *at = blob + BLOB_HEADER_BYTES + 8 * index;
-    return (mfi_merge){ load_u32(at), load_u32(at + 4) };
-}
-
-static mf_status check_header(const unsigned char *blob, size_t bytes, mf_error *error)
-{
-    if (bytes < BLOB_HEADER_BYTES || memcmp(blob, "MFTK", 4) != 0)
-        return mfi_fail(error, MF_E_FORMAT, "the tokenizer does not begin as one");
-    if (load_u32(blob + 4) != BLOB_VERSION || load_u32(blob + 8) != BLOB_RULE)
-        return mfi_fail(error, MF_E_UNSUPPORTED, "tokenizer version %u, rule %u: not known to this release",
-                        load_u32(blob + 4), load_u32(blob + 8));
-    uint64_t n_merge = load_u32(blob + 12), n_special = load_u32(blob + 16), eos = load_u32(blob + 20);
-    uint64_t n_text = MFI_BYTE_TOKENS + n_merge;
-    if (n_text + n_special > MFI_MAX_VOCAB || bytes != BLOB_HEADER_BYTES + 8 * n_merge)
-        return mfi_fail(error, MF_E_FORMAT, "the tokenizer's %zu bytes do not hold %u merges", bytes,
-                        (unsigned)n_merge);
-    if (eos != UINT32_MAX && (eos < n_text || eos >= n_text + n_special))
-        return mfi_fail(error, MF_E_FORMAT, "the tokenizer's end-of-text token %u is not a special token",
-                        (unsigned)eos);
-    return MF_OK;
-}
-
-static void lay_out(mfi_tokenizer **tokenizer, mfi_arena *arena, size_t n_merge)
-{
-    mfi_tokenizer *t = mfi_carve(arena, 1, sizeof *t);
-    uint32_t *first = mfi_carve(arena, MFI_BYTE_TOKENS + n_merge + 1, sizeof *first);
-    uint32_t *right = mfi_carve(arena, n_merge, sizeof *right);
-    uint32_t *rank = mfi_carve(arena, n_merge, sizeof *rank);
-    uint32_t *text_at = mfi_carve(arena, MFI_BYTE_TOKENS + n_merge + 1, sizeof *text_at);
-    if (!t) return;
-    t->first = first;
-    t->right = right;
-    t->rank = rank;
-    t->text_at = text_at;
-    *tokenizer = t;
-}
-
-/* Where each token's bytes begin, in one pass: a merge's parts stand before it. */
-static mf_status measure_tokens(mfi_tokenizer *t, const unsigned char *blob, mf_error *error)
-{
-    uint32_t end = 0;
-    for (uint32_t token = 0; token < MFI_BYTE_TOKENS + t->n_merge; token++) {
-        uint32_t length = 1;
-        t->text_at[token] = end;
-        if (token >= MFI_BYTE_TOKENS) {
-            mfi_merge merge = blob_merge(blob, token - MFI_BYTE_TOKENS);
-            if (merge.left >= token || merge.right >= token)
-                return mfi_fail(error, MF_E_FORMAT, "tokenizer: merge %u refers to a later token",
-                                token - MFI_BYTE_TOKENS);
-            length = t->text_at[merge.left + 1] - t->text_at[merge.left] + t->text_at[merge.right + 1] -
-                     t->text_at[merge.right];
-        }
-        if (length > MFI_MAX_TOKEN_BYTES || end + length > MAX_TEXT_BYTES)
-            return mfi_fail(error, MF_E_FORMAT, "tokenizer: token %u is too long", token);
-        end += length;
-        t->text_at[token + 1] = end;
-    }
-    t->text_bytes = end;
-    return MF_OK;
-}
-
-static void spell_tokens(mfi_tokenizer *t, const unsigned char *blob)
-{
-    for (uint32_t token = 0; token < MFI_BYTE_TOKENS; token++)
-        t->text[token] = (char)(unsigned char)token;
-    for (uint32_t i = 0; i < t->n_merge; i++) {
-        mfi_merge merge = blob_merge(blob, i);
-        char *to = t->text + t->text_at[MFI_BYTE_TOKENS + i];
-        size_t left = t->text_at[merge.left + 1] - t->text_at[merge.left];
-        memcpy(to, t->text + t->text_at[merge.left], left);
-        memcpy(to + left, t->text + t->text_at[merge.right], t->text_at[merge.right + 1] - t->text_at[merge.right]);
-    }
-}
-
-/* Turns counts per token, [n + 1] with the last zero, into where each token's entries begin. */
-static void counts_to_starts(uint32_t *counts, size_t n)
-{
-    uint32_t start = 0;
-    for (size_t i = 0; i <= n; i++) {
-        uint32_t count = counts[i];
-        counts[i] = start;
-        start += count;
-    }
-}
-
-/* Sorts the merges by (left, right): a stable counting sort by right, then one by left. `order` is scratch. */
-static mf_status index_merges(mfi_tokenizer *t, const unsigned char *blob, uint32_t *order, mf_error *error)
-{
-    size_t n_token = MFI_BYTE_TOKENS + t->n_merge;
-    for (uint32_t i = 0; i < t->n_merge; i++)
-        t->first[blob_merge(blob, i).right]++;
-    counts_to_starts(t->first, n_token);
-    for (uint32_t i = 0; i < t->n_merge; i++)
-        order[t->first[blob_merge(blob, i).right]++] = i;
-
-    memset(t->first, 0, (n_token + 1) * sizeof *t->first);
-    for (uint32_t i = 0; i < t->n_merge; i++)
-        t->first[blob_merge(blob, i).left]++;
-    counts_to_starts(t->first, n_token);
-    for (uint32_t i = 0; i < t->n_merge; i++) {
-        mfi_merge merge = blob_merge(blob, order[i]);
-        uint32_t at = t->first[merge.left]++;
-        t->right[at] = merge.right;
-        t->rank[at] = order[i];
-    }
-    /* Filling moved each start to its end, which is the next one's start. */
-    memmove(t->first + 1, t->first, n_token * sizeof *t->first);
-    t->first[0] = 0;
-
-    for (size_t token = 0; token < n_token; token++)
-        for (uint32_t at = t->first[token] + 1; at < t->first[token + 1]; at++)
-            if (t->right[at] == t->right[at - 1])
-                return mfi_fail(error, MF_E_FORMAT, "tokenizer: merges %u and %u are the same", t->rank[at - 1],
-                                t->rank[at]);
-    return MF_OK;
-}
-
-static mf_status build(mfi_tokenizer *t, const unsigned char *blob, mf_error *error)
-{
-    mf_status status = measure_tokens(t, blob, error);
-    if (status != MF_OK) return status;
-    t->text = mfi_alloc(&t->allocator, t->text_bytes);
-    uint32_t *order = mfi_alloc_array(&t->allocator, (size_t)t->n_merge + 1, sizeof *order);
-    if (t->text && order) {
-        spell_tokens(t, blob);
-        status = index_merges(t, blob, order, error);
-    } else {
-        status = mfi_fail(error, MF_E_NOMEM, "no memory for the tokenizer");
-    }
-    mfi_free(&t->allocator, order, ((size_t)t->n_merge + 1) * sizeof *order);
-    return status;
-}
-
-mf_status mfi_tokenizer_load(mfi_tokenizer **out, const mf_allocator *allocator, const void *blob, size_t bytes,
-                             mf_error *error)
-{
-    *out = NULL;
-    mf_status status = check_header(blob, bytes, error);
-    if (status != MF_OK) return status;
-    uint32_t n_merge = load_u32((const unsigned char *)blob + 12);
-
-    mfi_tokenizer *t = NULL;
-    mfi_arena arena = { NULL, 0 };
-    lay_out(&t, &arena, n_merge);
-    size_t arena_bytes = arena.used;
-    arena.base = mfi_alloc(allocator, arena_bytes);
-    if (!arena.base) return mfi_fail(error, MF_E_NOMEM, "no memory for the tokenizer");
-    arena.used = 0;
-    lay_out(&t, &arena, n_merge);
-
-    t->allocator = *allocator;
-    t->arena_bytes = arena_bytes;
-    t->n_merge = n_merge;
-    t->n_special = load_u32((const unsigned char *)blob + 16);
-    t->eos = (int32_t)load_u32((const unsigned char *)blob + 20);
-    status = build(t, blob, error);
-    if (status != MF_OK) {
-        mfi_tokenizer_free(t);
-        return status;
-    }
-    *out = t;
-    return MF_OK;
-}
-
-void mfi_tokenizer_free(mfi_tokenizer *tokenizer)
-{
-    if (!tokenizer) return;
-    mf_allocator allocator = tokenizer->allocator;
-    mfi_free(&allocator, tokenizer->text, tokenizer->text_bytes);
-    mfi_free(&allocator, tokenizer, tokenizer->arena_bytes);
-}
+/* ---- What it is ---- */
 
 uint32_t mfi_tokenizer_vocab(const mfi_tokenizer *tokenizer)
 {
-    return MFI_BYTE_TOKENS + tokenizer->n_merge + tokenizer->n_special;
+    return tokenizer->n_vocab;
+}
+
+int32_t mfi_tokenizer_bos(const mfi_tokenizer *tokenizer)
+{
+    return tokenizer->bos;
 }
 
 int32_t mfi_tokenizer_eos(const mfi_tokenizer *tokenizer)
@@ -249,149 +28,240 @@ int32_t mfi_tokenizer_eos(const mfi_tokenizer *tokenizer)
     return tokenizer->eos;
 }
 
-/* ---- The cut ---- */
-
-typedef enum byte_class { WHITE, LETTER, DIGIT, MARK } byte_class;
-
-static byte_class class_of(char text)
+mf_chat_format mfi_tokenizer_chat(const mfi_tokenizer *tokenizer)
 {
-    unsigned char byte = (unsigned char)text;
-    if (byte >= 0x80 || (byte >= 'a' && byte <= 'z') || (byte >= 'A' && byte <= 'Z')) return LETTER;
-    if (byte >= '0' && byte <= '9') return DIGIT;
-    return byte == ' ' || (byte >= '\t' && byte <= '\r') ? WHITE : MARK;
+    return tokenizer->chat;
 }
 
-size_t mfi_tokenizer_piece(const char *text, size_t bytes)
+bool mfi_tokenizer_stops(const mfi_tokenizer *t, int32_t token)
 {
-    size_t begin = bytes > 1 && text[0] == ' ' && class_of(text[1]) != WHITE;
-    size_t end = begin;
-    while (end < bytes && class_of(text[end]) == class_of(text[begin]))
-        end++;
-    bool is_white = end > 0 && class_of(text[begin]) == WHITE;
-    bool last_goes_on = is_white && end > 1 && end < bytes && text[end - 1] == ' ';
-    return end - last_goes_on;
+    bool stops = token == t->eos;
+    for (uint32_t i = 0; i < t->n_stop; i++)
+        stops = stops || token == t->stops[i];
+    return stops && token >= 0;
 }
 
-/* ---- Merging ----
- *
- * The tokens of a piece are a linked list; a heap holds, for each neighbouring pair that can merge, (rank of
- * the merge, where), and gives the lowest rank first, the leftmost of equals. A pair that has changed since
- * it was offered is recognised by its rank and dropped. */
-
-typedef struct node {
-    uint32_t token, prev, next;
-    uint32_t rank; /* of the pair (this, next); NO_MERGE where it cannot merge or the node is gone */
-} node;
-
-typedef struct merger {
-    node *nodes;    /* [bytes of the piece] */
-    uint64_t *heap; /* [2 * bytes]: bytes - 1 pairs at first; a merge takes one and adds at most two */
-    size_t n_heap;
-} merger;
-
-static uint32_t merge_rank(const mfi_tokenizer *t, uint32_t left, uint32_t right)
+static mfi_texts added_texts(const mfi_tokenizer *t)
 {
-    size_t at = t->first[left], n = t->first[left + 1] - at;
-    while (n > 1) {
-        size_t half = n / 2;
-        at += t->right[at + half] <= right ? half : 0;
-        n -= half;
+    return (mfi_texts){ t->text, t->text_at + t->n_vocab, t->added, t->n_added };
+}
+
+int32_t mfi_tokenizer_control(const mfi_tokenizer *t, const char *name)
+{
+    const mfi_texts added = added_texts(t);
+    const uint32_t at = mfi_texts_find(&added, name, strlen(name));
+    if (at == MFI_NO_TOKEN || !(t->added_flags[at] & MFI_ADDED_CONTROL)) return -1;
+    return (int32_t)t->added_token[at];
+}
+
+/* ---- Finding texts ---- */
+
+/* The byte of an entry at `depth`, + 1; 0 where it ends there. */
+static uint32_t key_at(const mfi_texts *texts, uint32_t place, uint32_t depth)
+{
+    const uint32_t entry = texts->entry[place], begin = texts->text_at[entry];
+    return begin + depth < texts->text_at[entry + 1] ? (unsigned char)texts->text[begin + depth] + 1u : 0;
+}
+
+/* The first place in [low, high) whose key is at least `key`, or `high`. */
+static uint32_t first_of(const mfi_texts *texts, uint32_t low, uint32_t high, uint32_t depth, uint32_t key)
+{
+    while (low < high) {
+        const uint32_t middle = low + (high - low) / 2;
+        if (key_at(texts, middle, depth) < key)
+            low = middle + 1;
+        else
+            high = middle;
     }
-    return n == 1 && t->right[at] == right ? t->rank[at] : NO_MERGE;
+    return low;
 }
 
-static void heap_push(merger *m, uint64_t entry)
+bool mfi_texts_narrow(const mfi_texts *texts, uint32_t *low, uint32_t *high, uint32_t depth, unsigned char byte)
 {
-    size_t at = m->n_heap++;
-    for (; at > 0 && entry < m->heap[(at - 1) / 2]; at = (at - 1) / 2)
-        m->heap[at] = m->heap[(at - 1) / 2];
-    m->heap[at] = entry;
+    *low = first_of(texts, *low, *high, depth, byte + 1u);
+    *high = first_of(texts, *low, *high, depth, byte + 2u);
+    return *low < *high;
 }
 
-static uint64_t heap_pop(merger *m)
+uint32_t mfi_texts_find(const mfi_texts *texts, const char *text, size_t bytes)
 {
-    uint64_t lowest = m->heap[0], last = m->heap[--m->n_heap];
-    size_t at = 0;
-    for (size_t child = 1; child < m->n_heap; child = 2 * at + 1) {
-        if (child + 1 < m->n_heap && m->heap[child + 1] < m->heap[child]) child++;
-        if (last <= m->heap[child]) break;
-        m->heap[at] = m->heap[child];
-        at = child;
+    uint32_t low = 0, high = texts->n;
+    while (low < high) {
+        const uint32_t middle = low + (high - low) / 2, entry = texts->entry[middle];
+        const size_t begin = texts->text_at[entry], length = texts->text_at[entry + 1] - begin;
+        const int order = memcmp(texts->text + begin, text, mfi_min(length, bytes));
+        if (order == 0 && length == bytes) return middle;
+        if (order < 0 || (order == 0 && length < bytes))
+            low = middle + 1;
+        else
+            high = middle;
     }
-    m->heap[at] = last;
-    return lowest;
+    return MFI_NO_TOKEN;
 }
 
-static void offer(const mfi_tokenizer *t, merger *m, uint32_t at)
+/* ---- Added tokens ---- */
+
+typedef struct finder {
+    mfi_texts texts;
+    const mfi_tokenizer *tokenizer;
+    uint32_t mask, wanted; /* of the flags */
+    bool begins[256];      /* some added text begins with the byte */
+} finder;
+
+static finder begin_finding(const mfi_tokenizer *t, bool is_normalized, bool with_control)
 {
-    node *left = &m->nodes[at];
-    left->rank = left->next == NO_NODE ? NO_MERGE : merge_rank(t, left->token, m->nodes[left->next].token);
-    if (left->rank != NO_MERGE) heap_push(m, (uint64_t)left->rank << 32 | at);
+    finder f = { .texts = added_texts(t), .tokenizer = t };
+    f.mask = MFI_ADDED_NORMALIZED | (with_control ? 0 : MFI_ADDED_CONTROL);
+    f.wanted = is_normalized ? MFI_ADDED_NORMALIZED : 0;
+    for (uint32_t i = 0; i < t->n_added; i++)
+        if ((t->added_flags[i] & f.mask) == f.wanted) f.begins[key_at(&f.texts, i, 0) - 1] = true;
+    return f;
 }
 
-/* Leaves the piece's tokens in the list that begins at node 0. */
-static void merge_piece(const mfi_tokenizer *t, merger *m, const char *text, uint32_t bytes)
+/* Bytes of the longest one that begins here, or 0. */
+static size_t added_here(const finder *f, const char *text, size_t bytes, uint32_t *token)
 {
-    for (uint32_t i = 0; i < bytes; i++)
-        m->nodes[i] = (node){ (unsigned char)text[i], i == 0 ? NO_NODE : i - 1, i + 1 == bytes ? NO_NODE : i + 1, 0 };
-    m->n_heap = 0;
-    for (uint32_t i = 0; i < bytes; i++)
-        offer(t, m, i);
-    while (m->n_heap > 0) {
-        uint64_t lowest = heap_pop(m);
-        uint32_t at = (uint32_t)lowest, rank = (uint32_t)(lowest >> 32);
-        node *left = &m->nodes[at];
-        if (left->rank != rank) continue;
-        node *right = &m->nodes[left->next];
-        left->token = MFI_BYTE_TOKENS + rank;
-        left->next = right->next;
-        right->rank = NO_MERGE;
-        if (left->next != NO_NODE) m->nodes[left->next].prev = at;
-        offer(t, m, at);
-        if (left->prev != NO_NODE) offer(t, m, left->prev);
+    uint32_t low = 0, high = f->texts.n;
+    size_t found = 0;
+    if (!f->begins[(unsigned char)text[0]]) return 0;
+    for (uint32_t depth = 0; depth < bytes; depth++) {
+        if (!mfi_texts_narrow(&f->texts, &low, &high, depth, (unsigned char)text[depth])) break;
+        if (key_at(&f->texts, low, depth + 1) != 0 || (f->tokenizer->added_flags[low] & f->mask) != f->wanted) continue;
+        found = depth + 1;
+        *token = f->tokenizer->added_token[low];
     }
+    return found;
 }
 
-static size_t put_tokens(const merger *m, int32_t *tokens, size_t capacity, size_t n_token)
+/* Where the next one begins in `text` from `at` on; `bytes` and *length 0 where there is none. */
+static size_t find_added(const finder *f, const char *text, size_t bytes, size_t at, size_t *length, uint32_t *token)
 {
-    for (uint32_t at = 0; at != NO_NODE; at = m->nodes[at].next, n_token++)
-        if (n_token < capacity) tokens[n_token] = (int32_t)m->nodes[at].token;
-    return n_token;
+    *length = 0;
+    if (f->texts.n == 0) return bytes;
+    for (; at < bytes; at++)
+        if ((*length = added_here(f, text + at, bytes - at, token)) > 0) break;
+    return at;
 }
 
-static mf_status encode_long_piece(const mfi_tokenizer *t, const char *text, size_t bytes, int32_t *tokens,
-                                   size_t capacity, size_t *n_token)
+/* ---- Spaces, as SentencePiece normalizes them ---- */
+
+static bool is_symbol(const char *text, size_t bytes)
 {
-    size_t node_bytes = sizeof(node) + 2 * sizeof(uint64_t), all_bytes;
-    if (bytes >= NO_NODE) return MF_E_RANGE;
-    if (!mfi_mul(bytes, node_bytes, &all_bytes)) return MF_E_NOMEM;
-    void *block = mfi_alloc(&t->allocator, all_bytes);
-    if (!block) return MF_E_NOMEM;
-    merger m = { .nodes = block, .heap = (uint64_t *)((node *)block + bytes) };
-    merge_piece(t, &m, text, (uint32_t)bytes);
-    *n_token = put_tokens(&m, tokens, capacity, *n_token);
-    mfi_free(&t->allocator, block, all_bytes);
-    return MF_OK;
+    return bytes >= SPACE_SYMBOL_BYTES && memcmp(text, SPACE_SYMBOL, SPACE_SYMBOL_BYTES) == 0;
 }
 
-mf_status mfi_tokenizer_encode(const mfi_tokenizer *t, const char *text, size_t bytes, int32_t *tokens, size_t capacity,
-                               size_t *n_token)
+static bool wants_prefix(const mfi_tokenizer *t, const char *text, size_t bytes, bool is_first)
 {
-    node nodes[SHORT_PIECE];
-    uint64_t heap[2 * SHORT_PIECE];
-    merger m = { .nodes = nodes, .heap = heap };
-    *n_token = 0;
-    for (size_t at = 0, piece; at < bytes; at += piece) {
-        piece = mfi_tokenizer_piece(text + at, bytes - at);
-        if (piece <= SHORT_PIECE) {
-            merge_piece(t, &m, text + at, (uint32_t)piece);
-            *n_token = put_tokens(&m, tokens, capacity, *n_token);
-        } else {
-            mf_status status = encode_long_piece(t, text + at, piece, tokens, capacity, n_token);
-            if (status != MF_OK) return status;
+    if (!(t->flags & (is_first ? MFI_VOCAB_PREFIX : MFI_VOCAB_PREFIX_EACH)) || bytes == 0) return false;
+    return !(t->flags & MFI_VOCAB_PREFIX_UNLESS) || !(text[0] == ' ' || is_symbol(text, bytes));
+}
+
+/* To out[bytes + 1]; returns its bytes. The symbol and the space become the same byte, which is the one that our copy of
+ * the vocabulary has. */
+static size_t normalize_spaces(const mfi_tokenizer *t, const char *text, size_t bytes, bool is_first, char *out)
+{
+    const bool one_space = t->flags & MFI_VOCAB_ONE_SPACE;
+    size_t at = 0, n = 0;
+    while (one_space && at < bytes && text[at] == ' ')
+        at++;
+    if (wants_prefix(t, text + at, bytes - at, is_first)) out[n++] = ' ';
+    for (bool after_space = false; at < bytes; at++) {
+        const bool is_space = text[at] == ' ';
+        if (is_symbol(text + at, bytes - at)) {
+            out[n++] = ' ';
+            at += SPACE_SYMBOL_BYTES - 1;
+        } else if (!(one_space && is_space && after_space)) {
+            out[n++] = text[at];
         }
+        after_space = is_space;
     }
-    return *n_token <= capacity ? MF_OK : MF_E_CAPACITY;
+    while (one_space && n > 0 && out[n - 1] == ' ')
+        n--;
+    return n;
+}
+
+/* ---- Encoding ---- */
+
+void mfi_put_unknown(const mfi_tokenizer *t, mfi_token_sink *sink, const char *text, size_t bytes)
+{
+    if (t->byte_tokens[0] == MFI_NO_TOKEN) {
+        if (!sink->after_unknown || !(t->flags & MFI_VOCAB_FUSE_UNKNOWN)) mfi_put_token(sink, (uint32_t)t->unknown);
+        sink->after_unknown = true;
+        return;
+    }
+    if (text[0] == ' ') { /* it was the symbol in their vocabulary */
+        text = SPACE_SYMBOL;
+        bytes = SPACE_SYMBOL_BYTES;
+    }
+    for (size_t i = 0; i < bytes; i++)
+        mfi_put_token(sink, t->byte_tokens[(unsigned char)text[i]]);
+}
+
+static mf_status encode_span(const mfi_tokenizer *t, const char *text, size_t bytes, mfi_token_sink *sink)
+{
+    mf_status status = MF_OK;
+    if (t->kind == MFI_UNIGRAM) return mfi_unigram_encode(t, text, bytes, sink);
+    for (size_t at = 0, piece; at < bytes && status == MF_OK; at += piece) {
+        piece = mfi_pretokenize(t->pretokenizer, text + at, bytes - at);
+        status = mfi_bpe_encode(t, text + at, piece, sink);
+    }
+    return status;
+}
+
+static mf_status encode_normalized(const mfi_tokenizer *t, const char *text, size_t bytes, bool with_control,
+                                   mfi_token_sink *sink)
+{
+    const finder f = begin_finding(t, true, with_control);
+    mf_status status = MF_OK;
+    for (size_t begin = 0, length; begin < bytes && status == MF_OK; begin += length) {
+        uint32_t token = 0;
+        const size_t end = find_added(&f, text, bytes, begin, &length, &token);
+        if (end > begin) status = encode_span(t, text + begin, end - begin, sink);
+        if (length > 0) mfi_put_token(sink, token);
+        begin = end;
+    }
+    return status;
+}
+
+static mf_status encode_segment(const mfi_tokenizer *t, const char *text, size_t bytes, bool is_first,
+                                bool with_control, mfi_token_sink *sink)
+{
+    char *normal = (char *)text;
+    size_t n = bytes, normal_bytes = bytes;
+    mf_status status = MF_OK;
+    if (t->kind != MFI_BYTE_BPE) {
+        normal_bytes = bytes + 1;
+        normal = mfi_alloc(&t->allocator, normal_bytes);
+        if (!normal) return MF_E_NOMEM;
+        n = normalize_spaces(t, text, bytes, is_first, normal);
+    } else if (t->flags & MFI_VOCAB_NFC) {
+        status = mfi_nfc(&t->allocator, text, bytes, &normal, &n);
+        normal_bytes = n;
+    }
+    if (status == MF_OK) status = encode_normalized(t, normal, n, with_control, sink);
+    if (normal != text) mfi_free(&t->allocator, normal, normal_bytes);
+    return status;
+}
+
+mf_status mfi_tokenizer_encode(const mfi_tokenizer *t, const char *text, size_t bytes, unsigned how, int32_t *tokens,
+                               size_t capacity, size_t *n_token)
+{
+    const bool with_control = how & MFI_ENCODE_CONTROL, with_ends = how & MFI_ENCODE_ENDS;
+    const finder f = begin_finding(t, false, with_control);
+    mfi_token_sink sink = { tokens, capacity, 0, false };
+    mf_status status = MF_OK;
+    if (with_ends && t->flags & MFI_VOCAB_ADD_BOS) mfi_put_token(&sink, (uint32_t)t->bos);
+    for (size_t begin = 0, length; begin < bytes && status == MF_OK; begin += length) {
+        uint32_t token = 0;
+        const size_t end = find_added(&f, text, bytes, begin, &length, &token);
+        if (end > begin) status = encode_segment(t, text + begin, end - begin, begin == 0, with_control, &sink);
+        if (length > 0) mfi_put_token(&sink, token);
+        begin = end;
+    }
+    if (with_ends && t->flags & MFI_VOCAB_ADD_EOS) mfi_put_token(&sink, (uint32_t)t->eos);
+    *n_token = sink.n_token;
+    if (status != MF_OK) return status;
+    return sink.n_token <= capacity ? MF_OK : MF_E_CAPACITY;
 }
 
 /* ---- Back to text ---- */
@@ -399,8 +269,7 @@ mf_status mfi_tokenizer_encode(const mfi_tokenizer *t, const char *text, size_t 
 const char *mfi_tokenizer_token(const mfi_tokenizer *t, int32_t token, size_t *bytes)
 {
     *bytes = 0;
-    if (token < 0 || (uint32_t)token >= mfi_tokenizer_vocab(t)) return NULL;
-    if ((uint32_t)token >= MFI_BYTE_TOKENS + t->n_merge) return "";
+    if (token < 0 || (uint32_t)token >= t->n_vocab) return NULL;
     *bytes = t->text_at[token + 1] - t->text_at[token];
     return t->text + t->text_at[token];
 }
@@ -409,14 +278,19 @@ mf_status mfi_tokenizer_decode(const mfi_tokenizer *t, const int32_t *tokens, si
                                size_t capacity, size_t *bytes)
 {
     *bytes = 0;
-    bool fits = true;
+    bool fits = true, drop_space = t->flags & MFI_VOCAB_DROP_SPACE;
     for (size_t i = 0; i < n_token; i++) {
         size_t length;
         const char *from = mfi_tokenizer_token(t, tokens[i], &length);
         if (!from) return MF_E_RANGE;
+        if (length == 0) continue;
+        const size_t dropped = drop_space && from[0] == ' ';
+        length -= dropped;
         fits = fits && length <= capacity - *bytes;
-        if (fits && length > 0) memcpy(text + *bytes, from, length);
+        if (fits && length > 0) memcpy(text + *bytes, from + dropped, length);
         *bytes += length;
+        /* Where runs of spaces became one, none is left at the head of the text. */
+        drop_space = drop_space && t->flags & MFI_VOCAB_ONE_SPACE && *bytes == 0;
     }
     return fits ? MF_OK : MF_E_CAPACITY;
 }

@@ -202,7 +202,7 @@ static mf_status count_words(bpe *b, const mfi_text *texts, size_t n_text, mf_er
     uint64_t done = 0, reported = 0;
     for (size_t i = 0; i < n_text; i++)
         for (size_t at = 0, bytes; at < texts[i].bytes; at += bytes) {
-            bytes = mfi_tokenizer_piece(texts[i].text + at, texts[i].bytes - at);
+            bytes = mfi_pretokenize(MFI_PRE_PLAIN, texts[i].text + at, texts[i].bytes - at);
             mf_status status = bytes > 1 ? count_word(b, texts[i].text + at, bytes) : MF_OK;
             if (status == MF_E_RANGE) return mfi_fail(error, status, "the text's distinct pieces exceed 1.4 GB");
             if (status != MF_OK) return mfi_fail(error, status, "no memory to count words");

@@ -31,7 +31,7 @@ mf_status mf_train_tokenize(const void *tokenizer, size_t tokenizer_bytes, const
     mfi_tokenizer *loaded = NULL;
     mf_status status = mfi_tokenizer_load(&loaded, &allocator, tokenizer, tokenizer_bytes, error);
     if (status != MF_OK) return status;
-    status = mfi_tokenizer_encode(loaded, text, text_bytes, tokens, capacity, n_token);
+    status = mfi_tokenizer_encode(loaded, text, text_bytes, 0, tokens, capacity, n_token);
     if (eos) *eos = mfi_tokenizer_eos(loaded);
     mfi_tokenizer_free(loaded);
     if (status == MF_OK) return MF_OK;
