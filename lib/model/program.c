@@ -103,7 +103,7 @@ void mfi_program_part(mfi_program *program, mfi_op *op, const mfi_tensor *const 
     const mfi_tensor **copy = program->piece + program->n_piece;
     memcpy(copy, piece, n_shell * sizeof *piece);
     program->n_piece += n_shell;
-    op->part[op->n_part++] = (mfi_part){ copy, n_shell, dst, n_of };
+    op->part[op->n_part++] = (mfi_part){ .piece = copy, .n_shell = n_shell, .dst = dst, .n_of = n_of };
 }
 
 /* ---- Stages ---- */

@@ -71,8 +71,8 @@ typedef struct mfi_part {
     const mfi_tensor *const *piece; /* [n_shell]; NULL where the shell is empty for this layer */
     uint32_t n_shell;
     uint16_t dst;
-    uint16_t matrix; /* which, of those that the pieces interleave */
     mfi_extent n_of;
+    uint32_t matrix; /* which, of those that the pieces interleave */
 } mfi_part;
 
 #define MFI_MAX_PART (MFI_MAX_STREAM - 1) /* every stream from the first */
