@@ -256,6 +256,52 @@ Test(gemma3n, batches_pieces_and_threads_change_no_bit)
     }
 }
 
+/* From layer 4 on nothing is stored, and most rows of a prompt are not computed. */
+Test(gemma3n, rows_that_nobody_wants_change_no_other)
+{
+    gemma m = gemma_model(MFK_F32);
+    model_file file = gemma_file(&m);
+    mf_model *model = open_file(&file, NULL);
+    mf_submodel *view[N_VIEW];
+    outputs alone[N_VIEW], out = new_outputs(model, N_VIEW);
+    for (size_t v = 0; v < N_VIEW; v++) {
+        view[v] = take_view(model, &views[v]);
+        alone[v] = run_alone(model, view[v], timeline, N_TOKEN);
+    }
+    for (uint32_t n_thread = 1; n_thread <= 3; n_thread++) {
+        for (size_t piece = 1; piece <= N_TOKEN; piece += 4) {
+            mf_executor *executor = new_executor(model, n_thread, 0);
+            mf_session *session[N_VIEW];
+            for (size_t v = 0; v < N_VIEW; v++)
+                session[v] = new_session(model);
+            for (size_t row = 0, n = piece; row < N_TOKEN; row += n) {
+                mf_request requests[N_VIEW];
+                n = piece < N_TOKEN - row ? piece : N_TOKEN - row;
+                for (size_t v = 0; v < N_VIEW; v++) {
+                    requests[v] = request_all(session[v], view[v], timeline + row, 1, &out, v);
+                    requests[v].n_token = n;
+                    requests[v].logits_of = (row + v) % 3 == 0 ? MF_LOGITS_NONE : MF_LOGITS_LAST;
+                }
+                cr_assert_eq(mf_forward(executor, requests, N_VIEW, sizeof *requests, NULL), MF_OK);
+                for (size_t v = 0; v < N_VIEW; v++)
+                    cr_assert(requests[v].logits_of == MF_LOGITS_NONE || same_rows(&out, v, &alone[v], row + n - 1, 1),
+                              "view %zu row %zu, %u threads, pieces of %zu", v, row, n_thread, piece);
+            }
+            for (size_t v = 0; v < N_VIEW; v++)
+                mf_session_close(session[v]);
+            mf_executor_close(executor);
+        }
+    }
+    for (size_t v = 0; v < N_VIEW; v++) {
+        drop_outputs(&alone[v]);
+        mf_submodel_close(view[v]);
+    }
+    drop_outputs(&out);
+    mf_model_close(model);
+    drop_file(&file);
+    gemma_free(&m);
+}
+
 /* With one request the rows of a batch are few, and threads share the key/value heads where these divide. */
 Test(gemma3n, one_request_on_any_number_of_threads)
 {

@@ -9,6 +9,7 @@
  *   MFI_ROWS_ATTN   rows whose view keeps the layer, the most heads first
  *   MFI_ROWS_FFN    rows whose view keeps the layer, the widest FFN first
  *   MFI_ROWS_OUT    rows whose hidden state or logits are wanted
+ * From tail_layer on, where nothing is stored any more, the rows of a layer are only those of OUT among them.
  * A buffer belongs to one space kind. An operation that treats rows apart runs for the rows of its own space, and
  * finds each operand's row by the operand's: NORM and COPY gather rows from ALL into a space and ADD scatters them
  * back, so that the matrix products in between see the rows that reach a width as a prefix.
@@ -126,6 +127,7 @@ typedef struct mfi_program {
     uint32_t *shell_bound; /* [n_shell][n_layer] FFN width that shells 0..s hold together */
     uint32_t n_slot;       /* layers that own keys and values */
     uint32_t *slot_layer;  /* [n_slot] */
+    uint32_t tail_layer;   /* the layer after the last that stores keys and values; worked out by finish */
     mfi_op *op;
     uint32_t n_op, op_capacity;
     mfi_stages stages[MFI_N_CUT];
