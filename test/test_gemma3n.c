@@ -473,7 +473,7 @@ Test(gemma3n, configurations_that_make_no_sense_are_refused)
     expect_config_refused(&m, "sparsity");
     m.config.gemma3n.n_stream = MFI_MAX_STREAM + 1;
     expect_config_refused(&m, "too many streams");
-    m.config.gemma3n.active = 4;
+    m.config.gemma3n.active = GEMMA_STREAMS;
     expect_config_refused(&m, "no such stream");
     m.config.gemma3n.laurel_rank = 33;
     expect_config_refused(&m, "rank");
