@@ -42,7 +42,7 @@ temporary_path new_path(void)
     return path;
 }
 
-static model_file read_whole(const char *path)
+model_file read_file(const char *path)
 {
     FILE *f = fopen(path, "rb");
     require(f && fseek(f, 0, SEEK_END) == 0, "f && fseek(f, 0, SEEK_END) == 0");
@@ -65,7 +65,7 @@ model_file make_file(const mfi_config *config, mfi_weights weights, const mfi_sa
     mf_allocator c_library = mfi_allocator(NULL);
     mf_status status = mfi_save(config, &weights, options, &c_library, path.text, &error);
     require(status == MF_OK, "save: %s", error.detail);
-    model_file file = read_whole(path.text);
+    model_file file = read_file(path.text);
     unlink(path.text);
     return file;
 }

@@ -14,6 +14,7 @@ typedef struct model_file {
 } model_file;
 model_file make_file(const mfi_config *config, mfi_weights weights, const mfi_save_options *options);
 model_file make_random_file(const random_model *model, mfk_type type, mfi_storage storage, bool one_shell);
+model_file read_file(const char *path);
 void drop_file(model_file *file);
 
 /* A path in the temporary folder that nothing else uses; the caller removes it. */

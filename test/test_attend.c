@@ -140,7 +140,6 @@ static void run_and_compare(stage *s, uint32_t n_thread, rng *r)
                                            .cache_type = s->type,
                                            .value_offset_bytes = s->n_kv * s->block_bytes,
                                            .pages = &pages,
-                                           .out_begin = s->n_row[i],
                                            .cancel = &cancel };
     e->n_request = s->n_request;
     for (size_t row = 0; row < MAX_REQUEST * MAX_ROW; row++)

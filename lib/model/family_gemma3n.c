@@ -7,9 +7,9 @@
 #include "compile.h"
 #include "defs.h"
 
-/* A layer has up to 55 operations and two for each stream more, of them 9 products that are not the FFN's; around the
- * layers are 9, and 7 for each stream. */
-const mfi_family_sizes mfi_gemma3n_sizes = { 56 + 3 * MFI_MAX_STREAM, 10 + 7 * MFI_MAX_STREAM, 32 + 3 * MFI_MAX_STREAM,
+/* A layer has up to 48 operations and three for each stream, with 9 matrices that are not the FFN's; around the layers
+ * are 8, and six for each stream. */
+const mfi_family_sizes mfi_gemma3n_sizes = { 48 + 3 * MFI_MAX_STREAM, 8 + 6 * MFI_MAX_STREAM, 41 + 3 * MFI_MAX_STREAM,
                                              9, 2 * MFI_MAX_STREAM };
 
 static const float square_root_of_half = 0.707106781f;

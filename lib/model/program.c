@@ -210,6 +210,12 @@ static void lay_out_stages(mfi_program *program, mfi_cut cut)
     stages->begin[++stages->n_stage] = program->n_op;
 }
 
+static void find_tail(mfi_program *program)
+{
+    for (uint32_t i = 0; i < program->n_op; i++)
+        if (program->op[i].kind == MFI_OP_STORE) program->tail_layer = program->op[i].layer + 1;
+}
+
 static void find_copied(mfi_program *program)
 {
     for (uint32_t i = 0; i < program->n_op; i++)
@@ -234,6 +240,7 @@ mf_status mfi_program_finish(mfi_program *program, mf_error *error)
         if (stride % 1024 == 0) stride += MFI_LINE / sizeof(float);
         program->buffer[i].stride = (uint32_t)stride;
     }
+    find_tail(program);
     find_copied(program);
     for (uint32_t cut = 0; cut < MFI_N_CUT; cut++)
         lay_out_stages(program, (mfi_cut)cut);

@@ -10,6 +10,7 @@
  *   MFI_ROWS_FFN    rows whose view keeps the layer, the widest FFN first
  *   MFI_ROWS_OUT    rows whose hidden state or logits are wanted
  *   MFI_ROWS_CLASS  first rows of images whose logits or pooled states are wanted
+ * From tail_layer on, where nothing is stored any more, the rows of a layer are only those of OUT among them.
  * A buffer belongs to one space kind. An operation that treats rows apart runs for the rows of its own space, and
  * finds each operand's row by the operand's: NORM and COPY gather rows from ALL into a space and ADD scatters them
  * back, so that the matrix products in between see the rows that reach a width as a prefix.
@@ -77,8 +78,8 @@ typedef struct mfi_part {
     const mfi_tensor *bias, *gate_bias;
     uint32_t n_shell;
     uint16_t dst;
-    uint16_t matrix; /* which, of those that the pieces interleave */
     mfi_extent n_of;
+    uint32_t matrix; /* which, of those that the pieces interleave */
 } mfi_part;
 
 #define MFI_MAX_PART (MFI_MAX_STREAM - 1) /* every stream from the first */
@@ -136,6 +137,7 @@ typedef struct mfi_program {
     uint32_t *shell_bound; /* [n_shell][n_layer] FFN width that shells 0..s hold together */
     uint32_t n_slot;       /* layers that own keys and values */
     uint32_t *slot_layer;  /* [n_slot] */
+    uint32_t tail_layer;   /* the layer after the last that stores keys and values; worked out by finish */
     mfi_op *op;
     uint32_t n_op, op_capacity;
     mfi_stages stages[MFI_N_CUT];

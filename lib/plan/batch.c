@@ -2,7 +2,8 @@
  *
  * Sorting by width makes the rows that reach a shell a prefix, so that a shell's weights are read once and
  * applied to just those rows. When all requests agree on a layer, which is the rule, the order is the plain
- * one and nothing is written down. */
+ * one and nothing is written down. In the last layers of a model whose layers share keys and values nobody reads what
+ * becomes of most rows of a prompt, and only those are in whose outputs are wanted. */
 #include "executor.h"
 
 static uint32_t reach(const mf_submodel *view, mfi_rows rows, uint32_t layer)
@@ -25,6 +26,11 @@ static void sort_requests(const mf_executor *e, mfi_rows rows, uint32_t layer)
     }
 }
 
+uint32_t mfi_first_row(const mf_executor *e, const mfi_run_request *request, uint32_t layer)
+{
+    return layer < e->model->program->tail_layer ? 0 : request->out_begin;
+}
+
 static void set_uniform(mfi_space *space, uint32_t extent, uint32_t n_row)
 {
     space->identity = true;
@@ -40,10 +46,12 @@ static void set_sorted(const mf_executor *e, mfi_space *space, mfi_rows rows, ui
     space->n_row = space->n_step = 0;
     for (uint32_t i = 0; i < e->n_request; i++) {
         const mfi_run_request *request = &e->request[e->order[i]];
-        const bool in = reach(request->view, rows, layer) != 0;
-        for (uint32_t r = request->first_row; r < request->first_row + request->n_row; r++) {
-            space->index_of[r] = in ? space->n_row : MFI_NO_ROW;
-            if (in) space->row_of[space->n_row++] = r;
+        const bool kept = reach(request->view, rows, layer) != 0;
+        const uint32_t first = kept ? mfi_first_row(e, request, layer) : request->n_row;
+        for (uint32_t r = 0; r < request->n_row; r++) {
+            const bool in = r >= first;
+            space->index_of[request->first_row + r] = in ? space->n_row : MFI_NO_ROW;
+            if (in) space->row_of[space->n_row++] = request->first_row + r;
         }
     }
     uint32_t n_row = space->n_row;
@@ -53,15 +61,16 @@ static void set_sorted(const mf_executor *e, mfi_space *space, mfi_rows rows, ui
         if (extent == 0) continue;
         if (space->n_step == 0 || space->step[space->n_step - 1].extent != extent)
             space->step[space->n_step++] = (mfi_step){ extent, n_row };
-        n_row -= request->n_row;
+        n_row -= request->n_row - mfi_first_row(e, request, layer);
     }
 }
 
 static void lay_out_space(const mf_executor *e, mfi_space *space, mfi_rows rows, uint32_t layer)
 {
     const uint32_t extent = reach(e->request[0].view, rows, layer);
-    uint32_t i = 1;
-    while (i < e->n_request && reach(e->request[i].view, rows, layer) == extent)
+    uint32_t i = 0;
+    while (i < e->n_request && reach(e->request[i].view, rows, layer) == extent &&
+           mfi_first_row(e, &e->request[i], layer) == 0)
         i++;
     if (i == e->n_request && extent != 0) {
         set_uniform(space, extent, e->n_row);

@@ -94,6 +94,8 @@ void mfi_executor_release(mf_executor *executor);
 
 /* batch.c: rows, positions, spaces and the cut of executor->request[0 .. n_request). */
 void mfi_batch_lay_out(mf_executor *executor);
+/* The first row of a request that a layer needs: 0, or in the tail the first that is wanted. */
+uint32_t mfi_first_row(const mf_executor *executor, const mfi_run_request *request, uint32_t layer);
 const mfi_space *mfi_batch_space(const mf_executor *executor, mfi_rows rows, uint32_t layer);
 
 /* Runs the batch laid out; cut short when every request in it was cancelled. */

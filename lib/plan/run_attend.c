@@ -11,10 +11,10 @@
 #include "defs.h"
 
 /* Pairs [begin, end) of one request and key/value head; pair i is query head kv_head * head_group + i % n_head of row
- * i / n_head. first_pair: of the request and key/value head, among all of the batch. */
+ * first_row + i / n_head. first_pair: of the request and key/value head, among all of the batch. */
 typedef struct attend_tile {
     const mfi_run_request *request;
-    uint32_t kv_head, n_head;
+    uint32_t first_row, kv_head, n_head;
     uint64_t first_pair, begin, end;
 } attend_tile;
 
@@ -39,12 +39,13 @@ static void each_tile(tiling *t, void (*visit)(tiling *t, const attend_tile *til
     t->n_turn = 0;
     for (uint32_t i = 0; i < t->e->n_request; i++) {
         tile.request = &t->e->request[i];
+        tile.first_row = mfi_first_row(t->e, tile.request, t->op->layer);
         const uint32_t heads = mfi_view_heads(tile.request->view, t->op->layer);
         uint32_t kv_end;
         mfi_heads_of(t->e, tile.request->view, t->op->layer, t->thread, &tile.kv_head, &kv_end);
         for (; tile.kv_head < kv_end; tile.kv_head++) {
             tile.n_head = (uint32_t)mfi_min(heads - tile.kv_head * group, group);
-            const uint64_t n_pair = (uint64_t)tile.n_head * tile.request->n_row;
+            const uint64_t n_pair = (uint64_t)tile.n_head * (tile.request->n_row - tile.first_row);
             for (tile.begin = 0; tile.begin < n_pair; tile.begin = tile.end) {
                 tile.end = mfi_min(tile.begin + t->rows_per_tile, n_pair);
                 visit(t, &tile);
@@ -70,7 +71,7 @@ static range keys_of(const mf_executor *e, const mfi_op *op, const mfi_run_reque
 
 static range keys_of_pair(const tiling *t, const attend_tile *tile, uint64_t pair)
 {
-    return keys_of(t->e, t->op, tile->request, (uint32_t)(pair / tile->n_head));
+    return keys_of(t->e, t->op, tile->request, tile->first_row + (uint32_t)(pair / tile->n_head));
 }
 
 static float slope_of(const mfi_program *program, uint32_t layer, const attend_tile *tile, uint64_t pair)
@@ -88,7 +89,7 @@ static float *part_of(const tiling *t, const attend_tile *tile, uint64_t pair, u
 static float *out_of(const tiling *t, const attend_tile *tile, uint16_t buffer, uint64_t pair)
 {
     const mfi_program *program = t->e->model->program;
-    const uint32_t row = tile->request->first_row + (uint32_t)(pair / tile->n_head);
+    const uint32_t row = tile->request->first_row + tile->first_row + (uint32_t)(pair / tile->n_head);
     const uint32_t head = tile->kv_head * program->head_group + (uint32_t)(pair % tile->n_head);
     return mfi_row(t->e, t->thread, buffer, mfi_space_index(&t->e->attn[t->op->layer], row)) + head * program->d_head;
 }
@@ -170,8 +171,9 @@ static tiling tiling_of(const mf_executor *e, const mfi_op *op, uint32_t thread)
     range spans = { UINT32_MAX, 0 };
     for (uint32_t i = 0; i < e->n_request; i++) {
         const mfi_run_request *request = &e->request[i];
-        const uint64_t pairs = (uint64_t)request->n_row * mfi_view_heads(request->view, op->layer);
-        const range first = keys_of(e, op, request, 0), last = keys_of(e, op, request, request->n_row - 1);
+        const uint32_t first_row = mfi_first_row(e, request, op->layer);
+        const uint64_t pairs = (uint64_t)(request->n_row - first_row) * mfi_view_heads(request->view, op->layer);
+        const range first = keys_of(e, op, request, first_row), last = keys_of(e, op, request, request->n_row - 1);
         const range seen = { first.begin / MFK_SPAN, (last.end - 1) / MFK_SPAN + 1 };
         if (pairs == 0) continue;
         n_pair += pairs;
