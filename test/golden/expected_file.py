@@ -76,3 +76,21 @@ def read(path):
 
     assert word() == MAGIC, f"{path} is no expected.bin"
     return [(read_text(), read_text(), dict(array() for _ in range(word()))) for _ in range(word())]
+
+
+def compare(path, names, run, bound):
+    """For check_*.py: what the cases named (all, if none is) have of the arrays that run(arrays) gives, against those.
+    Prints the largest difference of each, relative to the largest magnitude, and is 1 if one is beyond the bound."""
+    cases = [case for case in read(path) if not names or case[0] in names]
+    assert cases, f"{path} has none of these cases"
+    beyond = False
+    for name, view, ours in cases:
+        theirs_of = run(ours)
+        compared = ours.keys() & theirs_of.keys()
+        assert compared, f"{name} has nothing to compare"
+        for array in sorted(compared):
+            theirs = theirs_of[array]
+            difference = numpy.abs(ours[array].astype(float) - theirs).max() / numpy.abs(theirs).max()
+            beyond |= not difference <= bound
+            print(f"{name} ({view}) {array}: {difference:.2e}")
+    return int(beyond)

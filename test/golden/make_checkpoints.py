@@ -6,8 +6,8 @@
 
 Made with torch 2.13.0 and transformers 5.24.0; in that release the layers of Gemma 3n that share keys and values read
 their donor's with a cache and without one. expected_file.py describes expected.bin. A model runs in f32, over weights
-widened from the file's type, and is compared with itself in f64, by token and by prompt, and cut views with masked
-ones (AGREES). Prompts are drawn until greedy decoding is clear at every step (MARGIN) and does not go in small circles.
+widened from the file's type, and is compared with itself in f64 and token by token, and cut views with masked ones
+(AGREES). Prompts are drawn until greedy decoding is clear at every step (MARGIN) and does not go in small circles.
 
 MatFormer-OLMo and Gemma 3n's file of several modalities are not written by transformers: matformer_olmo.py is the one's
 reference, and the other is a text model under the names of the released files.
@@ -42,15 +42,15 @@ STRETCH, ALTERNATING = 8, 512
 # ---- Weights ----
 
 def fill(model, gains, generator):
-    """Random weights: gains maps the end of a name to what multiplies fan_in ** -0.5, or to a plain deviation for
-    vectors; None there: 1 + deviation. The longest ending wins."""
+    """Random weights. The longest ending of a name in gains, else 1, gives the deviation: of a matrix in units of
+    fan_in ** -0.5, of an embedding's rows as it is; and the mean of a norm's weights, which deviate by a fifth."""
     for name, parameter in model.named_parameters():
         matching = [ending for ending in gains if name.endswith(ending)]
         gain = gains[max(matching, key=len)] if matching else 1.0
         random = torch.randn(parameter.shape, generator=generator)
         if name.endswith(".bias"):
             random *= 0.2
-        elif "norm" in name or name.endswith("correct_output_scale"):
+        elif "norm" in name or name.endswith(("ln_f.weight", "correct_output_scale")):
             random = gain * (1 + 0.2 * random)
         elif name.endswith(("cls_token", "position_embeddings", "embed_tokens.weight", "wte.weight")):
             random *= gain
@@ -204,7 +204,7 @@ def make_llama(name, seed):
 
 # ---- Gemma 3n ----
 
-GEMMA_GAINS = {"embed_tokens.weight": 0.15, "embed_tokens_per_layer.weight": 1.0, "model.norm.weight": 3.0,
+GEMMA_GAINS = {"embed_tokens.weight": 0.15, "embed_tokens_per_layer.weight": 3.0, "model.norm.weight": 3.0,
                "q_norm.weight": 0.7, "k_norm.weight": 0.7, "modality_router.weight": 32.0,
                "prediction_coefs.weight": 0.2, "correction_coefs.weight": 0.4}
 SLIDING, FULL = "sliding_attention", "full_attention"
@@ -280,7 +280,8 @@ def alternating_case(config, tensors, views, generator):
     check("alternating, masked", alternate(masked, tokens), logits)
     apart = relative(alternate(models[:1], tokens)[::2], logits[::2])
     assert apart > 1e-2, "the narrow stretches should leave a trace in the full ones"
-    return "alternate", " | ".join(view_text(*view) for view in views), dict(tokens=tokens, stretch=[STRETCH], logits=logits)
+    text = " | ".join(view_text(*view) for view in views)
+    return "alternate", text, dict(tokens=tokens, stretch=[STRETCH], logits=logits)
 
 
 def make_gemma(name, seed):
@@ -290,14 +291,16 @@ def make_gemma(name, seed):
     config = model.config.to_dict()
     tensors = {k: v.float() for k, v in load_file(folder / "model.safetensors").items()}
     cases = gemma_cases(config, tensors, GEMMA_VIEWS, generator)
-    check("as transformers loads it", run(load(Gemma3nForCausalLM, folder), cases[0][2]["tokens"]), cases[0][2]["logits"])
+    loaded = load(Gemma3nForCausalLM, folder)
+    check("as transformers loads it", run(loaded, cases[0][2]["tokens"]), cases[0][2]["logits"])
     cases.append(alternating_case(config, tensors, [([256] * 12, []), ([128] * 10, [8, 10])], generator))
     return folder, cases
 
 
 def nested_config(text):
     """The config.json of the released files: the text decoder's is one of three, in the spelling before release 5."""
-    text = {k: v for k, v in text.items() if v is not None and k not in ("architectures", "transformers_version", "dtype")}
+    left_out = ("architectures", "transformers_version", "dtype")
+    text = {k: v for k, v in text.items() if v is not None and k not in left_out}
     rope = text.pop("rope_parameters")
     text |= dict(rope_theta=rope[FULL]["rope_theta"], rope_local_base_freq=rope[SLIDING]["rope_theta"],
                  rope_scaling=None, torch_dtype="float32")
@@ -341,7 +344,8 @@ OLMO = {
     "olmo_sequential": dict(block_type="sequential", d_model=64, n_heads=4, mlp_ratio=4),
     "olmo_parallel": dict(block_type="parallel", d_model=32, n_heads=2, mlp_ratio=8),
 }
-OLMO_GAINS = {"wte.weight": 0.4, "att_proj.weight": 1.5, "attn_out.weight": 1.5, "ff_out.weight": 2.0}
+OLMO_GAINS = {"wte.weight": 0.15, "att_proj.weight": 2.0, "fused_attn_ff_proj.weight": 2.0, "attn_out.weight": 2.0,
+              "ff_out.weight": 2.0, "ln_f.weight": 4.0}
 
 
 class Parameters(torch.nn.Module):
@@ -357,14 +361,15 @@ class Parameters(torch.nn.Module):
 
 def make_olmo(name, seed):
     generator, folder, config = torch.Generator().manual_seed(seed), fresh_folder(name), OLMO_BASE | OLMO[name]
-    tensors = fill(Parameters(matformer_olmo.tensor_shapes(config)), OLMO_GAINS | {"ln_f.weight": 1.5}, generator).tensors
+    tensors = fill(Parameters(matformer_olmo.tensor_shapes(config)), OLMO_GAINS, generator).tensors
     save_file({k: v.data for k, v in tensors.items()}, folder / "model.safetensors", {"format": "pt"})
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     weights, cases = {k: v.data.double() for k, v in tensors.items()}, []
     for factor in 1, 2, 4, 8:
         widths = [config["mlp_ratio"] * config["d_model"] // factor] * config["n_layers"]
         case = decoder_case(f"factor{factor}", view_text(widths),
-                            lambda t: matformer_olmo.logits(config, weights, t, widths), config["vocab_size"], generator)
+                            lambda t: matformer_olmo.logits(config, weights, t, widths),
+                            config["vocab_size"], generator)
         by_token = matformer_olmo.logits_token_by_token(config, weights, case[2]["tokens"].tolist(), widths)
         check("token by token, masked", by_token, case[2]["logits"])
         cases.append(case)
@@ -421,7 +426,8 @@ def run_vit(model, pixels):
 
 def make_vit(name, seed):
     m, generator, folder = VIT[name], torch.Generator().manual_seed(seed), fresh_folder(name)
-    model = fill(m["model"](ViTConfig(image_size=32, patch_size=8, num_channels=3, **m["config"])), VIT_GAINS, generator)
+    config = ViTConfig(image_size=32, patch_size=8, num_channels=3, **m["config"])
+    model = fill(m["model"](config), VIT_GAINS, generator)
     model.save_pretrained(folder)  # under the names of the released files
     if m.get("new_names"):
         save_file(model.state_dict(), folder / "model.safetensors", {"format": "pt"})

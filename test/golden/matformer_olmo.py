@@ -1,4 +1,5 @@
-"""MatFormer-OLMo (MatLM) in PyTorch, from its formulas: affine layer norms, biases, ALiBi, one key/value head, erf-GELU.
+"""MatFormer-OLMo (MatLM) in PyTorch, from its formulas: affine layer norms, biases, ALiBi, one key/value head, GELU
+by erf.
 
 A factor c keeps the first floor(F / c) hidden units: rows of ff_proj and of its bias, columns of ff_out, and the whole
 bias of ff_out. The repository knows this for sequential blocks only. In a parallel block, whose one projection holds
@@ -95,7 +96,9 @@ def logits_token_by_token(c, w, tokens, widths):
                 weights = torch.stack(scores).exp()
                 outputs.append(sum(a * v for a, v in zip(weights / weights.sum(), values)))
             added = linear(w, at + "attn_out", torch.cat(outputs))
-            hidden = projected[d + 2 * head :] if parallel else linear(w, at + "ff_proj", norm(w, at + "ff_norm", x + added))
+            hidden = projected[d + 2 * head :]
+            if not parallel:
+                hidden = linear(w, at + "ff_proj", norm(w, at + "ff_norm", x + added))
             gelu = hidden * 0.5 * (1 + torch.erf(hidden / 2 ** 0.5)) * (torch.arange(len(hidden)) < width)
             x = x + added + linear(w, at + "ff_out", gelu)
         out.append(w["transformer.wte.weight"] @ norm(w, "transformer.ln_f", x))
