@@ -283,7 +283,7 @@ Test(decoder, rotations_of_llama_3_1_are_scaled_by_wavelength)
 Test(decoder, logits_follow_a_scaled_rotation_from_the_saved_file)
 {
     enum { N = 90 };
-    static const random_shape shape = { "llama",       2,        64,    32, 4, 2, 96, 41, 256, 2, MFI_NORM_RMS,
+    static const random_shape shape = { "llama",       2,        64,    32, 4, 2, 128, 41, 256, 2, MFI_NORM_RMS,
                                         MFI_FFN_GATED, MFK_SILU, false, 0 };
     static const mfi_rope_scaling scaling[] = { { .kind = MFI_ROPE_LINEAR, .factor = 4 },
                                                 { MFI_ROPE_LLAMA3, 64, 8, 1, 4 } };
