@@ -206,6 +206,42 @@ Test(vit, outputs_are_those_of_the_equations_at_every_level)
     }
 }
 
+/* More rows than a span of 1024 keys, which are merged: in every row, since every row sees them all. */
+Test(vit, an_image_may_have_more_rows_than_a_span)
+{
+    static const random_shape shape = {
+        "wide", 1, 32, 16, 2, 1, 32, 1, 2048, 1, MFI_NORM_LAYER, MFI_FFN_PLAIN, MFK_GELU_TANH, true, 0
+    };
+    rng r = { 5 };
+    random_model model;
+    cr_assert(random_model_init_shape(&model, &shape, 6) == MF_OK);
+    mfi_config *c = &model.config;
+    c->family = MFI_FAMILY_VIT;
+    c->rope_theta = 0;
+    c->vit = (mfi_vit){ .image_size = 66, .patch_size = 2, .n_channel = 3, .n_class = 5 };
+    model_file file = family_file(&model, MFK_F32);
+    float *pixels = draw_image(&c->vit, &r);
+    const widths w = granularity_widths(c, 0);
+    mf_model *opened = open_file(&file, NULL);
+    mf_submodel *view = take_view(opened, &w);
+    mf_session *session = new_session(opened);
+    for (uint32_t n_thread = 1; n_thread <= 3; n_thread++) {
+        image_outputs out = new_image_outputs(c);
+        mf_executor *executor = new_executor(opened, n_thread, 1100);
+        mf_request request = image_request(c, session, view, pixels, &out);
+        cr_assert(mf_forward(executor, &request, 1, sizeof request, NULL) == MF_OK);
+        compare_with_equations(&model, &w, pixels, &out, n_thread);
+        drop_image_outputs(&out);
+        mf_executor_close(executor);
+    }
+    mf_session_close(session);
+    mf_submodel_close(view);
+    mf_model_close(opened);
+    free(pixels);
+    family_drop(&file);
+    random_model_free(&model);
+}
+
 Test(vit, a_view_equals_a_file_that_was_cut_to_it)
 {
     for (uint32_t round = 0; round < test_rounds(10); round++) {
@@ -416,6 +452,45 @@ Test(vit, an_image_gives_the_rows_that_were_asked_for)
     cr_assert(memcmp(less.hidden, s.out.hidden, d * sizeof(float)) == 0 && less.hidden[d] == 0);
     cr_assert(memcmp(less.logits, s.out.logits, s.out.n_class * sizeof(float)) == 0);
     drop_image_outputs(&less);
+    close_scene(&s);
+}
+
+Test(vit, a_cancelled_image_leaves_its_session_as_it_was)
+{
+    scene s = open_scene(1);
+    mf_request request = image_request(&s.random.config, s.session, s.view, s.pixels, &s.out);
+    mf_session_cancel(s.session);
+    refuse(&s, request, MF_E_CANCELLED, "cancelled");
+    cr_assert(mf_forward(s.executor, &request, 1, sizeof request, NULL) == MF_OK);
+    close_scene(&s);
+}
+
+/* With memory for the keys and values of one image, two find room one after the other, but not at once. */
+Test(vit, the_pages_of_an_image_are_given_back)
+{
+    scene s = open_scene(1);
+    const mfi_config *c = &s.random.config;
+    const size_t n_page = (s.out.n_row + MFK_PAGE - 1) / MFK_PAGE * c->n_layer;
+    const size_t block = mfk_cache_block_bytes(MFK_F32, c->d_head);
+    mf_model_options options = test_options(NULL);
+    mf_model *model;
+    options.cache_bytes = n_page * 2 * mfi_kv_heads(c->n_head, c->head_group) * block;
+    cr_assert(mf_model_open_memory(&model, s.file.data, s.file.bytes, &options, NULL) == MF_OK);
+    mf_submodel *view = take_named(model, "1");
+    mf_executor *executor = new_executor(model, 1, 0);
+    mf_session *session[2] = { new_session(model), new_session(model) };
+    mf_request request[2];
+    for (size_t i = 0; i < 2; i++)
+        request[i] = image_request(c, session[i], view, s.pixels, &s.out);
+    for (size_t i = 0; i < 2; i++)
+        cr_assert(mf_forward(executor, &request[i], 1, sizeof *request, NULL) == MF_OK);
+    cr_assert(mf_forward(executor, request, 2, sizeof *request, NULL) == MF_E_FULL);
+    cr_assert(request[0].status == MF_OK && request[1].status == MF_E_FULL);
+    for (size_t i = 0; i < 2; i++)
+        mf_session_close(session[i]);
+    mf_executor_close(executor);
+    mf_submodel_close(view);
+    mf_model_close(model);
     close_scene(&s);
 }
 
