@@ -43,8 +43,9 @@ static inline void hostile_free(void *user, void *memory, size_t bytes)
 
 enum { HOSTILE_TOKENS = 3, HOSTILE_POSITIONS = 64 };
 
+/* `pixels`: of a model that takes them. */
 static inline void hostile_forward(mf_executor *executor, mf_model *model, const char *granularity, float *logits,
-                                   uint32_t n_vocab)
+                                   uint32_t n_logit, const float *pixels)
 {
     mf_submodel_spec spec = MF_SUBMODEL_SPEC_INIT;
     mf_session_options options = MF_SESSION_OPTIONS_INIT;
@@ -54,13 +55,14 @@ static inline void hostile_forward(mf_executor *executor, mf_model *model, const
     options.max_positions = HOSTILE_POSITIONS;
     if (mf_extract_submodel(&view, model, &spec, NULL) == MF_OK &&
         mf_session_create(&session, model, &options, NULL) == MF_OK) {
-        const int32_t tokens[HOSTILE_TOKENS] = { 0, (int32_t)(n_vocab / 2), (int32_t)(n_vocab - 1) };
+        const int32_t tokens[HOSTILE_TOKENS] = { 0, (int32_t)(n_logit / 2), (int32_t)(n_logit - 1) };
         mf_request request = { .session = session,
                                .submodel = view,
-                               .tokens = tokens,
-                               .n_token = HOSTILE_TOKENS,
+                               .tokens = pixels ? NULL : tokens,
+                               .n_token = pixels ? 0 : HOSTILE_TOKENS,
                                .logits = logits,
-                               .logits_capacity = n_vocab };
+                               .logits_capacity = n_logit,
+                               .pixels = pixels };
         mf_forward(executor, &request, 1, sizeof request, NULL);
     }
     mf_session_close(session);
@@ -83,17 +85,20 @@ static inline void hostile_use(mf_model *model)
     mf_executor_options options = MF_EXECUTOR_OPTIONS_INIT;
     mf_executor *executor = NULL;
     options.n_thread = 1;
-    options.max_tokens = HOSTILE_TOKENS;
     options.max_requests = 1;
     if (mf_model_info_get(model, &info) != MF_OK) return;
-    float *logits = malloc(info.n_vocab * sizeof *logits);
-    if (logits && mf_executor_create(&executor, model, &options, NULL) == MF_OK) {
-        hostile_forward(executor, model, mf_model_granularity(model, 0), logits, info.n_vocab);
-        hostile_forward(executor, model, NULL, logits, info.n_vocab);
+    const size_t n_pixel = (size_t)info.n_channel * info.image_size * info.image_size;
+    const uint32_t n_logit = n_pixel > 0 ? info.n_class : info.n_vocab;
+    options.max_tokens = n_pixel > 0 ? HOSTILE_POSITIONS : HOSTILE_TOKENS;
+    float *logits = malloc(n_logit * sizeof *logits), *pixels = n_pixel > 0 ? calloc(n_pixel, sizeof *pixels) : NULL;
+    if (logits && (n_pixel == 0 || pixels) && mf_executor_create(&executor, model, &options, NULL) == MF_OK) {
+        hostile_forward(executor, model, mf_model_granularity(model, 0), logits, n_logit, pixels);
+        hostile_forward(executor, model, NULL, logits, n_logit, pixels);
     }
     hostile_tokenizer(model);
     mf_executor_close(executor);
     free(logits);
+    free(pixels);
 }
 
 /* True when it opened. `data` is aligned to 64. */

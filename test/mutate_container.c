@@ -6,11 +6,11 @@
 #define _GNU_SOURCE
 #include <signal.h>
 
-#include "container_fixture.h"
+#include "family_fixture.h"
 #include "hostile.h"
 #include "matlm_fixture.h"
 
-#define N_FILE 4
+enum { N_MATLM = 4, N_FILE = N_MATLM + 2 };
 
 typedef struct file {
     unsigned char *data, *work; /* both exactly `bytes` long */
@@ -28,10 +28,31 @@ static void tell(int number)
     raise(number);
 }
 
+/* A decoder with biases and ALiBi, and a ViT. */
+static void make_family(file *to, bool vit)
+{
+    static const random_shape shape = { "small",      2,    32, 16, 4, 2, 64, 19, 64, 2, MFI_NORM_LAYER, MFI_FFN_PLAIN,
+                                        MFK_GELU_ERF, true, 1 };
+    random_model model;
+    if (random_model_init_shape(&model, &shape, 1) != MF_OK) hostile_stop("a model cannot be made");
+    mfi_config *c = &model.config;
+    c->family = vit ? MFI_FAMILY_VIT : MFI_FAMILY_OLMO;
+    c->rope_theta = 0;
+    c->attention_bias = c->ffn_bias = true;
+    c->alibi_max = vit ? 0 : 8;
+    if (vit) c->vit = (mfi_vit){ .image_size = 12, .patch_size = 4, .n_channel = 3, .n_class = 7, .pooler = true };
+    model_file bytes = family_file(&model, MFK_F32), work = family_file(&model, MFK_F32);
+    *to = (file){ bytes.data, work.data, bytes.bytes };
+    random_model_free(&model);
+    if (hostile_try(to->data, to->bytes, MF_LOAD_MAP) != 3) hostile_stop("a family's file does not open");
+}
+
 static void make_files(file files[N_FILE])
 {
     mf_allocator allocator = mfi_allocator(NULL);
-    for (int i = 0; i < N_FILE; i++) {
+    for (int i = N_MATLM; i < N_FILE; i++)
+        make_family(&files[i], i != N_MATLM);
+    for (int i = 0; i < N_MATLM; i++) {
         fixture_variant v = { i & 1, i != 0, i == 3, i & 2 ? MFK_F32 : MFK_BF16, i < 2 ? MFI_ZSTD : MFI_RAW };
         char *path = fixture_path();
         if (fixture_save(&v, &allocator, path, NULL) != MF_OK) hostile_stop("a fixture cannot be saved");

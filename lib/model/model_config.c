@@ -214,17 +214,18 @@ static mf_status check_vit(const mfi_config *config, mf_error *error)
                         mfi_vit_rows(v));
     if (config->rope_theta != 0 || config->alibi_max != 0)
         return mfi_fail(error, MF_E_INVALID, "rows of an image have stored positions: no rotation and no ALiBi");
+    for (uint32_t layer = 0; layer < config->n_layer; layer++)
+        if (config->window[layer] != 0)
+            return mfi_fail(error, MF_E_INVALID, "layer %u has a window, but rows of an image see each other", layer);
     return MF_OK;
 }
 
-/* What only layers of Gemma 3n have; and those of decoders. */
+/* What only layers of Gemma 3n have. */
 static mf_status check_layer_kinds(const mfi_config *config, mf_error *error)
 {
     for (uint32_t layer = 0; layer < config->n_layer && config->family != MFI_FAMILY_GEMMA3N; layer++)
-        if (config->kv_layer[layer] != layer || config->sparsity[layer] != 0 ||
-            (config->family == MFI_FAMILY_VIT && config->window[layer] != 0))
-            return mfi_fail(error, MF_E_INVALID,
-                            "layer %u shares keys, is sparse or has a window, which family %s has not", layer,
+        if (config->kv_layer[layer] != layer || config->sparsity[layer] != 0)
+            return mfi_fail(error, MF_E_INVALID, "layer %u shares keys or is sparse, which family %s has not", layer,
                             mfi_family_name(config->family));
     return MF_OK;
 }
