@@ -223,11 +223,12 @@ typedef struct mf_model_info {
     /* Of a model that takes images, and has no tokens (n_vocab 0); else 0: */
     uint32_t image_size, patch_size, n_channel;
     uint32_t n_class; /* logits; 0: it has no classifier */
+    uint32_t n_token; /* of n_vocab are tokens; what fills it up is never sampled */
 } mf_model_info;
 #define MF_MODEL_INFO_INIT                                                                          \
     {                                                                                               \
         sizeof(mf_model_info), NULL, NULL, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, \
-            MF_ARITHMETIC_EXACT, 0, 0, 0, 0                                                         \
+            MF_ARITHMETIC_EXACT, 0, 0, 0, 0, 0                                                      \
     }
 
 /* Fills as many fields as info->struct_size covers. Strings live as long as the model. */

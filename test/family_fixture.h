@@ -47,7 +47,7 @@ static inline void family_pack(const family_writer *f, const mfi_tensor *t, cons
     free(rows);
 }
 
-static inline mf_status family_fill(void *user, const mfi_tensor *t, void *bytes, mf_error *error)
+static inline mf_status family_fill_bytes(void *user, const mfi_tensor *t, void *bytes, mf_error *error)
 {
     const family_writer *f = user;
     const mfi_config *c = &f->model->config;
@@ -84,6 +84,16 @@ static inline mf_status family_fill(void *user, const mfi_tensor *t, void *bytes
         family_pack(f, t, t->name, first, 0, body, panel);
     }
     return MF_OK;
+}
+
+static inline mf_status family_fill(void *user, const mfi_tensor *t, mfi_writing *to, mf_error *error)
+{
+    void *bytes = calloc(1, (size_t)t->bytes);
+    if (!bytes) abort();
+    mf_status status = family_fill_bytes(user, t, bytes, error);
+    if (status == MF_OK) status = mfi_writer_put(to, bytes, (size_t)t->bytes);
+    free(bytes);
+    return status;
 }
 
 static inline void family_vector(const family_writer *f, uint64_t n, const char *format, uint32_t layer)

@@ -279,7 +279,7 @@ static inline void gemma_fill_vector(const gemma *m, const mfi_tensor *tensor, f
                         : gemma_weight(m, tensor->name, 0, i);
 }
 
-static inline mf_status gemma_fill(void *user, const mfi_tensor *tensor, void *bytes, mf_error *error)
+static inline mf_status gemma_fill_bytes(void *user, const mfi_tensor *tensor, void *bytes, mf_error *error)
 {
     const gemma *m = user;
     unsigned layer = 0;
@@ -304,6 +304,16 @@ static inline mf_status gemma_fill(void *user, const mfi_tensor *tensor, void *b
         gemma_fill_panels(m, tensor, tensor->name, 0, first, body, panel);
     }
     return MF_OK;
+}
+
+static inline mf_status gemma_fill(void *user, const mfi_tensor *tensor, mfi_writing *to, mf_error *error)
+{
+    void *bytes = calloc(1, (size_t)tensor->bytes);
+    if (!bytes) abort();
+    mf_status status = gemma_fill_bytes(user, tensor, bytes, error);
+    if (status == MF_OK) status = mfi_writer_put(to, bytes, (size_t)tensor->bytes);
+    free(bytes);
+    return status;
 }
 
 static inline model_file gemma_file(const gemma *m)

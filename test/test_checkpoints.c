@@ -62,12 +62,12 @@ static int32_t largest(const float *logits, size_t n)
 }
 
 static void expect_greedy(mf_executor *executor, mf_session *session, const mf_submodel *view, const float *last,
-                          size_t n_vocab, const expected_array *greedy, const char *where)
+                          size_t n_vocab, size_t n_token, const expected_array *greedy, const char *where)
 {
     float *logits = malloc(n_vocab * sizeof *logits);
     memcpy(logits, last, n_vocab * sizeof *logits);
     for (size_t i = 0; i < greedy->count; i++) {
-        const int32_t token = largest(logits, n_vocab);
+        const int32_t token = largest(logits, n_token);
         cr_assert_eq(token, greedy->i32[i], "%s: token %zu is %d, not %d", where, i, token, greedy->i32[i]);
         mf_request request = { .session = session,
                                .submodel = view,
@@ -84,6 +84,8 @@ static void run_decoder_case(mf_model *model, const expected_case *c, const char
 {
     const expected_array *tokens = expected_find(c, "tokens"), *logits = expected_find(c, "logits");
     const expected_array *greedy = expected_find(c, "greedy");
+    mf_model_info info = MF_MODEL_INFO_INIT;
+    cr_assert_eq(mf_model_info_get(model, &info), MF_OK);
     mf_submodel *view = take(model, c->view);
     outputs out = new_outputs(model, tokens->count);
     mf_session *session = new_session(model);
@@ -92,8 +94,8 @@ static void run_decoder_case(mf_model *model, const expected_case *c, const char
     cr_assert_eq(logits->count, out.n_token * out.n_vocab, "%s", where);
     expect_close(logits, out.logits, where);
     if (greedy)
-        expect_greedy(executor, session, view, out.logits + (out.n_token - 1) * out.n_vocab, out.n_vocab, greedy,
-                      where);
+        expect_greedy(executor, session, view, out.logits + (out.n_token - 1) * out.n_vocab, out.n_vocab, info.n_token,
+                      greedy, where);
     mf_executor_close(executor);
     mf_session_close(session);
     mf_submodel_close(view);

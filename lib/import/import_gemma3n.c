@@ -1,5 +1,6 @@
 /* import_gemma3n.c - the text decoder of Gemma 3n: Gemma3nForConditionalGeneration and Gemma3nForCausalLM, and "gemma3n"
  * of GGUF. */
+#include <float.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -235,7 +236,7 @@ static float kappa(double share)
         const double middle = (low + high) / 2;
         *(0.5 * erfc(-middle * 0.70710678118654752440) < share ? &low : &high) = middle;
     }
-    return (float)low;
+    return (float)low != 0 ? (float)low : FLT_MIN; /* 0 is dense */
 }
 
 static void read_sparsity(mfi_json_reader *r, uint32_t n_layer, facts *f)

@@ -80,6 +80,7 @@ static mf_status read_json(mfi_config *config, mfi_json_reader *r, const mfi_ten
     config->d_head = config->d_model / config->n_head;
     config->head_group = mfi_json_bool_or(r, "multi_query_attention", false) ? config->n_head : 1;
     config->n_vocab = mfi_json_u32_or(r, "embedding_size", 1, 1u << 24, mfi_json_u32(r, "vocab_size", 1, 1u << 24));
+    config->n_token = mfi_json_u32(r, "vocab_size", 1, config->n_vocab);
     config->max_positions = mfi_json_u32_or(r, "max_sequence_length", 1, 1u << 24, 1024);
     config->norm = MFI_NORM_LAYER;
     config->norm_eps = 1e-5f;

@@ -252,6 +252,7 @@ mf_status mfi_model_info(const mf_model *model, mf_model_info *info)
         .d_head = config->d_head,
         .d_ff = config->d_ff,
         .n_vocab = config->n_vocab,
+        .n_token = mfi_token_count(config),
         .max_positions = config->max_positions,
         .n_granularity = config->n_granularity,
         .quantum = MFI_QUANTUM,

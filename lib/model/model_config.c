@@ -194,6 +194,12 @@ static mf_status check_named(const mfi_config *config, const mfi_granularity *na
     return MF_OK;
 }
 
+static mf_status check_tokens(const mfi_config *config, mf_error *error)
+{
+    if (config->n_token <= config->n_vocab) return MF_OK;
+    return mfi_fail(error, MF_E_INVALID, "n_token is %u, but the vocabulary has %u", config->n_token, config->n_vocab);
+}
+
 static mf_status check_softcap(const mfi_config *config, mf_error *error)
 {
     if (isfinite(config->logit_softcap) && config->logit_softcap >= 0) return MF_OK;
@@ -220,16 +226,6 @@ static mf_status check_vit(const mfi_config *config, mf_error *error)
     return MF_OK;
 }
 
-/* What only layers of Gemma 3n have. */
-static mf_status check_layer_kinds(const mfi_config *config, mf_error *error)
-{
-    for (uint32_t layer = 0; layer < config->n_layer && config->family != MFI_FAMILY_GEMMA3N; layer++)
-        if (config->kv_layer[layer] != layer || config->sparsity[layer] != 0)
-            return mfi_fail(error, MF_E_INVALID, "layer %u shares keys or is sparse, which family %s has not", layer,
-                            mfi_family_name(config->family));
-    return MF_OK;
-}
-
 static mf_status check_windows(const mfi_config *config, mf_error *error)
 {
     for (uint32_t layer = 0; layer < config->n_layer; layer++)
@@ -249,8 +245,8 @@ static mf_status check_sharing(const mfi_config *config, mf_error *error)
                             "layer %u reads the keys and values of layer %u: must be one before it that has its own "
                             "and the same window",
                             layer, owner);
-        if (!isfinite(config->sparsity[layer]) || config->sparsity[layer] < 0)
-            return mfi_fail(error, MF_E_INVALID, "the sparsity of layer %u is negative or not finite", layer);
+        if (!isfinite(config->sparsity[layer]))
+            return mfi_fail(error, MF_E_INVALID, "the sparsity of layer %u is not finite", layer);
         if (config->family != MFI_FAMILY_GEMMA3N && (owner != layer || config->sparsity[layer] != 0))
             return mfi_fail(error, MF_E_INVALID, "layer %u shares keys and values or is sparse, which %s has not",
                             layer, mfi_family_name(config->family));
@@ -316,8 +312,8 @@ mf_status mfi_config_check(const mfi_config *config, mf_error *error)
     if (status == MF_OK) status = check_names(config, error);
     if (status == MF_OK) status = check_rotation(config, error);
     if (status == MF_OK) status = check_windows(config, error);
+    if (status == MF_OK) status = check_tokens(config, error);
     if (status == MF_OK) status = check_softcap(config, error);
-    if (status == MF_OK) status = check_layer_kinds(config, error);
     if (status == MF_OK) status = check_sharing(config, error);
     if (status == MF_OK) status = check_gemma3n(config, error);
     if (status == MF_OK && config->family == MFI_FAMILY_VIT) status = check_vit(config, error);

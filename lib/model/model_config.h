@@ -87,6 +87,7 @@ static inline uint32_t mfi_vit_rows(const mfi_vit *vit)
 typedef struct mfi_config {
     mfi_family family;
     uint32_t n_layer, d_model, d_head, n_vocab, max_positions;
+    uint32_t n_token; /* rows of the vocabulary that are tokens; the others fill it up, and are never chosen. 0: all */
     uint32_t head_group; /* query heads per key/value head */
     uint32_t n_head;     /* the widest layer's */
     uint32_t d_ff;       /* the widest layer's */
@@ -115,6 +116,11 @@ typedef struct mfi_config {
     uint32_t *kv_layer; /* [n_layer] whose keys and values it reads: itself, or one before it */
     float *sparsity;    /* [n_layer] gate values below mean + sparsity * deviation become 0; 0: dense (GEMMA3N) */
 } mfi_config;
+
+static inline uint32_t mfi_token_count(const mfi_config *config)
+{
+    return config->n_token ? config->n_token : config->n_vocab;
+}
 
 static inline uint32_t mfi_kv_heads(uint32_t heads, uint32_t head_group)
 {

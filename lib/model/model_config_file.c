@@ -7,12 +7,13 @@
 #include "status.h"
 
 static const char *const known_keys[] = {
-    "family",     "n_layer",       "d_model",       "d_head",         "n_vocab",         "max_positions",
-    "n_head",     "d_ff",          "head_group",    "norm",           "norm_eps",        "ffn",
-    "activation", "rope_theta",    "tied",          "embed_scale",    "attention_scale", "bos_token",
-    "eos_token",  "n_granularity", "granularity.*", "n_named",        "named.*",         "may_skip",
-    "window",     "kv_layer",      "sparsity",      "attention_bias", "ffn_bias",        "parallel",
-    "alibi_max",  "logit_softcap", "rope_scaling",  "rope_scaling.*", "gemma3n.*",       "vit.*",
+    "family",     "n_layer",       "d_model",       "d_head",       "n_vocab",         "max_positions",
+    "n_head",     "d_ff",          "head_group",    "norm",         "norm_eps",        "ffn",
+    "activation", "rope_theta",    "tied",          "embed_scale",  "attention_scale", "bos_token",
+    "eos_token",  "n_granularity", "granularity.*", "n_named",      "n_token",         "named.*",
+    "may_skip",   "window",        "kv_layer",      "sparsity",     "attention_bias",  "ffn_bias",
+    "parallel",   "alibi_max",     "logit_softcap", "rope_scaling", "rope_scaling.*",  "gemma3n.*",
+    "vit.*",
 };
 
 bool mfi_config_key_known(const char *key)
@@ -116,6 +117,7 @@ static void read_decoder(reader *r, mfi_config *config)
     config->parallel = read_u32_or(r, "parallel", 1, 0) != 0;
     config->alibi_max = (float)read_f64_or(r, "alibi_max", 0);
     config->logit_softcap = (float)read_f64_or(r, "logit_softcap", 0);
+    config->n_token = read_u32_or(r, "n_token", INT32_MAX, 0);
     config->rope_scaling.kind = (mfi_rope_scaling_kind)read_u32_or(r, "rope_scaling", MFI_ROPE_LLAMA3, 0);
     if (config->rope_scaling.kind == MFI_ROPE_PLAIN) return;
     config->rope_scaling.factor = read_f64(r, "rope_scaling.factor");
@@ -264,6 +266,7 @@ static void declare_decoder(const mfi_config *config, mfi_writer *w)
     if (config->parallel) mfi_writer_u64(w, "parallel", 1, true);
     if (config->alibi_max != 0) mfi_writer_f64(w, "alibi_max", (double)config->alibi_max, true);
     if (config->logit_softcap != 0) mfi_writer_f64(w, "logit_softcap", (double)config->logit_softcap, true);
+    if (config->n_token != 0) mfi_writer_u64(w, "n_token", config->n_token, true);
     const mfi_rope_scaling *scaling = &config->rope_scaling;
     if (scaling->kind == MFI_ROPE_PLAIN) return;
     mfi_writer_u64(w, "rope_scaling", scaling->kind, true);

@@ -119,15 +119,15 @@ mf_status mf_sampler_create(mf_sampler **out, mf_model *model, const mf_sampler_
 
     mf_sampler *s = NULL;
     mfi_arena arena = { NULL, 0 };
-    lay_out(&s, &arena, model->config.n_vocab);
+    lay_out(&s, &arena, mfi_token_count(&model->config));
     size_t arena_bytes = arena.used;
     arena.base = mfi_alloc(&model->allocator, arena_bytes);
     if (!arena.base) return mfi_fail(error, MF_E_NOMEM, "no memory for a sampler");
     arena.used = 0;
-    lay_out(&s, &arena, model->config.n_vocab);
+    lay_out(&s, &arena, mfi_token_count(&model->config));
     s->model = model;
     s->arena_bytes = arena_bytes;
-    s->n_vocab = model->config.n_vocab;
+    s->n_vocab = mfi_token_count(&model->config);
     s->options = full;
     if (full.repetition_penalty == 0) s->options.repetition_penalty = 1;
     if (full.repetition_window == 0) s->options.repetition_window = DEFAULT_WINDOW;

@@ -95,7 +95,7 @@ static json_t *llama_json(const mfi_config *config)
 static double share_below(float kappa)
 {
     if (kappa == 1.6448533535003662f) return 0.95;
-    return kappa > 0 ? 0.5 * erfc(-(double)kappa * 0.70710678118654752440) : 0;
+    return kappa != 0 ? 0.5 * erfc(-(double)kappa * 0.70710678118654752440) : 0;
 }
 
 static json_t *gemma3n_json(const mfi_config *config)

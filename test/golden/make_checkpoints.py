@@ -223,7 +223,7 @@ GEMMA_VIEWS = {
     "ragged_without_owners": ([128, 192, 96, 256, 64, 224, 32, 160], [1, 2, 5, 9]),
 }
 GEMMA_NESTED = dict(
-    vocab_size=100, vocab_size_per_layer_input=96, hidden_size=32, hidden_size_per_layer_input=16, laurel_rank=16,
+    vocab_size=100, vocab_size_per_layer_input=96, hidden_size=32, hidden_size_per_layer_input=32, laurel_rank=32,
     intermediate_size=[64, 96, 32, 64, 96], num_hidden_layers=5, num_kv_shared_layers=2, num_attention_heads=2,
     num_key_value_heads=1, head_dim=32, sliding_window=5, activation_sparsity_pattern=[0.5, 0.0, 0.0, 0.75, 0.0],
     layer_types=[SLIDING, FULL, SLIDING, SLIDING, FULL], altup_correct_scale=False,
