@@ -460,7 +460,7 @@ def main():
             assert all(numpy.array_equal(numpy.asarray(arrays[key]), again[key]) for key in arrays)
     total = sum(path.stat().st_size for path in HERE.rglob("*") if path.is_file())
     print(f"{total} bytes in all")
-    assert total < 5_000_000
+    assert total < 6_000_000
 
 
 if __name__ == "__main__":
