@@ -32,7 +32,7 @@ static void read_metadata(const mfi_tensor_file *file)
 {
     mfi_gguf_text key, text;
     mfi_gguf_kind kind;
-    char name[65536];
+    static char name[65536]; /* no stack that a sanitizer would have to mark */
     for (uint32_t i = 0; mfi_gguf_key_at(file, i, &key, &kind); i++) {
         uint64_t count = 0;
         double real;

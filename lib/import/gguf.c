@@ -430,12 +430,14 @@ static mf_status split_path(char out[PATH_MAX_BYTES], const char *first, uint32_
     return MF_OK;
 }
 
-static mf_status read_other(mfi_tensor_file *file, uint32_t index, const char *path, mf_error *error)
+/* The list of parts grows with each file that is there, not by what the first one says. */
+static mf_status read_other(mfi_tensor_file *file, uint32_t index, uint32_t count, const char *path, mf_error *error)
 {
     mfi_gguf_header header = { 0 };
-    mf_status status = read_part(file, index, path, &header, error);
+    mf_status status = mfi_tensor_file_parts(file, index + 1, error);
+    if (status == MF_OK) status = read_part(file, index, path, &header, error);
     if (status == MF_OK &&
-        (split_number(&header, "split.no") != index || split_number(&header, "split.count") != file->n_part))
+        (split_number(&header, "split.no") != index || split_number(&header, "split.count") != count))
         status =
             mfi_fail(error, MF_E_FORMAT, "%s: says that it is another part than its name does; fetch it again", path);
     mfi_gguf_header_free(&header, &file->allocator);
@@ -452,10 +454,10 @@ static mf_status read_others(mfi_tensor_file *file, const char *first, mf_error 
     if (split_number(&file->gguf, "split.no") != 0)
         return mfi_fail(error, MF_E_INVALID, "%s: not the first of its %u files; open that one", first,
                         (unsigned)count);
-    mf_status status = mfi_tensor_file_parts(file, (uint32_t)count, error);
-    for (uint32_t i = 1; status == MF_OK && i < file->n_part; i++) {
-        status = split_path(path, first, i, file->n_part, error);
-        if (status == MF_OK) status = read_other(file, i, path, error);
+    mf_status status = MF_OK;
+    for (uint32_t i = 1; status == MF_OK && i < count; i++) {
+        status = split_path(path, first, i, (uint32_t)count, error);
+        if (status == MF_OK) status = read_other(file, i, (uint32_t)count, path, error);
     }
     if (status != MF_OK || n_tensor == 0 || n_tensor == file->n_tensor) return status;
     return mfi_fail(error, MF_E_FORMAT, "%s: its %u files have %u tensors, and should have %llu; fetch them again",

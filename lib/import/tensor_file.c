@@ -84,7 +84,7 @@ mf_status mfi_tensor_file_reserve(mfi_tensor_file *file, size_t more, mf_error *
 {
     size_t room;
     if (!mfi_add(file->n_tensor, more, &room) || room > UINT32_MAX) return no_memory(file, error);
-    if (room <= file->tensor_room) return MF_OK;
+    if (file->tensor && room <= file->tensor_room) return MF_OK;
     if (file->n_tensor > 0) room = mfi_max(room, 2 * file->tensor_room); /* so that many parts copy little */
     mfi_source_tensor *tensor = mfi_alloc_array(&file->allocator, room, sizeof *tensor);
     if (!tensor) return no_memory(file, error);

@@ -38,7 +38,7 @@ mf_status mfi_tensor_file_parts(mfi_tensor_file *file, uint32_t n_part, mf_error
 mf_status mfi_part_open(mfi_tensor_file *file, uint32_t index, const char *path, mf_error *error);
 const char *mfi_part_path(const mfi_tensor_file *file, uint32_t index);
 mf_status mfi_part_names(mfi_tensor_file *file, uint32_t index, size_t bytes, mf_error *error);
-/* Room for so many more tensors. */
+/* Room for so many more tensors; there is an address then, also where that is none. */
 mf_status mfi_tensor_file_reserve(mfi_tensor_file *file, size_t more, mf_error *error);
 /* Sorts all tensors by name; a name that is there twice fails. */
 mf_status mfi_tensor_file_sort(mfi_tensor_file *file, mf_error *error);

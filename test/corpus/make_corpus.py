@@ -81,6 +81,7 @@ FILES = {
         354,
     ),
     "gguf/split": gguf(3, [key("split.no", 2, "H", 0), key("split.count", 2, "H", 2)], [tensor("t", [4], 24, 0)], 4),
+    "gguf/split_of_many": gguf(3, [key("split.count", 2, "H", 65535)], [], 0),
 }
 
 for name, data in FILES.items():
