@@ -187,7 +187,7 @@ def all_tokenizers(texts):
     gemma = gemma_model(texts)
     llama2 = spm(texts, model_type="bpe", vocab_size=1300, byte_fallback=True, remove_extra_whitespaces=False)
     split = pre_tokenizers.Split(" ", "merged_with_previous")
-    unigram = spm(texts, model_type="unigram", vocab_size=1000, byte_fallback=True, user_defined_symbols=["<b>", "ababab", "\u2581\u2581"])
+    unigram = spm(texts, model_type="unigram", vocab_size=1000, byte_fallback=True, user_defined_symbols=["<b>", "<user>", "\u2581\u2581"])
     unknown = spm(texts[:1], coverage=1.0, model_type="unigram", vocab_size=300, remove_extra_whitespaces=False)
     unknown_bpe = spm(texts[:1], coverage=1.0, model_type="bpe", vocab_size=300)
     runs = ["\u2581" * n for n in range(2, 32)] + ["\n" * n for n in range(1, 5)] + ["<b>", "</b>"]
