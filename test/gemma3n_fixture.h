@@ -18,6 +18,7 @@ typedef struct gemma {
     mfi_config config;
     uint32_t layer_of[GEMMA_LAYERS]; /* which layer of the whole model this one was */
     mfk_type type;                   /* of matrices and tables */
+    const mfi_config *claimed;       /* what the file says instead of `config`, or NULL */
     const widths *poison;            /* every weight that this view does not use is NaN; NULL: none is */
 } gemma;
 
@@ -222,7 +223,7 @@ static inline void gemma_declare_all(gemma_writer *w)
 {
     const mfi_config *c = &w->m->config;
     char name[64];
-    mfi_config_declare(c, w->writer);
+    mfi_config_declare(w->m->claimed != NULL ? w->m->claimed : c, w->writer);
     mfi_writer_region(w->writer, MFI_REGION_BASE, 0, MFI_RAW, &w->region);
     gemma_declare(w, MFI_PLAIN, 0, c->d_head / 2, 1, 0, "rope.freqs");
     gemma_declare(w, MFI_PLAIN, 0, c->d_head / 2, 1, 0, "rope.freqs_local");

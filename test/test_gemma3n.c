@@ -487,3 +487,73 @@ Test(gemma3n, configurations_that_make_no_sense_are_refused)
     expect_config_refused(&m, "another family");
     gemma_free(&m);
 }
+
+/* A few tokens through the widest view, if the file opens; whatever becomes of them. */
+static void run_if_it_opens(const model_file *file)
+{
+    mf_model_options options = MF_MODEL_OPTIONS_INIT;
+    mf_session_options short_session = MF_SESSION_OPTIONS_INIT;
+    mf_executor_options one_thread = MF_EXECUTOR_OPTIONS_INIT;
+    mf_error error = MF_ERROR_INIT;
+    mf_model *model = NULL;
+    mf_submodel *view = NULL;
+    mf_session *session = NULL;
+    mf_executor *executor = NULL;
+    short_session.max_positions = 8;
+    one_thread.n_thread = one_thread.max_requests = 1;
+    one_thread.max_tokens = 8;
+    if (mf_model_open_memory(&model, file->data, file->bytes, &options, &error) != MF_OK) {
+        cr_assert(error.detail[0] != '\0');
+        return;
+    }
+    if (mf_extract_submodel_text(&view, model, "1", NULL) == MF_OK &&
+        mf_session_create(&session, model, &short_session, NULL) == MF_OK &&
+        mf_executor_create(&executor, model, &one_thread, NULL) == MF_OK) {
+        outputs out = new_outputs(model, 4);
+        mf_request request = request_all(session, view, timeline, 4, &out, 0);
+        mf_forward(executor, &request, 1, sizeof request, NULL);
+        drop_outputs(&out);
+    }
+    mf_executor_close(executor);
+    mf_session_close(session);
+    mf_submodel_close(view);
+    mf_model_close(model);
+}
+
+Test(gemma3n, a_file_that_claims_another_configuration_is_refused_or_runs)
+{
+    static const uint32_t values[] = { 0, 1, 2, 3, 8, 16, 31, 32, 64, 96, 128, 4096, INT32_MAX };
+    for (uint32_t round = 0; round < test_rounds(400); round++) {
+        gemma m = gemma_model(MFK_Q8), other = gemma_model(MFK_Q8);
+        mfi_config *c = &other.config;
+        rng r = { round };
+        const uint32_t layer = rng_below(&r, GEMMA_LAYERS);
+        uint32_t *const fields[] = {
+            &c->d_model,
+            &c->d_head,
+            &c->head_group,
+            &c->n_head,
+            &c->d_ff,
+            &c->n_vocab,
+            &c->gemma3n.n_stream,
+            &c->gemma3n.active,
+            &c->gemma3n.d_ple,
+            &c->gemma3n.laurel_rank,
+            &c->window[layer],
+            &c->gemma3n.n_vocab_ple,
+            &c->kv_layer[layer],
+            &c->granularity[rng_below(&r, 2)].ffn[layer],
+            &c->kv_layer[layer],
+            &c->granularity[rng_below(&r, 2)].heads[layer],
+        };
+        for (uint32_t i = 1 + rng_below(&r, 2); i > 0; i--)
+            *fields[rng_below(&r, sizeof fields / sizeof *fields)] =
+                values[rng_below(&r, sizeof values / sizeof *values)];
+        m.claimed = c;
+        model_file file = gemma_file(&m);
+        run_if_it_opens(&file);
+        drop_file(&file);
+        gemma_free(&m);
+        gemma_free(&other);
+    }
+}
