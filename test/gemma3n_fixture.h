@@ -17,7 +17,7 @@ enum { GEMMA_LAYERS = 8, GEMMA_PLE = 32, GEMMA_RANK = 32, GEMMA_STREAMS = 4, GEM
 typedef struct gemma {
     mfi_config config;
     uint32_t layer_of[GEMMA_LAYERS]; /* which layer of the whole model this one was */
-    mfk_type type;                   /* of matrices and tables */
+    mfk_type type;                   /* of matrices and tables; 0: by their names, one of all */
     const mfi_config *claimed;       /* what the file says instead of `config`, or NULL */
     const widths *poison;            /* every weight that this view does not use is NaN; NULL: none is */
 } gemma;
@@ -157,11 +157,22 @@ typedef struct gemma_writer {
     uint32_t region;
 } gemma_writer;
 
+/* A matrix has one type in all layers and shells, so that a cut file has it too. Where they are mixed, products of one
+ * input have some that want it quantized (attn.k is Q4, attn.q F32), and so have gate_up (Q8) and down (F16). */
+static inline mfk_type gemma_type(const gemma *m, const char *name)
+{
+    static const mfk_type types[] = { MFK_F32, MFK_BF16, MFK_F16, MFK_Q8, MFK_Q4 };
+    uint32_t sum = 0;
+    for (const char *c = name; *c != '\0'; c++)
+        sum += *c >= 'a' ? (unsigned char)*c : 0u;
+    return m->type != 0 ? m->type : types[(sum + 2) % 5];
+}
+
 static inline void gemma_declare(gemma_writer *w, mfi_tensor_kind kind, uint32_t shell, uint64_t n, uint64_t k,
                                  uint64_t matrices, const char *name)
 {
     mfi_tensor tensor = { .name = name, .kind = kind, .shell = shell, .region = w->region, .n = n, .k = k };
-    tensor.type = kind == MFI_PLAIN ? MFK_F32 : w->m->type;
+    tensor.type = kind == MFI_PLAIN ? MFK_F32 : gemma_type(w->m, name);
     if (kind == MFI_PANEL) tensor.panels = matrices * ((n + 15) / 16);
     mfi_writer_tensor(w->writer, &tensor);
 }
