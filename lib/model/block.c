@@ -117,7 +117,7 @@ static void add_down(mfi_compiler *c, const mfi_block *b, uint32_t layer, mfi_op
     }
 }
 
-/* Both branches read x before either adds to it; and side by side, their products meet half as often. */
+/* Both branches read x before either adds to it; and side by side, their products need fewer meetings of the threads. */
 static void add_parallel(mfi_compiler *c, const mfi_block *b, uint32_t layer)
 {
     add_norm(c, MFI_ROWS_ATTN, layer, "attn_norm", b->x, b->attn_in);
