@@ -35,20 +35,34 @@ static float largest(size_t n, const float *x)
     return most;
 }
 
+/* Loops over a block are laid out for a compiler to do several weights at once. Sums have LANES parts and one order, so that
+ * the codes are the same whatever it makes of them. */
+enum { LANES = 8 };
+
+static float sum_of(const float part[LANES])
+{
+    return ((part[0] + part[4]) + (part[2] + part[6])) + ((part[1] + part[5]) + (part[3] + part[7]));
+}
+
 /* ---- Q8 ---- */
 
-/* Codes for a scale; returns the squared error. */
-static double codes_q8(const float x[MFK_BLOCK], float scale, uint8_t code[MFK_BLOCK])
+static float code_q8(float x, float scale)
 {
     const float magic = 0x1.8p23f; /* adding it leaves no places for a fraction */
-    double error = 0;
-    for (size_t i = 0; i < MFK_BLOCK; i++) {
-        float q = scale > 0.0f ? (x[i] / scale + magic) - magic : 0.0f;
-        q = q < -127.0f ? -127.0f : q > 127.0f ? 127.0f : q;
-        code[i] = (uint8_t)(q + 128.0f);
-        error += ((double)x[i] - (double)scale * q) * ((double)x[i] - (double)scale * q);
-    }
-    return error;
+    const float q = (x / scale + magic) - magic;
+    return q < -127.0f ? -127.0f : q > 127.0f ? 127.0f : q;
+}
+
+/* What a scale above 0 leaves. */
+static float error_q8(const float x[MFK_BLOCK], float scale)
+{
+    float part[LANES] = { 0 };
+    for (size_t i = 0; i < MFK_BLOCK; i += LANES)
+        for (size_t j = 0; j < LANES; j++) {
+            const float off = x[i + j] - scale * code_q8(x[i + j], scale);
+            part[j] += off * off;
+        }
+    return sum_of(part);
 }
 
 void mfk_quantize_q8(const float x[MFK_BLOCK], uint8_t code[MFK_BLOCK], uint16_t *scale)
@@ -56,17 +70,17 @@ void mfk_quantize_q8(const float x[MFK_BLOCK], uint8_t code[MFK_BLOCK], uint16_t
     enum { TRIES = 16 }; /* each 1/128 above the one before, from the one that the largest weight gives */
     const float first = largest(MFK_BLOCK, x) / 127.0f;
     *scale = mfk_f32_to_f16(first);
-    double least = codes_q8(x, mfk_f16_to_f32(*scale), code);
-    for (int i = 1; i < TRIES && least > 0; i++) {
+    float best = mfk_f16_to_f32(*scale), least = best > 0.0f ? error_q8(x, best) : 0.0f;
+    for (int i = 1; i < TRIES && least > 0.0f; i++) {
         const uint16_t next = mfk_f32_to_f16(first * (1.0f + (float)i / 128.0f));
-        uint8_t next_code[MFK_BLOCK];
-        const double error = codes_q8(x, mfk_f16_to_f32(next), next_code);
+        const float error = error_q8(x, mfk_f16_to_f32(next));
         if (!(error < least)) continue;
         least = error;
         *scale = next;
-        for (size_t j = 0; j < MFK_BLOCK; j++)
-            code[j] = next_code[j];
+        best = mfk_f16_to_f32(next);
     }
+    for (size_t i = 0; i < MFK_BLOCK; i++)
+        code[i] = (uint8_t)((best > 0.0f ? code_q8(x[i], best) : 0.0f) + 128.0f);
 }
 
 /* ---- Q4 ---- */
@@ -97,13 +111,18 @@ static double codes_q4(const int8_t *table, const float middle[15], const float 
     return error;
 }
 
-/* The least scale, of those without a sign, that is not below `scale`; or the greatest. */
+/* The least scale, of those without a sign, that is not below `scale`; or the greatest. They ascend. */
 static uint8_t scale_code(float scale, int8_t bias)
 {
-    uint8_t code = 0;
-    while (code < 127 && mfk_q4_scale(code, bias) < scale)
-        code++;
-    return code;
+    uint8_t low = 0, high = 127;
+    while (low < high) {
+        const uint8_t middle = (uint8_t)((low + high) / 2);
+        if (mfk_q4_scale(middle, bias) < scale)
+            low = (uint8_t)(middle + 1);
+        else
+            high = middle;
+    }
+    return low;
 }
 
 void mfk_quantize_q4(const int8_t *table, const float x[MFK_Q4_BLOCK], uint8_t code[MFK_Q4_BLOCK], uint8_t *scale)
