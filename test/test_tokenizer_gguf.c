@@ -232,17 +232,9 @@ Test(gguf, llama3_equals_its_tokenizer_json)
 /* Scores are the order of the pieces: what merges first has the higher one. */
 Test(gguf, sentencepiece_pieces_merge_by_score)
 {
-    static char *tokens[] = { "<unk>",
-                              "<s>",
-                              "</s>",
-                              "\xe2\x96\x81",
-                              "a",
-                              "b",
-                              "ab",
-                              "\xe2\x96\x81"
-                              "ab",
-                              "ba",
-                              "  " };
+    static char *tokens[] = {
+        "<unk>", "<s>", "</s>", "\xe2\x96\x81", "a", "b", "ab", "\xe2\x96\x81\x61\x62", "ba", "  "
+    };
     static const double scores[] = { 0, 0, 0, -9, -9, -9, -2, -3, -1, 0 }, types[] = { 2, 3, 3, 1, 1, 1, 1, 1, 1, 4 };
     mfi_tensor_file *file = new_fake("llama");
     for (size_t i = 0; i < MFI_COUNT(tokens); i++)

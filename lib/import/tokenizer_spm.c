@@ -1,5 +1,5 @@
-/* tokenizer_spm.c - SentencePiece's tokenizer.model: a protocol buffer of pieces, a trainer's and a normalizer's settings.
- * Unknown fields are passed over, as the format wants it. */
+/* tokenizer_spm.c - SentencePiece's tokenizer.model: a protocol buffer of pieces, a trainer's and a normalizer's
+ * settings. Unknown fields are passed over, as the format wants it. */
 #include <string.h>
 
 #include "defs.h"

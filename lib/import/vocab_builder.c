@@ -302,8 +302,9 @@ static mf_status add_merges(mfi_vocab_builder *b, const mfi_source_piece *pieces
 static mf_status set_merges(mfi_vocab_builder *b, const mfi_source_piece *pieces)
 {
     const uint32_t n = b->vocab.n_token;
-    uint32_t *order = mfi_alloc_array(&b->allocator, n, 3 * sizeof *order), *ranked = order + n;
+    uint32_t *order = mfi_alloc_array(&b->allocator, n, 3 * sizeof *order);
     if (!order) return mfi_fail(b->error, MF_E_NOMEM, "%s: no memory for %u pieces", b->name, n);
+    uint32_t *ranked = order + n;
     mfi_sort_indices(order, order + (size_t)2 * n, n, text_less, b->tokens);
     mfi_sort_indices(ranked, order + (size_t)2 * n, n, better, pieces);
     mf_status status = MF_OK;

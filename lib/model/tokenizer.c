@@ -156,8 +156,8 @@ static bool wants_prefix(const mfi_tokenizer *t, const char *text, size_t bytes,
     return !(t->flags & MFI_VOCAB_PREFIX_UNLESS) || !(text[0] == ' ' || is_symbol(text, bytes));
 }
 
-/* To out[bytes + 1]; returns its bytes. The symbol and the space become the same byte, which is the one that our copy of
- * the vocabulary has. */
+/* To out[bytes + 1]; returns its bytes. The symbol and the space become the same byte, which is the one that our copy
+ * of the vocabulary has. */
 static size_t normalize_spaces(const mfi_tokenizer *t, const char *text, size_t bytes, bool is_first, char *out)
 {
     const bool one_space = t->flags & MFI_VOCAB_ONE_SPACE;
