@@ -1,8 +1,8 @@
 /* tokenizer_bpe.c - merging inside a piece.
  *
  * The tokens of a piece are a linked list, each in the place of its first byte; a heap holds, for each neighbouring
- * pair that can merge, (rank of the merge, where), and gives the lowest rank first, the leftmost of equals. A pair that has
- * changed since it was offered is recognised by its rank and dropped. */
+ * pair that can merge, (rank of the merge, where), and gives the lowest rank first, the leftmost of equals. A pair that
+ * has changed since it was offered is recognised by its rank and dropped. */
 #include "defs.h"
 #include "status.h"
 #include "tokenizer_internal.h"

@@ -28,9 +28,11 @@ LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[
 # ---- Lines; tokenizer_lines.h has the same in C ----
 
 RANGES = [
-    (0x20, 95), (0xA0, 96), (0x100, 128), (0x180, 208), (0x370, 144), (0x400, 256), (0x5D0, 27), (0x620, 64), (0x900, 128),
+    (0x20, 95), (0xA0, 96), (0x100, 128), (0x180, 208), (0x370, 144), (0x400, 256), (0x5D0, 27), (0x620, 64), (0x900,
+        128),
     (0xE01, 58), (0x1100, 256), (0x1E00, 256), (0x1F00, 256), (0x2000, 112), (0x2070, 44), (0x2100, 140), (0x2150, 60),
-    (0x2200, 256), (0x2460, 160), (0x2580, 32), (0x3000, 64), (0x3041, 86), (0x30A0, 96), (0x4E00, 1000), (0xAC00, 1000),
+    (0x2200, 256), (0x2460, 160), (0x2580, 32), (0x3000, 64), (0x3041, 86), (0x30A0, 96), (0x4E00, 1000), (0xAC00,
+    1000),
     (0xF900, 256), (0xFB00, 80), (0xFF00, 240), (0x1D15E, 8), (0x1D400, 100), (0x1F300, 256), (0x1F600, 80),
     (0x1F1E6, 26), (0x20000, 200), (0xE0020, 96), (0xFFF0, 16), (0xE000, 100), (0x10FFF0, 14),
 ]
@@ -38,12 +40,18 @@ MARKS = [(0x300, 112), (0x483, 5), (0x591, 45), (0x64B, 21), (0x93C, 20), (0xE31
          (0x20D0, 33), (0x3099, 2), (0x1D165, 9), (0xFE00, 16)]
 STRINGS = [
     "'s", "'t", "'re", "'ve", "'m", "'ll", "'d", "'S", "'T", "'RE", "'Ve", "'M", "'lL", "'D", "'\u017f", "''s", "'x",
-    "<s>", "</s>", "<unk>", "<bos>", "<0x41>", "<0x0A>", "\u2581", "\u2581\u2581", "\u2581the", "<start_of_turn>", "<end_of_turn>",
-    "<|endoftext|>", "<|padding|>", "<|begin_of_text|>", "<|eot_id|>", "<|start_header_id|>", "<b>", "</b>", "<b", "<user>",
-    "\r\n", "\r", "\n\n", " \n", "\n ", "\t", "\t\t", "\v", "\f", "\u00a0", "\u3000", "\u2028", "\u0085", "\u200b", "\u200d",
-    "e\u0301", "\u0041\u030a", "\u1100\u1161\u11a8", "\uac00\u11a8", "\u212b", "\u0958", "q\u0307\u0323", "\u1e9b\u0323",
-    "\U0001f469\u200d\U0001f469\u200d\U0001f467", "\U0001f1e9\U0001f1ea", "\u2764\ufe0f", "1234567", "3.14159", "\u0663\u0664\u0665",
-    "\u00bd", "\u2167", "\u65e5\u672c\u8a9e", "...", "!?", "#$%^&*()", "----------", "aaaaaaaaaaaaaaaaaaaa", "ababababab", "def f(x):",
+    "<s>", "</s>", "<unk>", "<bos>", "<0x41>", "<0x0A>", "\u2581", "\u2581\u2581", "\u2581the", "<start_of_turn>",
+    "<end_of_turn>",
+    "<|endoftext|>", "<|padding|>", "<|begin_of_text|>", "<|eot_id|>", "<|start_header_id|>", "<b>", "</b>", "<b",
+    "<user>",
+    "\r\n", "\r", "\n\n", " \n", "\n ", "\t", "\t\t", "\v", "\f", "\u00a0", "\u3000", "\u2028", "\u0085", "\u200b",
+    "\u200d",
+    "e\u0301", "\u0041\u030a", "\u1100\u1161\u11a8", "\uac00\u11a8", "\u212b", "\u0958", "q\u0307\u0323",
+    "\u1e9b\u0323",
+    "\U0001f469\u200d\U0001f469\u200d\U0001f467", "\U0001f1e9\U0001f1ea", "\u2764\ufe0f", "1234567", "3.14159",
+    "\u0663\u0664\u0665",
+    "\u00bd", "\u2167", "\u65e5\u672c\u8a9e", "...", "!?", "#$%^&*()", "----------", "aaaaaaaaaaaaaaaaaaaa",
+    "ababababab", "def f(x):",
     "    return x", "\ufeff", "\ufffd", "\u0000", "don't", "DON'T", "it's I'll we've",
 ]
 
@@ -123,10 +131,12 @@ def llama3(texts):
     t.train_from_iterator(texts, trainer)
     state = json.loads(t.to_str())
     # Tokens that merges alone do not reach.
-    for text in ["\u0120Drossbach", "\u0120ringing", "aaaaaaaaaaaaaaaaaaaa", "\u00e6\u0139\u00a5\u00e6\u013e\u00ac\u00e8\u00aa\u0140"]:
+    for text in ["\u0120Drossbach", "\u0120ringing", "aaaaaaaaaaaaaaaaaaaa",
+        "\u00e6\u0139\u00a5\u00e6\u013e\u00ac\u00e8\u00aa\u0140"]:
         state["model"]["vocab"].setdefault(text, len(state["model"]["vocab"]))
     t = Tokenizer.from_str(json.dumps(state))
-    t.add_special_tokens(["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"])
+    t.add_special_tokens(["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>",
+        "<|eot_id|>"])
     bos = t.token_to_id("<|begin_of_text|>")
     t.post_processor = processors.Sequence([
         processors.ByteLevel(trim_offsets=False),
@@ -137,13 +147,15 @@ def llama3(texts):
 def spm(texts, coverage=0.98, **options):
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(texts[:1] * 8 + texts[1:]), model_writer=model, normalization_rule_name="identity", character_coverage=coverage,
+        sentence_iterator=iter(texts[:1] * 8 + texts[1:]), model_writer=model, normalization_rule_name="identity",
+            character_coverage=coverage,
         max_sentence_length=100000, num_threads=1, minloglevel=2, **options)
     return model.getvalue()
 
 
 def gemma_model(texts):
-    symbols = ["<start_of_turn>", "<end_of_turn>", *["\u2581" * n for n in range(2, 32)], *["\n" * n for n in range(1, 5)],
+    symbols = ["<start_of_turn>", "<end_of_turn>", *["\u2581" * n for n in range(2, 32)], *["\n" * n for n in range(1,
+        5)],
                "<b>", "</b>", "<user>"]
     return spm(texts, model_type="bpe", vocab_size=1300, byte_fallback=True, user_defined_symbols=symbols,
                add_dummy_prefix=False, remove_extra_whitespaces=False, split_digits=True, pad_id=0, eos_id=1, bos_id=2,
@@ -187,7 +199,8 @@ def all_tokenizers(texts):
     gemma = gemma_model(texts)
     llama2 = spm(texts, model_type="bpe", vocab_size=1300, byte_fallback=True, remove_extra_whitespaces=False)
     split = pre_tokenizers.Split(" ", "merged_with_previous")
-    unigram = spm(texts, model_type="unigram", vocab_size=1000, byte_fallback=True, user_defined_symbols=["<b>", "<user>", "\u2581\u2581"])
+    unigram = spm(texts, model_type="unigram", vocab_size=1000, byte_fallback=True, user_defined_symbols=["<b>",
+        "<user>", "\u2581\u2581"])
     unknown = spm(texts[:1], coverage=1.0, model_type="unigram", vocab_size=300, remove_extra_whitespaces=False)
     unknown_bpe = spm(texts[:1], coverage=1.0, model_type="bpe", vocab_size=300)
     runs = ["\u2581" * n for n in range(2, 32)] + ["\n" * n for n in range(1, 5)] + ["<b>", "</b>"]
@@ -195,7 +208,8 @@ def all_tokenizers(texts):
         "neox.json": neox(texts),
         "llama3.json": llama3(texts),
         "gemma.json": from_pieces(gemma, replace, split, False, runs),
-        "llama2.json": from_pieces(llama2, normalizers.Sequence([normalizers.Prepend("\u2581"), replace]), None, True, []),
+        "llama2.json": from_pieces(llama2, normalizers.Sequence([normalizers.Prepend("\u2581"), replace]), None, True,
+            []),
         "llama2_first.json": from_pieces(llama2, None, pre_tokenizers.Metaspace("\u2581", "first", False), True, []),
         "gemma.model": gemma,
         "llama2.model": llama2,
@@ -246,7 +260,8 @@ def main():
     out = b""
     for name, tokenizer in all_tokenizers(clean).items():
         if name.endswith(".json"):
-            (OUT / name).write_text(json.dumps(json.loads(tokenizer.to_str()), ensure_ascii=False, separators=(",", ":")))
+            (OUT / name).write_text(json.dumps(json.loads(tokenizer.to_str()), ensure_ascii=False, separators=(",",
+                ":")))
             run = hugging_face(Tokenizer.from_file(str(OUT / name)))
         else:
             (OUT / name).write_bytes(tokenizer)
