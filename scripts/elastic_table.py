@@ -33,7 +33,7 @@ def measure(args, model):
     info = run(args.program, "info", model, "--json")[0]
     granularities = {g["size"]: g for g in info["granularities"]}
     rows = {size: [] for size in args.sizes}
-    words = ["run", model, "--tokens", args.prompt, "-n", args.tokens, "--temperature", 0, "--ignore-eos", "--json"]
+    words = ["run", model, "--prompt-ids", args.prompt, "-n", args.tokens, "--temperature", 0, "--ignore-eos", "--json"]
     for _ in range(args.rounds):
         for size in args.sizes:  # interleaved
             result, resident = run(args.program, *words, "--size", size)

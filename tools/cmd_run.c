@@ -3,6 +3,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "cli_chat.h"
 #include "cli_model.h"
 #include "commands.h"
 
@@ -14,13 +15,13 @@ typedef struct step {
 typedef struct run_state {
     const cli_command *command;
     /* options */
-    const char *path, *size, *prompt, *then, *schedule_text;
+    const char *path, *size, *prompt, *prompt_ids, *system, *then, *schedule_text;
     uint32_t n_token, at, n_thread, top;
     int cache_type, arithmetic;
     mf_sampler_options sampling;
     double temperature, top_p, min_p, repetition_penalty;
     cli_list stop;
-    bool json, quiet, ignore_eos;
+    bool json, quiet, ignore_eos, chat;
     /* objects */
     mf_model *model;
     mf_submodel *view;
@@ -32,6 +33,8 @@ typedef struct run_state {
     size_t n_step;
     int32_t *prompt_tokens;
     size_t n_prompt;
+    cli_chat dialogue; /* with --chat */
+    cli_piece said;    /* the answer in progress */
     /* output */
     json_t *tokens;
     const mf_submodel *shown; /* the view whose colour is on */
@@ -55,6 +58,7 @@ static int print_token(void *user, const mf_token_event *event)
         run->shown = event->submodel;
     }
     fwrite(event->text, 1, event->text_bytes, stdout);
+    if (run->chat && !cli_piece_add(&run->said, event->text, event->text_bytes)) return 1;
     return fflush(stdout) != 0;
 }
 
@@ -193,15 +197,41 @@ static mf_status make_schedule(run_state *run, mf_error *error)
 
 /* ---- Running ---- */
 
-static mf_status read_prompt(run_state *run, mf_error *error)
+/* Turns from a terminal, until the end of input. */
+static bool is_conversation(const run_state *run)
 {
-    char *piped = NULL;
-    size_t bytes;
-    if (!run->prompt && !(piped = cli_read_file("-", &bytes, error))) return error->status;
-    if (!piped) bytes = strlen(run->prompt);
-    mf_status status =
-        cli_tokenize(run->model, piped ? piped : run->prompt, bytes, &run->prompt_tokens, &run->n_prompt, error);
-    free(piped);
+    return run->chat && !run->prompt && !run->prompt_ids && isatty(STDIN_FILENO);
+}
+
+/* "2,100,200" */
+static mf_status read_ids(run_state *run, mf_error *error)
+{
+    run->prompt_tokens = malloc((strlen(run->prompt_ids) / 2 + 2) * sizeof(*run->prompt_tokens));
+    if (!run->prompt_tokens) return error->status = MF_E_NOMEM;
+    for (const char *at = run->prompt_ids; *at;) {
+        char *end;
+        const long id = strtol(at, &end, 10);
+        if (end == at || id < 0 || id > INT32_MAX || (*end && *end != ',') || (*end && !end[1])) {
+            snprintf(error->detail, sizeof(error->detail),
+                     "--prompt-ids: \"%.80s\" is no list of tokens, as in \"2,100,200\"", run->prompt_ids);
+            return error->status = MF_E_INVALID;
+        }
+        run->prompt_tokens[run->n_prompt++] = (int32_t)id;
+        at = *end ? end + 1 : end;
+    }
+    return MF_OK;
+}
+
+static mf_status read_text(run_state *run, const char *text, size_t bytes, mf_error *error)
+{
+    mf_status status;
+    if (run->chat) {
+        status = cli_chat_add(&run->dialogue, "user", text, bytes, error);
+        if (status == MF_OK)
+            status = cli_chat_tokens(&run->dialogue, run->model, &run->prompt_tokens, &run->n_prompt, error);
+        return status;
+    }
+    status = cli_tokenize(run->model, text, bytes, &run->prompt_tokens, &run->n_prompt, error);
     int32_t start = cli_start_token(run->model);
     if (status == MF_OK && run->n_prompt == 0) {
         if (start < 0) {
@@ -212,6 +242,35 @@ static mf_status read_prompt(run_state *run, mf_error *error)
         run->prompt_tokens[run->n_prompt++] = start;
     }
     return status;
+}
+
+/* Of a conversation at a terminal the turns come later. */
+static mf_status read_prompt(run_state *run, mf_error *error)
+{
+    char *piped = NULL;
+    size_t bytes;
+    if (run->chat && run->system) {
+        const mf_status status = cli_chat_add(&run->dialogue, "system", run->system, strlen(run->system), error);
+        if (status != MF_OK) return status;
+    }
+    if (run->prompt_ids) return read_ids(run, error);
+    if (is_conversation(run)) return MF_OK;
+    if (!run->prompt && !(piped = cli_read_file("-", &bytes, error))) return error->status;
+    if (!piped) bytes = strlen(run->prompt);
+    const mf_status status = read_text(run, piped ? piped : run->prompt, bytes, error);
+    free(piped);
+    return status;
+}
+
+/* As many as a conversation may take, which nobody knows before. */
+enum { CONVERSATION_POSITIONS = 8192 };
+
+static size_t positions_of(const run_state *run)
+{
+    mf_model_info info = MF_MODEL_INFO_INIT;
+    mf_model_info_get(run->model, &info);
+    if (!is_conversation(run)) return run->n_prompt + run->n_token;
+    return info.max_positions < CONVERSATION_POSITIONS ? info.max_positions : CONVERSATION_POSITIONS;
 }
 
 static mf_status open_all(run_state *run, mf_error *error)
@@ -228,7 +287,7 @@ static mf_status open_all(run_state *run, mf_error *error)
     if (status == MF_OK) status = mf_extract_submodel_text(&run->view, run->model, run->size, error);
     if (status == MF_OK) status = read_prompt(run, error);
     if (status == MF_OK) status = make_schedule(run, error);
-    size_t positions = run->n_prompt + run->n_token;
+    const size_t positions = status == MF_OK ? positions_of(run) : 0;
     session_options.cache_type = (mf_cache_type)run->cache_type;
     session_options.max_positions = positions < UINT32_MAX ? (uint32_t)positions : UINT32_MAX;
     if (status == MF_OK) status = mf_session_create(&run->session, run->model, &session_options, error);
@@ -251,6 +310,8 @@ static void close_all(run_state *run)
     free(run->schedule);
     free(run->prompt_tokens);
     cli_list_free(&run->stop);
+    cli_chat_free(&run->dialogue);
+    free(run->said.at);
 }
 
 static void warn_of_length(const run_state *run)
@@ -287,6 +348,52 @@ static mf_status generate(run_state *run, mf_generate_result *result, mf_error *
     return status;
 }
 
+/* One turn: what the session has of the chat already is not computed again. */
+static mf_status answer(run_state *run, mf_error *error)
+{
+    int32_t *tokens = NULL;
+    size_t n_token;
+    mf_status status = cli_chat_tokens(&run->dialogue, run->model, &tokens, &n_token, error);
+    if (status == MF_OK) {
+        const int32_t *past = mf_session_tokens(run->session);
+        uint32_t same = 0;
+        while (same < mf_session_position(run->session) && same + 1 < n_token && past[same] == tokens[same])
+            same++;
+        mf_generate_result result = MF_GENERATE_RESULT_INIT;
+        status = mf_session_rewind(run->session, same);
+        free(run->prompt_tokens);
+        run->prompt_tokens = tokens;
+        run->n_prompt = n_token - same;
+        memmove(tokens, tokens + same, run->n_prompt * sizeof(*tokens));
+        if (status == MF_OK) status = generate(run, &result, error);
+        if (status == MF_OK) print_timing(run, &result);
+    }
+    if (status != MF_OK && status != MF_E_CANCELLED) return status;
+    return cli_chat_add(&run->dialogue, "assistant", run->said.at, run->said.bytes, error);
+}
+
+static mf_status converse(run_state *run, mf_error *error)
+{
+    char *line = NULL;
+    size_t room = 0;
+    mf_status status = MF_OK;
+    while (status == MF_OK) {
+        fputs("> ", stdout);
+        fflush(stdout);
+        const ssize_t bytes = getline(&line, &room, stdin);
+        if (bytes < 0) break;
+        run->said.bytes = 0;
+        status = cli_chat_add(&run->dialogue, "user", line, (size_t)bytes, error);
+        if (status == MF_OK && !cli_interrupt_begin(stop_session, run->session)) status = error->status = MF_E_THREAD;
+        if (status != MF_OK) break;
+        status = answer(run, error);
+        cli_interrupt_end();
+    }
+    putchar('\n');
+    free(line);
+    return status;
+}
+
 static int execute(run_state *run)
 {
     mf_error error = MF_ERROR_INIT;
@@ -296,6 +403,7 @@ static int execute(run_state *run)
     result.schedule_capacity = CLI_COUNT(ran);
     run->tokens = json_array();
     if (open_all(run, &error) != MF_OK) return cli_fail(&error);
+    if (is_conversation(run)) return converse(run, &error) == MF_OK ? CLI_OK : cli_fail(&error);
     warn_of_length(run);
     if (!cli_interrupt_begin(stop_session, run->session)) return cli_fail_text("no thread could be started");
     mf_status status = generate(run, &result, &error);
@@ -309,7 +417,12 @@ static int execute(run_state *run)
 
 static int check_options(const run_state *run)
 {
-    if (!run->prompt && isatty(STDIN_FILENO))
+    if (run->prompt && run->prompt_ids) return cli_usage(run->command, "give --prompt or --prompt-ids, not both");
+    if (run->system && !run->chat) return cli_usage(run->command, "--system goes with --chat");
+    if (run->chat && run->prompt_ids) return cli_usage(run->command, "--chat writes the tokens of turns itself");
+    if (run->chat && run->json && !run->prompt && isatty(STDIN_FILENO))
+        return cli_usage(run->command, "--json goes with one prompt; give --prompt TEXT");
+    if (!run->prompt && !run->prompt_ids && !run->chat && isatty(STDIN_FILENO))
         return cli_usage(run->command, "there is no prompt; give --prompt TEXT or pipe a text in");
     if (run->then && run->schedule_text)
         return cli_usage(run->command, "--then and --schedule say the same thing; give one of them");
@@ -329,6 +442,11 @@ static int run(const cli_command *self, int argc, char **argv)
           "widest in the file)",
           0, 0 },
         { CLI_TEXT, "prompt", 'p', "TEXT", &run.prompt, "the text to go on from (default: standard input)", 0, 0 },
+        { CLI_TEXT, "prompt-ids", 0, "LIST", &run.prompt_ids, "the prompt as tokens, \"2,100,200\"", 0, 0 },
+        { CLI_FLAG, "chat", 'c', NULL, &run.chat,
+          "the prompt is a turn of a chat, written as the model was taught; without one at a terminal, a conversation",
+          0, 0 },
+        { CLI_TEXT, "system", 0, "TEXT", &run.system, "what a chat begins with", 0, 0 },
         { CLI_U32, "tokens", 'n', "N", &run.n_token, "most tokens to write (128)", 1, 1 << 24 },
         { CLI_TEXTS, "stop", 0, "TEXT", &run.stop, "end before this text; may be repeated", 0, 0 },
         { CLI_FLAG, "ignore-eos", 0, NULL, &run.ignore_eos, "go on after the end-of-text token", 0, 0 },
@@ -375,7 +493,10 @@ const cli_command cmd_run = {
     .name = "run",
     .usage = "FILE [OPTION...]",
     .summary = "Write text from a prompt, with any submodel, changing it at any token",
-    .details = "Ctrl-C stops the writing; a second one ends the program.\n\n"
-               "  matformer run model.mf --size S --prompt \"Once upon a time\" --then XL --at 40\n",
+    .details =
+        "FILE is a .mf file, a Hugging Face folder or a GGUF file. Ctrl-C stops the writing; a second one ends the\n"
+        "program. In a conversation it ends the answer, and the end of input (Ctrl-D) the program.\n\n"
+        "  matformer run gemma-3n --chat --size E2B\n"
+        "  matformer run model.mf --size S --prompt \"Once upon a time\" --then XL --at 40\n",
     .run = run,
 };
