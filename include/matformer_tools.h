@@ -49,7 +49,7 @@ MF_API const char *mf_role_name(mf_role role);
 
 /* ---- Sources ------------------------------------------------------------------------------------ */
 
-/* Immutable once open. Any number of threads may convert it at once. */
+/* Immutable once open, but for mf_source_add_slices(). Any number of threads may convert it at once. */
 typedef struct mf_source mf_source;
 
 typedef struct mf_source_options {
@@ -99,6 +99,13 @@ typedef struct mf_source_info {
 
 /* Strings live as long as the source. */
 MF_API mf_status mf_source_info_get(const mf_source *source, mf_source_info *info);
+
+/* Gives configurations names, from comma-separated values as google/gemma3n-slicing-configs has them: columns `name`,
+ * `FFN Hidden Dims` ("[2_048 * 4, ...]", a width for each layer that is kept) and `Layers Skipped` ("[20, 21]", or
+ * nothing). A name becomes its number ("E2.54", "E2.98-block"). What is written of the source has them: views take them
+ * by name. Those of a name that the source has already take its place. Nothing else may use the source meanwhile.
+ * MF_E_FORMAT, MF_E_WIDTH: the line, and what is wrong with it; the source is as it was. */
+MF_API mf_status mf_source_add_slices(mf_source *source, const char *path, mf_error *error);
 
 /* ---- Conversion --------------------------------------------------------------------------------- */
 

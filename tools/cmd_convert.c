@@ -9,7 +9,7 @@
 #include "commands.h"
 
 typedef struct conversion {
-    const char *in, *out, *size;
+    const char *in, *out, *size, *slices;
     int type, role[MF_N_ROLE]; /* places in TYPES; -1: none given */
     int storage, shells;       /* as mf_convert_options has them, less one */
     bool force, json;
@@ -138,6 +138,7 @@ static mf_status convert(conversion *c, mf_error *error)
     c->bytes_before = file_bytes(c->in);
     const double begin = cli_now();
     mf_status status = mf_source_open(&source, c->in, &open, error);
+    if (status == MF_OK && c->slices) status = mf_source_add_slices(source, c->slices, error);
     if (status == MF_OK) status = mf_source_info_get(source, &c->before);
     if (status == MF_OK) status = mf_convert(source, c->out, &options, &c->after, error);
     c->seconds = cli_now() - begin;
@@ -187,6 +188,8 @@ static int run(const cli_command *self, int argc, char **argv)
           "(as it is)",
           0, 0 },
         { CLI_TEXT, "size", 's', "SIZE", &c.size, "cut the file to a submodel: a name, a ratio, or widths", 0, 0 },
+        { CLI_TEXT, "slices", 0, "FILE.csv", &c.slices,
+          "give Gemma 3n's slicing configurations names, from the table that is published of them", 0, 0 },
         { CLI_FLAG, "force", 'f', NULL, &c.force, "replace OUT where it exists; it may be IN", 0, 0 },
         { CLI_FLAG, "json", 0, NULL, &c.json, "print one JSON object", 0, 0 },
     };

@@ -79,6 +79,30 @@ void mfi_config_free(mfi_config *config, const mf_allocator *allocator)
     mfi_free(allocator, block, arena.used);
 }
 
+mf_status mfi_config_copy(mfi_config *to, const mfi_config *from, uint32_t n_named, const mf_allocator *allocator,
+                          mf_error *error)
+{
+    const uint32_t n = from->n_layer;
+    *to = *from;
+    to->may_skip = NULL; /* nothing is its own yet */
+    to->n_named = n_named;
+    mf_status status = mfi_config_alloc(to, allocator, error);
+    if (status != MF_OK) return status;
+    memcpy(to->may_skip, from->may_skip, n * sizeof *to->may_skip);
+    memcpy(to->window, from->window, n * sizeof *to->window);
+    memcpy(to->kv_layer, from->kv_layer, n * sizeof *to->kv_layer);
+    memcpy(to->sparsity, from->sparsity, n * sizeof *to->sparsity);
+    for (uint32_t g = 0; g < from->n_granularity; g++) {
+        memcpy(to->granularity[g].ffn, from->granularity[g].ffn, n * sizeof(uint32_t));
+        memcpy(to->granularity[g].heads, from->granularity[g].heads, n * sizeof(uint32_t));
+    }
+    for (uint32_t i = 0; i < n_named && i < from->n_named; i++) {
+        memcpy(to->named[i].ffn, from->named[i].ffn, n * sizeof(uint32_t));
+        memcpy(to->named[i].heads, from->named[i].heads, n * sizeof(uint32_t));
+    }
+    return MF_OK;
+}
+
 /* 1 to `most`, a multiple of `step`. */
 static mf_status check_extent(const char *name, uint32_t value, uint32_t step, uint32_t most, mf_error *error)
 {

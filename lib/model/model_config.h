@@ -130,6 +130,9 @@ static inline uint32_t mfi_kv_heads(uint32_t heads, uint32_t head_group)
 /* Allocates the per-layer arrays (zeroed; every layer its own kv_layer) for n_layer, n_granularity and n_named, which are set; frees them. */
 mf_status mfi_config_alloc(mfi_config *config, const mf_allocator *allocator, mf_error *error);
 void mfi_config_free(mfi_config *config, const mf_allocator *allocator);
+/* A copy with `n_named` named configurations: those of `from`, and empty ones. */
+mf_status mfi_config_copy(mfi_config *to, const mfi_config *from, uint32_t n_named, const mf_allocator *allocator,
+                          mf_error *error);
 /* Every rule a config obeys, for files, the trainer and the savers alike: MF_E_INVALID and a sentence. */
 mf_status mfi_config_check(const mfi_config *config, mf_error *error);
 

@@ -56,6 +56,7 @@ void mf_source_close(mf_source *source)
     if (!source) return;
     const mf_allocator allocator = source->allocator;
     source->close(source->object);
+    mfi_config_free(&source->own_config, &allocator);
     mfi_free(&allocator, source, sizeof *source);
 }
 

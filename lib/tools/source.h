@@ -9,6 +9,7 @@
 struct mf_source {
     mf_allocator allocator;
     const mfi_config *config;
+    mfi_config own_config; /* what it points to, where names were added */
     mfi_weights weights;
     const void *tokenizer; /* blob of tokenizer.h, or NULL */
     size_t tokenizer_bytes;
