@@ -36,6 +36,7 @@ struct mfi_import {
     mfi_tensor_file *file;
     const mfi_import_family *family;
     const char *prefix, *format;
+    bool is_folder;
     mfi_config config;
     mapped *map; /* [n_map] by name */
     size_t n_map, map_capacity;
@@ -484,6 +485,7 @@ static mf_status open_folder(mfi_import *in, const char *path)
     char name[4096];
     mfi_json json = { 0 };
     in->format = "safetensors";
+    in->is_folder = true;
     if (snprintf(name, sizeof name, "%s/config.json", path) >= (int)sizeof name)
         return mfi_fail(in->error, MF_E_INVALID, "the folder's path is too long");
     mf_status status = mfi_json_load(&json, name, MAX_CONFIG_BYTES, in->error);
@@ -561,6 +563,11 @@ void mfi_import_close(mfi_import *in)
 const char *mfi_import_format(const mfi_import *in)
 {
     return in->format;
+}
+
+const char *mfi_import_folder(const mfi_import *in)
+{
+    return in->is_folder ? mfi_tensor_file_name(in->file) : NULL;
 }
 
 const mfi_config *mfi_import_config(const mfi_import *in)

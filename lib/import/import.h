@@ -16,6 +16,7 @@ mf_status mfi_import_open(mfi_import **out, const char *path, const mf_allocator
 void mfi_import_close(mfi_import *import);
 
 const char *mfi_import_format(const mfi_import *import); /* "safetensors" or "gguf" */
+const char *mfi_import_folder(const mfi_import *import); /* NULL of GGUF */
 const mfi_config *mfi_import_config(const mfi_import *import);
 mfi_weights mfi_import_weights(mfi_import *import);
 const void *mfi_import_tokenizer(const mfi_import *import, size_t *bytes); /* blob of tokenizer.h, or NULL */

@@ -81,6 +81,8 @@ static mf_status read_pieces(gguf_vocab *g, const mf_allocator *allocator, mf_er
     for (uint32_t i = 0; i < g->n_piece && status == MF_OK; i++)
         g->pieces[i].type =
             numbers[i] >= MFI_PIECE_NORMAL && numbers[i] <= MFI_PIECE_BYTE ? (uint32_t)numbers[i] : UINT32_MAX;
+    for (uint32_t i = 0; i < g->n_piece && status == MF_OK; i++)
+        g->pieces[i].is_plain = g->pieces[i].type == MFI_PIECE_USER;
     mfi_free(allocator, numbers, g->n_piece * sizeof *numbers);
     return status;
 }

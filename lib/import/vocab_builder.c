@@ -221,7 +221,7 @@ static mf_status set_piece(mfi_vocab_builder *b, uint32_t token, const mfi_sourc
     case MFI_PIECE_UNUSED:
         out->text = mfi_builder_spaced(b, piece->text, piece->bytes, &out->bytes);
         /* The normalizer leaves no spaces: a piece with one cannot come out of text. */
-        out->is_piece = type != MFI_PIECE_UNUSED && !memchr(piece->text, ' ', piece->bytes);
+        out->is_piece = type != MFI_PIECE_UNUSED && (piece->is_plain || !memchr(piece->text, ' ', piece->bytes));
         if (type == MFI_PIECE_USER && b->vocab.kind != MFI_UNIGRAM && out->is_piece)
             mfi_builder_add(b, token, out->text, out->bytes, MFI_ADDED_NORMALIZED);
         return MF_OK;

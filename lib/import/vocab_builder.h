@@ -62,6 +62,7 @@ typedef struct mfi_source_piece {
     size_t bytes;
     float score;
     uint32_t type;
+    bool is_plain; /* its spaces are the text's own: GGUF writes user-defined pieces so */
 } mfi_source_piece;
 
 /* Begins the builder and fills it; vocab.kind and flags are set before the store by the caller. */

@@ -113,6 +113,11 @@ typedef struct mfi_vocab {
 mf_status mfi_vocab_store(void **out, size_t *bytes, const mf_allocator *allocator, const mfi_vocab *vocab,
                           mf_error *error);
 
+/* The same again from a loaded tokenizer, merges by rank; texts, scores and byte tokens are the tokenizer's own, and live
+ * as long as it does. */
+mf_status mfi_vocab_read(mfi_vocab **out, const mfi_tokenizer *tokenizer, mf_error *error);
+void mfi_vocab_free(mfi_vocab *vocab);
+
 /* Numbers 0..n-1 in the order of `less`, equal ones as they stood; `scratch` is [n] too. */
 void mfi_sort_indices(uint32_t *order, uint32_t *scratch, size_t n, bool (*less)(const void *user, uint32_t, uint32_t),
                       const void *user);

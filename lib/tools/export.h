@@ -14,6 +14,7 @@ typedef struct mfi_out_part {
     uint32_t matrix;
     uint32_t tensor; /* index of theirs */
     uint64_t n;      /* rows; a vector: 1 */
+    bool repeated;   /* row 0, n times */
 } mfi_out_part;
 
 typedef struct mfi_out_tensor {
@@ -22,8 +23,9 @@ typedef struct mfi_out_tensor {
     uint64_t dim[4];  /* the slowest first */
     uint64_t rows, k; /* as a matrix; a vector: 1 row */
     bool is_vector;
-    uint32_t rotated;     /* d_head where rows go in GGUF's order */
-    mfi_source_type type; /* the writer's choice */
+    uint32_t rotated; /* d_head where rows go in GGUF's order */
+    mfi_source_type type;
+    bool has_codes; /* of Q8, in a type that holds them */
     uint64_t bytes, offset;
 } mfi_out_tensor;
 
@@ -37,6 +39,7 @@ typedef struct mfi_exporter {
     mfi_out_tensor *tensor; /* [n_tensor] */
     mfi_out_part *part;     /* [n_part] */
     size_t n_tensor, n_part, capacity;
+    const char *folder;    /* that the source is, or NULL */
     const void *tokenizer; /* blob, or NULL */
     size_t tokenizer_bytes;
     uint64_t done, total; /* bytes written, for progress */
@@ -44,10 +47,21 @@ typedef struct mfi_exporter {
     mf_status status;
 } mfi_exporter;
 
-/* Their tensors in schema order, by the first name of each matrix. */
+/* MF_E_UNSUPPORTED: the path and why. */
+mf_status mfi_export_refuse(const mfi_exporter *exporter, const char *why);
+/* Whether the model is a Llama, or a Gemma 3n whose loaders find the same sharing. */
+mf_status mfi_export_check_llama(const mfi_exporter *exporter);
+mf_status mfi_export_check_gemma3n(const mfi_exporter *exporter);
+/* The rotation's frequencies `name` as the weights have them, or of theta: d_head / 2, at most MFI_MAX_FREQUENCY. */
+#define MFI_MAX_FREQUENCY 256u
+mf_status mfi_export_rotation(const mfi_exporter *exporter, const char *name, double theta, float *freqs);
+/* Whether two frequencies are the same but for rounding. */
+bool mfi_export_same_frequency(float a, float b);
+
+/* Their tensors in schema order, by the first name of each matrix, with room for one more tensor and one more part. */
 mf_status mfi_export_list(mfi_exporter *exporter);
-/* The type that a tensor of ours is written in where the caller keeps types; Q8 and Q4 become `quantized`. */
-mfi_source_type mfi_export_type(const mfi_exporter *exporter, const mfi_out_tensor *tensor, mfi_source_type quantized);
+/* Sets type and bytes: as the options say; where the source's type is kept, Q8 and Q4 become `quantized`. */
+void mfi_export_set_type(const mfi_exporter *exporter, mfi_out_tensor *tensor, mfi_source_type quantized);
 /* The bytes of one tensor, in pieces, to `file` at `offset`. */
 mf_status mfi_export_tensor(mfi_exporter *exporter, const mfi_out_tensor *tensor, mfi_new_file *file, uint64_t offset);
 

@@ -158,52 +158,38 @@ static json_t *vit_json(const mfi_config *config)
 
 /* ---- What can be said ---- */
 
-static mf_status refuse(const mfi_exporter *x, const char *why)
+/* config.json has the rule of a rotation, not its frequencies: those of a GGUF file may follow none. */
+static mf_status check_rotation(const mfi_exporter *x, const char *name, double theta)
 {
-    return mfi_fail(x->error, MF_E_UNSUPPORTED, "%s: %s", x->path, why);
+    float freqs[MFI_MAX_FREQUENCY], ruled[MFI_MAX_FREQUENCY];
+    const mf_status status = mfi_export_rotation(x, name, theta, freqs);
+    if (status != MF_OK) return status;
+    mfi_rope_frequencies(x->config, theta, ruled);
+    for (uint32_t i = 0; i < x->config->d_head / 2; i++)
+        if (!mfi_export_same_frequency(freqs[i], ruled[i]))
+            return mfi_export_refuse(x, "its rotation's factors are a table of the source, which config.json cannot "
+                                        "say; export to GGUF, or from the original folder");
+    return MF_OK;
 }
 
 static mf_status check_llama(const mfi_exporter *x)
 {
-    const mfi_config *c = x->config;
-    const uint32_t heads = mfi_uniform_heads(c);
-    const float scale = (float)(1 / sqrt((double)c->d_head));
-    for (uint32_t layer = 0; layer < c->n_layer; layer++)
-        if (c->window[layer] || c->kv_layer[layer] != layer)
-            return refuse(x, "Llama has no windows and no shared keys and values");
-    if (mfi_uniform_ffn(c) == 0)
-        return refuse(x, "Llama has one width for all layers; choose a submodel of one, or convert to a .mf file");
-    if (heads == 0 || heads % c->head_group != 0)
-        return refuse(x, "Llama has as many heads in every layer, a multiple of what share a key/value head");
-    if (c->norm != MFI_NORM_RMS || c->ffn != MFI_FFN_GATED || c->rope_theta == 0 || c->embed_scale != 1 ||
-        c->attention_scale != scale || c->alibi_max != 0 || c->parallel || c->logit_softcap != 0)
-        return refuse(x, "only a gated decoder with RMS norms, rotations and plain scales is a Llama");
-    return MF_OK;
+    const mf_status status = mfi_export_check_llama(x);
+    return status == MF_OK ? check_rotation(x, "rope.freqs", x->config->rope_theta) : status;
 }
 
-/* Loaders find a shared layer's donor themselves: the last layer of its kind that has its own. */
 static mf_status check_gemma3n(const mfi_exporter *x)
 {
-    const mfi_config *c = x->config;
-    uint32_t n_own = 0;
-    while (n_own < c->n_layer && c->kv_layer[n_own] == n_own)
-        n_own++;
-    if (mfi_uniform_heads(c) == 0 || c->n_head % c->head_group != 0)
-        return refuse(x, "Gemma 3n has as many heads in every layer");
-    for (uint32_t layer = n_own; layer < c->n_layer; layer++) {
-        uint32_t donor = n_own;
-        while (donor > 0 && (c->window[donor - 1] != 0) != (c->window[layer] != 0))
-            donor--;
-        if (donor == 0 || c->kv_layer[layer] != donor - 1)
-            return refuse(x, "a layer would read other keys and values than the last ones of its kind");
-    }
-    return MF_OK;
+    mf_status status = mfi_export_check_gemma3n(x);
+    if (status == MF_OK) status = check_rotation(x, "rope.freqs", x->config->rope_theta);
+    if (status == MF_OK) status = check_rotation(x, "rope.freqs_local", x->config->gemma3n.rope_theta_local);
+    return status;
 }
 
 static mf_status check_vit(const mfi_exporter *x)
 {
     if (mfi_uniform_ffn(x->config) == 0 || mfi_uniform_heads(x->config) == 0)
-        return refuse(x, "ViT of Hugging Face has one width and as many heads in every layer");
+        return mfi_export_refuse(x, "ViT of Hugging Face has one width and as many heads in every layer");
     return MF_OK;
 }
 
@@ -229,7 +215,7 @@ static mf_status describe(mfi_exporter *x, json_t **config)
         *config = status == MF_OK ? vit_json(x->config) : NULL;
         break;
     default:
-        return refuse(x, "the transformers package has no MatFormer-OLMo; keep it as a .mf file");
+        return mfi_export_refuse(x, "the transformers package has no MatFormer-OLMo; keep it as a .mf file");
     }
     if (status != MF_OK) return status;
     return *config ? MF_OK : mfi_fail(x->error, MF_E_NOMEM, "%s: no memory to write it", x->path);
@@ -265,8 +251,7 @@ static void lay_out(shards *s)
     s->n_shard = 1;
     for (size_t i = 0; i < x->n_tensor; i++) {
         mfi_out_tensor *t = &x->tensor[i];
-        t->type = mfi_export_type(x, t, MFI_SOURCE_BF16);
-        t->bytes = t->rows * t->k * (t->type == MFI_SOURCE_F32 ? 4 : 2);
+        mfi_export_set_type(x, t, MFI_SOURCE_BF16);
         if (used > 0 && t->bytes > most - mfi_min(used, most)) {
             s->n_shard++;
             used = 0;
@@ -384,10 +369,56 @@ static void remove_folder(const char *folder)
     rmdir(folder);
 }
 
+static mf_status copy_bytes(const shards *s, int from, uint64_t bytes, const char *name, mfi_new_file *to)
+{
+    unsigned char piece[65536];
+    mf_status status = MF_OK;
+    for (uint64_t at = 0, n; at < bytes && status == MF_OK; at += n) {
+        n = bytes - at < sizeof piece ? bytes - at : sizeof piece;
+        status = mfi_read_at(from, piece, (size_t)n, at, name, s->x->error);
+        if (status == MF_OK) status = mfi_new_file_write(to, piece, (size_t)n, s->x->error);
+    }
+    return status == MF_OK ? mfi_new_file_commit(to, s->x->error) : status;
+}
+
+/* A file of the source's folder, if it has it. */
+static mf_status copy_file(const shards *s, const char *name)
+{
+    char from[4200], to[4200];
+    int fd;
+    uint64_t bytes;
+    mfi_new_file file;
+    if (snprintf(from, sizeof from, "%s/%s", s->x->folder, name) >= (int)sizeof from) return MF_OK;
+    mf_error reason = MF_ERROR_INIT;
+    mf_status status = mfi_open_file(from, &fd, &bytes, &reason);
+    if (status == MF_E_NOT_FOUND) return MF_OK;
+    if (status != MF_OK) return mfi_fail(s->x->error, status, "%s", reason.detail);
+    snprintf(to, sizeof to, "%s/%s", s->folder, name);
+    status = mfi_new_file_open(&file, to, s->x->error);
+    if (status == MF_OK) {
+        status = copy_bytes(s, fd, bytes, from, &file);
+        mfi_new_file_abort(&file);
+    }
+    close(fd);
+    return status;
+}
+
+/* A tokenizer's files are copied, not made: a blob does not say all that they do. */
+static mf_status copy_tokenizer(const shards *s)
+{
+    static const char *const names[] = { "tokenizer.json",          "tokenizer.model",        "tokenizer_config.json",
+                                         "special_tokens_map.json", "generation_config.json", "chat_template.jinja" };
+    mf_status status = MF_OK;
+    for (size_t i = 0; s->x->folder && i < MFI_COUNT(names) && status == MF_OK; i++)
+        status = copy_file(s, names[i]);
+    return status;
+}
+
 static mf_status write_folder(shards *s, const json_t *config)
 {
     lay_out(s);
     mf_status status = write_json(s, "config.json", config);
+    if (status == MF_OK) status = copy_tokenizer(s);
     for (uint32_t shard = 0; shard < s->n_shard && status == MF_OK; shard++)
         status = write_shard(s, shard);
     return status == MF_OK ? write_index(s) : status;

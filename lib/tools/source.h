@@ -13,6 +13,7 @@ struct mf_source {
     mfi_weights weights;
     const void *tokenizer; /* blob of tokenizer.h, or NULL */
     size_t tokenizer_bytes;
+    const char *folder;           /* of Hugging Face, or NULL */
     const mfi_container *keys_of; /* the maker's metadata, or NULL */
     mfi_storage storage;          /* that KEEP means */
     bool one_shell;               /* likewise */

@@ -34,6 +34,7 @@ mf_status mfi_source_import(mf_source *source, const char *path, mf_error *error
     source->tokenizer = mfi_import_tokenizer(in, &source->tokenizer_bytes);
     source->storage = MFI_RAW;
     source->info.format = mfi_import_format(in);
+    source->folder = mfi_import_folder(in);
     counting c = { &source->info, &source->weights };
     mfi_schema_each(source->config, count_tensor, &c);
     source->object = in;
