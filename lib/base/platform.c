@@ -31,6 +31,8 @@ mf_status mfi_open_file(const char *path, int *fd, uint64_t *bytes, mf_error *er
 {
     struct stat info;
     *fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* not to wait on a FIFO */
+    if (*fd < 0 && errno == ENAMETOOLONG)                /* which would leave no room for the reason */
+        return mfi_fail(error, MF_E_IO, "%.100s...: %s", path, strerror(errno));
     if (*fd < 0) return mfi_fail(error, errno == ENOENT ? MF_E_NOT_FOUND : MF_E_IO, "%s: %s", path, strerror(errno));
     mf_status status = MF_OK;
     if (fstat(*fd, &info) != 0) {

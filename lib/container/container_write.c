@@ -496,7 +496,7 @@ static size_t image_bytes(const mfi_writer *w)
     uint64_t bytes = mfi_head_bytes(plan_header(directory_bytes(w)).slot_bytes);
     for (size_t i = 0; i < w->n_region; i++) {
         const uint64_t begin = (bytes + MFI_REGION_ALIGN - 1) & ~(uint64_t)(MFI_REGION_ALIGN - 1);
-        if (begin < bytes || w->region[i].says.raw_bytes > SIZE_MAX / 2 - begin) return 0;
+        if (begin > SIZE_MAX / 2 || w->region[i].says.raw_bytes > SIZE_MAX / 2 - begin) return 0;
         bytes = begin + w->region[i].says.raw_bytes;
     }
     return (size_t)bytes;

@@ -113,6 +113,11 @@ static const mfi_gguf_value *find(const mfi_tensor_file *file, const char *key, 
     return value && value->is_list == is_list ? value : NULL;
 }
 
+bool mfi_gguf_has(const mfi_tensor_file *file, const char *key)
+{
+    return mfi_gguf_find(&file->gguf, key) != NULL;
+}
+
 bool mfi_gguf_u64(const mfi_tensor_file *file, const char *key, uint64_t *value)
 {
     const mfi_gguf_value *found = find(file, key, false);

@@ -18,9 +18,12 @@
 #include "platform.h"
 #include "schema.h"
 #include "status.h"
+#include "tensor_list.h"
+#include "tokenizer.h"
 #include "tokenizer_import.h"
 
 #define MAX_CONFIG_BYTES ((size_t)16 << 20)
+#define MAX_PATH_BYTES 4096
 
 /* Where one of our matrices lies. */
 typedef struct mapped {
@@ -69,6 +72,9 @@ static mf_status choose_family(mfi_import *in, const mfi_import_family *const *f
     for (size_t i = 0; i < n && !in->family; i++)
         if (lists(families[i]->model_types, type, bytes)) in->family = families[i];
     if (in->family) return MF_OK;
+    if (bytes == 0)
+        return mfi_fail(in->error, MF_E_FORMAT, "%s: the configuration does not say \"model_type\"; fetch it again",
+                        mfi_tensor_file_name(in->file));
     return mfi_fail(in->error, MF_E_UNSUPPORTED,
                     "%s: a model of type \"%.*s\"; read are Llama, Gemma 3n, MatFormer-OLMo and ViT",
                     mfi_tensor_file_name(in->file), (int)mfi_min(bytes, 40), type);
@@ -88,11 +94,12 @@ static mf_status choose_prefix(mfi_import *in)
 
 /* ---- Where tensors are ---- */
 
+/* Of a type that is known: its bytes lie in a file, so that the product fits. */
 static uint64_t elements(const mfi_source_tensor *tensor)
 {
     uint64_t n = 1;
     for (uint32_t i = 0; i < tensor->n_dim; i++)
-        n *= tensor->dim[i]; /* whose bytes lie in a file: no overflow */
+        n *= tensor->dim[i];
     return n;
 }
 
@@ -137,27 +144,54 @@ static bool is_rotated(mfi_name_part part)
     return part == MFI_NAME_ROTATED || part == MFI_NAME_FUSED_ROTATED_Q || part == MFI_NAME_FUSED_ROTATED_K;
 }
 
-/* A matrix of two dimensions has just these; one of more (a convolution's, stacked ones) as many elements. */
+/* Its last dimensions make a row, the others count the rows: a convolution's, or stacked matrices, have several. */
 static bool has_shape(const mfi_source_tensor *tensor, uint64_t rows, uint64_t k)
 {
-    if (elements(tensor) != rows * k) return false;
-    return tensor->n_dim != 2 || k == 1 || (tensor->dim[0] == rows && tensor->dim[1] == k);
+    uint64_t row = 1;
+    for (uint32_t i = tensor->n_dim; i > 0 && row < k; i--)
+        row *= tensor->dim[i - 1];
+    return row == k && elements(tensor) == rows * k;
+}
+
+/* [128, 64] */
+static const char *shape_text(const mfi_source_tensor *tensor, char out[MFI_SOURCE_DIMS * 24])
+{
+    size_t used = (size_t)sprintf(out, "[");
+    for (uint32_t i = 0; i < tensor->n_dim; i++)
+        used += (size_t)sprintf(out + used, "%s%llu", i > 0 ? ", " : "", (unsigned long long)tensor->dim[i]);
+    sprintf(out + used, "]");
+    return out;
 }
 
 static mf_status check_tensor(const mfi_import *in, const mfi_source_tensor *tensor, uint64_t rows, uint64_t k)
 {
     const char *file = mfi_tensor_file_name(in->file);
-    if (!has_shape(tensor, rows, k))
-        return mfi_fail(in->error, MF_E_FORMAT,
-                        "%s: tensor %s has %llu elements in another shape than the configuration's %llu x %llu", file,
-                        tensor->name, (unsigned long long)elements(tensor), (unsigned long long)rows,
-                        (unsigned long long)k);
+    char shape[MFI_SOURCE_DIMS * 24];
     if (tensor->type == MFI_SOURCE_OTHER)
         return mfi_fail(
             in->error, MF_E_UNSUPPORTED,
             "%s: tensor %s has type %s, which is not read; use a file of F32, BF16, F16, Q8_0, Q4_0 .. Q6_K", file,
             tensor->name, tensor->type_name);
-    return MF_OK;
+    if (has_shape(tensor, rows, k)) return MF_OK;
+    return mfi_fail(in->error, MF_E_FORMAT,
+                    "%s: tensor %s is %s, but the configuration asks for %llu x %llu; fetch both again", file,
+                    tensor->name, shape_text(tensor, shape), (unsigned long long)rows, (unsigned long long)k);
+}
+
+/* The row of a vector of `n` elements in its tensor: of most, all of it; of small matrices that are vectors here
+ * (schema.h), theirs. */
+static uint64_t vector_row(const mfi_import *in, const char *rest, uint64_t n)
+{
+    const struct {
+        const char *name;
+        uint32_t row;
+    } matrices[] = { { "altup.router", in->config.d_model },
+                     { "altup.predict", in->config.gemma3n.n_stream },
+                     { "altup.correct", in->config.gemma3n.n_stream },
+                     { "position", in->config.d_model } };
+    for (size_t i = 0; i < MFI_COUNT(matrices); i++)
+        if (strcmp(rest, matrices[i].name) == 0) return matrices[i].row;
+    return n;
 }
 
 /* A vector's elements are rows of one. */
@@ -172,7 +206,8 @@ static void map_matrix(mfi_import *in, const char *name, uint32_t layer, bool is
         if (!tensor) continue;
         uint64_t first;
         const uint64_t rows = rows_of_part(in, entry->part, layer, index, n, &first);
-        in->status = check_tensor(in, tensor, rows, k);
+        const uint64_t row = is_vector ? vector_row(in, rest, rows) : k;
+        in->status = check_tensor(in, tensor, is_vector ? rows / row : rows, row);
         mapped *m = &in->map[in->n_map++];
         *m = (mapped){ .tensor = tensor, .n = is_vector ? 1 : n, .k = is_vector ? n : k, .first = first * k };
         if (is_rotated(entry->part)) m->rotated = in->config.d_head;
@@ -212,7 +247,7 @@ static mf_status map_all(mfi_import *in)
     in->map = mfi_alloc_array(&in->allocator, in->map_capacity, sizeof *in->map);
     if (!in->map) return mfi_fail(in->error, MF_E_NOMEM, "no memory for %zu tensors", in->map_capacity);
     mfi_schema_each(&in->config, map_tensor, in);
-    qsort(in->map, in->n_map, sizeof *in->map, compare_names);
+    mfi_heap_sort(in->map, in->n_map, sizeof *in->map, compare_names);
     return in->status;
 }
 
@@ -285,13 +320,15 @@ static mf_status read_rotation(const mfi_import *in, size_t column, size_t n_col
 {
     const uint32_t half = in->config.d_head / 2;
     float freqs[256], factors[256]; /* d_head is at most 512 */
-    unsigned char scratch[4096];
-    if (mfi_source_scratch_bytes(in->rope_factors) > sizeof scratch)
-        return mfi_fail(error, MF_E_UNSUPPORTED, "%s: rope_freqs has an unusual type", mfi_tensor_file_name(in->file));
+    unsigned char scratch[2048];    /* of f64 */
     mfi_rope_frequencies(&in->config, in->config.rope_theta, freqs);
     mf_status status = read_elements(in, in->rope_factors, 0, half, factors, scratch, error);
-    for (size_t i = 0; i < n_column && status == MF_OK; i++)
+    for (size_t i = 0; i < n_column && status == MF_OK; i++) {
         out[i] = freqs[column + i] / factors[column + i];
+        if (!isfinite(out[i]) || !(factors[column + i] > 0))
+            status = mfi_fail(error, MF_E_RANGE, "%s: tensor %s has a factor of %g; fetch the file again",
+                              mfi_tensor_file_name(in->file), in->rope_factors->name, (double)factors[column + i]);
+    }
     return status;
 }
 
@@ -464,11 +501,15 @@ static mf_status read_config(mfi_import *in, const mfi_json *json)
     mfi_json_reader top = { json->name, json->root, in->error, MF_OK };
     const json_t *text = mfi_json_object(&top, "text_config");
     const char *type = mfi_json_text_or(&top, "model_type", "");
+    if (top.status == MF_OK && mfi_json_object(&top, "quantization_config"))
+        return mfi_fail(in->error, MF_E_UNSUPPORTED,
+                        "%s: \"quantization_config\": such weights are not read; use the model that they were made of",
+                        json->name);
     if (top.status != MF_OK) return top.status;
     mf_status status = choose_family(in, hf_families, MFI_COUNT(hf_families), type, strlen(type));
     if (status == MF_OK) status = choose_prefix(in);
     if (status != MF_OK) return status;
-    char where[300];
+    char where[MAX_PATH_BYTES + 16];
     snprintf(where, sizeof where, "%s%s", json->name, text ? ": text_config" : "");
     mfi_json_reader reader = { where, text ? text : json->root, in->error, MF_OK };
     return in->family->read_json(&in->config, &reader, in->file, &in->allocator, in->error);
@@ -482,13 +523,16 @@ static mf_status keep_tokenizer(const mfi_import *in, mf_status status, const mf
 
 static mf_status open_folder(mfi_import *in, const char *path)
 {
-    char name[4096];
+    char name[MAX_PATH_BYTES];
     mfi_json json = { 0 };
     in->format = "safetensors";
     in->is_folder = true;
     if (snprintf(name, sizeof name, "%s/config.json", path) >= (int)sizeof name)
-        return mfi_fail(in->error, MF_E_INVALID, "the folder's path is too long");
+        return mfi_fail(in->error, MF_E_INVALID, "%.100s...: the path is too long", path);
     mf_status status = mfi_json_load(&json, name, MAX_CONFIG_BYTES, in->error);
+    if (status == MF_E_NOT_FOUND)
+        mfi_fail(in->error, status, "%s: there is no config.json; name the folder of a model, or a .gguf or .mf file",
+                 path);
     if (status == MF_OK) status = mfi_safetensors_open(&in->file, path, &in->allocator, in->error);
     if (status == MF_OK) status = read_config(in, &json);
     mfi_json_free(&json);
@@ -505,18 +549,35 @@ static mf_status open_gguf(mfi_import *in, const char *path)
     mf_status status = mfi_gguf_open(&in->file, path, &in->allocator, in->error);
     if (status != MF_OK) return status;
     if (!mfi_gguf_text_of(in->file, "general.architecture", &architecture))
-        return mfi_fail(in->error, MF_E_FORMAT, "%s: metadata \"general.architecture\" is missing", path);
+        return mfi_fail(in->error, MF_E_FORMAT, "%s: metadata \"general.architecture\" is missing; fetch it again",
+                        path);
     status = choose_family(in, gguf_families, MFI_COUNT(gguf_families), architecture.at, architecture.bytes);
     if (status == MF_OK) status = choose_prefix(in);
     if (status == MF_OK) status = in->family->read_gguf(&in->config, in->file, &in->allocator, in->error);
     if (status != MF_OK) return status;
-    in->rope_factors = mfi_tensor_file_find(in->file, "rope_freqs.weight");
-    if (in->rope_factors && elements(in->rope_factors) != in->config.d_head / 2)
-        return mfi_fail(in->error, MF_E_FORMAT, "%s: tensor rope_freqs.weight has %llu elements, not %u", path,
-                        (unsigned long long)elements(in->rope_factors), in->config.d_head / 2);
+    if (in->family->family == MFI_FAMILY_LLAMA) /* in others llama.cpp has no use for it */
+        in->rope_factors = mfi_tensor_file_find(in->file, "rope_freqs.weight");
     mf_error reason = MF_ERROR_INIT;
     status = mfi_tokenizer_from_gguf(&in->tokenizer, &in->tokenizer_bytes, &in->allocator, in->file, &reason);
     return keep_tokenizer(in, status, &reason);
+}
+
+/* As mf_model_open() asks of a .mf file. */
+static mf_status check_tokenizer(const mfi_import *in)
+{
+    mfi_tokenizer *tokenizer;
+    mf_error reason = MF_ERROR_INIT;
+    if (!in->tokenizer) return MF_OK;
+    const char *name = mfi_tensor_file_name(in->file);
+    mf_status status = mfi_tokenizer_load(&tokenizer, &in->allocator, in->tokenizer, in->tokenizer_bytes, &reason);
+    if (status != MF_OK) return mfi_fail(in->error, status, "%s: its tokenizer: %s", name, reason.detail);
+    const uint32_t n_token = mfi_tokenizer_vocab(tokenizer);
+    if (n_token > in->config.n_vocab)
+        status = mfi_fail(in->error, MF_E_FORMAT,
+                          "%s: the tokenizer has %u tokens, the model only %u; use the tokenizer's files of this model",
+                          name, n_token, in->config.n_vocab);
+    mfi_tokenizer_free(tokenizer);
+    return status;
 }
 
 static mf_status open_parts(mfi_import *in, const char *path)
@@ -529,8 +590,10 @@ static mf_status open_parts(mfi_import *in, const char *path)
     if (status != MF_OK) return status;
     mf_error reason = MF_ERROR_INIT;
     if (mfi_config_check(&in->config, &reason) != MF_OK)
-        return mfi_fail(error, MF_E_UNSUPPORTED, "%s: %s", path, reason.detail);
-    return map_all(in);
+        return mfi_fail(error, MF_E_UNSUPPORTED, "%s: a model that is not supported: %s", path, reason.detail);
+    status = check_tokenizer(in);
+    if (status == MF_OK && in->rope_factors) status = check_tensor(in, in->rope_factors, 1, in->config.d_head / 2);
+    return status == MF_OK ? map_all(in) : status;
 }
 
 mf_status mfi_import_open(mfi_import **out, const char *path, const mf_allocator *allocator, mf_error *error)

@@ -33,7 +33,8 @@ int32_t mfi_import_token(mfi_json_reader *r, const char *key)
     const double token = json_is_number(value) ? json_number_value(value) : -2;
     if (token == -1) return -1; /* "none" in some */
     if (token >= 0 && token <= INT32_MAX && token == floor(token)) return (int32_t)token;
-    if (r->status == MF_OK) r->status = mfi_fail(r->error, MF_E_FORMAT, "%s: \"%s\" is no token", r->where, key);
+    if (r->status == MF_OK)
+        r->status = mfi_fail(r->error, MF_E_FORMAT, "%s: \"%s\" must be a token, or a list of them", r->where, key);
     return -1;
 }
 
@@ -50,7 +51,8 @@ void mfi_import_widths(mfi_json_reader *r, const char *key, uint32_t n_layer, ui
         const double width = json_number_value(json_array_get(list, layer));
         ffn[layer] = width >= 1 && width <= 1u << 20 && width == floor(width) ? (uint32_t)width : 0;
         if (ffn[layer] == 0)
-            r->status = mfi_fail(r->error, MF_E_FORMAT, "%s: \"%s\" has no width for layer %u", r->where, key, layer);
+            r->status = mfi_fail(r->error, MF_E_FORMAT, "%s: \"%s\" has no width for layer %u; it must be from 1 to %u",
+                                 r->where, key, layer, 1u << 20);
     }
 }
 
@@ -115,18 +117,22 @@ uint32_t mfi_gguf_read_u32_or(mfi_gguf_reader *r, const char *key, uint32_t leas
     char full[128];
     uint64_t value;
     full_key(r, key, full);
-    if (!mfi_gguf_u64(r->file, full, &value)) return none;
-    if (value >= least && value <= most) return (uint32_t)value;
-    fail_key(r, key, "is out of range");
+    if (!mfi_gguf_has(r->file, full)) return none;
+    if (!mfi_gguf_u64(r->file, full, &value))
+        fail_key(r, key, "is no integer from 0 on; fetch the file again");
+    else if (value >= least && value <= most)
+        return (uint32_t)value;
+    else if (r->status == MF_OK)
+        r->status = mfi_fail(r->error, MF_E_FORMAT, "%s: metadata \"%s\" must be an integer from %u to %u",
+                             mfi_tensor_file_name(r->file), full, least, most);
     return none;
 }
 
 uint32_t mfi_gguf_read_u32(mfi_gguf_reader *r, const char *key, uint32_t least, uint32_t most)
 {
     char full[128];
-    uint64_t value;
     full_key(r, key, full);
-    if (!mfi_gguf_u64(r->file, full, &value)) fail_key(r, key, "is missing or no integer");
+    if (!mfi_gguf_has(r->file, full)) fail_key(r, key, "is missing; fetch the file again");
     return mfi_gguf_read_u32_or(r, key, least, most, least);
 }
 
@@ -135,14 +141,18 @@ double mfi_gguf_read_f64_or(mfi_gguf_reader *r, const char *key, double none)
     char full[128];
     double value;
     full_key(r, key, full);
-    return mfi_gguf_f64(r->file, full, &value) ? value : none;
+    if (!mfi_gguf_has(r->file, full)) return none;
+    if (mfi_gguf_f64(r->file, full, &value) && isfinite(value)) return value;
+    fail_key(r, key, "is no finite number; fetch the file again");
+    return none;
 }
 
 double mfi_gguf_read_f64(mfi_gguf_reader *r, const char *key)
 {
-    const double value = mfi_gguf_read_f64_or(r, key, NAN);
-    if (!isfinite(value)) fail_key(r, key, "is missing or no number");
-    return isfinite(value) ? value : 0;
+    char full[128];
+    full_key(r, key, full);
+    if (!mfi_gguf_has(r->file, full)) fail_key(r, key, "is missing; fetch the file again");
+    return mfi_gguf_read_f64_or(r, key, 0);
 }
 
 int32_t mfi_gguf_token(const mfi_tensor_file *file, const char *key, uint32_t n_vocab)
@@ -161,7 +171,7 @@ void mfi_gguf_read_layers(mfi_gguf_reader *r, const char *key, uint32_t n_layer,
     full_key(r, key, full);
     if (mfi_gguf_array(r->file, full, &kind, &count)) {
         if (count < n_layer || !mfi_gguf_array_f64(r->file, full, out, n_layer))
-            fail_key(r, key, "is not one number for every layer");
+            fail_key(r, key, "is not one number for every layer; fetch the file again");
         return;
     }
     const double value = mfi_gguf_read_f64_or(r, key, none);

@@ -242,11 +242,11 @@ static float kappa(double share)
 static void read_sparsity(mfi_json_reader *r, uint32_t n_layer, facts *f)
 {
     const json_t *value = r->status == MF_OK ? json_object_get(r->object, "activation_sparsity_pattern") : NULL;
+    const bool given = value && !json_is_null(value);
     for (uint32_t layer = 0; layer < n_layer && r->status == MF_OK; layer++) {
-        double share = n_layer > 10 && layer < 10 ? 0.95 : 0;
+        double share = given ? -1 : n_layer > 10 && layer < 10 ? 0.95 : 0;
         if (json_is_number(value)) share = json_number_value(value);
-        if (json_is_array(value))
-            share = json_is_number(json_array_get(value, layer)) ? json_number_value(json_array_get(value, layer)) : -1;
+        if (json_is_number(json_array_get(value, layer))) share = json_number_value(json_array_get(value, layer));
         if (share < 0 || share >= 1)
             r->status = mfi_fail(r->error, MF_E_FORMAT,
                                  "%s: \"activation_sparsity_pattern\" must have a share from 0 to below 1 for layer %u",

@@ -66,8 +66,11 @@ static void set_common(mfi_config *config, uint32_t n_kv_head)
     config->attention_scale = (float)(1 / sqrt((double)config->d_head));
 }
 
-static mf_status check_heads(const char *where, const mfi_config *config, uint32_t n_kv_head, mf_error *error)
+static mf_status check_llama(const char *where, const mfi_config *config, uint32_t n_kv_head, mf_error *error)
 {
+    if (!(config->rope_theta >= 1)) /* 0 would be a model without rotations */
+        return mfi_fail(error, MF_E_FORMAT, "%s: the base of rotations is %g, and must be at least 1", where,
+                        config->rope_theta);
     if (config->n_head % n_kv_head == 0) return MF_OK;
     return mfi_fail(error, MF_E_UNSUPPORTED, "%s: %u heads cannot share %u key/value heads evenly", where,
                     config->n_head, n_kv_head);
@@ -96,7 +99,7 @@ static mf_status read_json(mfi_config *config, mfi_json_reader *r, const mfi_ten
     config->bos_token = mfi_import_token(r, "bos_token_id");
     config->eos_token = mfi_import_token(r, "eos_token_id");
     mfi_import_widths(r, "intermediate_size", config->n_layer, ffn);
-    if (r->status == MF_OK) r->status = check_heads(r->where, config, n_kv_head, error);
+    if (r->status == MF_OK) r->status = check_llama(r->where, config, n_kv_head, error);
     if (r->status == MF_OK) r->status = mfi_import_extents(config, 1, allocator, error);
     if (r->status != MF_OK) return r->status;
     set_common(config, n_kv_head);
@@ -113,6 +116,9 @@ static mf_status read_gguf(mfi_config *config, const mfi_tensor_file *file, cons
     mfi_gguf_reader r = { file, "llama", error, MF_OK };
     double width[MFI_MAX_LAYER] = { 0 };
     uint32_t ffn[MFI_MAX_LAYER] = { 0 };
+    if (mfi_gguf_read_u32_or(&r, "expert_count", 0, UINT32_MAX, 0) > 0)
+        return mfi_fail(error, MF_E_UNSUPPORTED, "%s: metadata \"llama.expert_count\": experts are not supported",
+                        mfi_tensor_file_name(file));
     config->n_layer = mfi_gguf_read_u32(&r, "block_count", 1, MFI_MAX_LAYER);
     config->d_model = mfi_gguf_read_u32(&r, "embedding_length", 1, 1u << 16);
     config->n_head = mfi_gguf_read_u32(&r, "attention.head_count", 1, 4096);
@@ -142,7 +148,7 @@ static mf_status read_gguf(mfi_config *config, const mfi_tensor_file *file, cons
     mfi_gguf_read_layers(&r, "feed_forward_length", config->n_layer, 0, width);
     for (uint32_t layer = 0; layer < config->n_layer; layer++)
         ffn[layer] = width[layer] >= 1 && width[layer] <= 1u << 20 ? (uint32_t)width[layer] : 0;
-    if (r.status == MF_OK) r.status = check_heads(mfi_tensor_file_name(file), config, n_kv_head, error);
+    if (r.status == MF_OK) r.status = check_llama(mfi_tensor_file_name(file), config, n_kv_head, error);
     if (r.status == MF_OK) r.status = mfi_import_extents(config, 1, allocator, error);
     if (r.status != MF_OK) return r.status;
     set_common(config, n_kv_head);

@@ -63,6 +63,7 @@ static void check_supported(mfi_json_reader *r)
     if (strcmp(activation, "gelu") != 0 && strcmp(activation, "relu") != 0)
         refuse(r, "activation_type", "must be gelu or relu: a prefix of swiglu's halves is no smaller model");
     if (mfi_json_bool_or(r, "attention_layer_norm", false)) refuse(r, "attention_layer_norm", "is not supported");
+    if (mfi_json_f64_or(r, "alibi_bias_max", 8) <= 0) refuse(r, "alibi_bias_max", "must be more than 0");
     if (!mfi_json_bool_or(r, "alibi", false) && !mfi_json_bool_or(r, "rope", false))
         refuse(r, "alibi", "or \"rope\" must be true: learned positions are not supported");
 }

@@ -35,13 +35,15 @@ static bool too_deep(const char *text, size_t bytes)
 mf_status mfi_json_parse(mfi_json *out, const char *name, const char *text, size_t bytes, mf_error *error)
 {
     *out = (mfi_json){ name, NULL };
-    if (too_deep(text, bytes)) return mfi_fail(error, MF_E_FORMAT, "%s: JSON of more than %u levels", name, MAX_DEPTH);
+    if (too_deep(text, bytes))
+        return mfi_fail(error, MF_E_FORMAT, "%s: JSON of more than %u levels; fetch the file again", name, MAX_DEPTH);
     json_error_t reason;
     out->root = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &reason);
-    if (!out->root) return mfi_fail(error, MF_E_FORMAT, "%s: line %d: %s", name, reason.line, reason.text);
+    if (!out->root)
+        return mfi_fail(error, MF_E_FORMAT, "%s: line %d: %s; fetch the file again", name, reason.line, reason.text);
     if (json_is_object(out->root)) return MF_OK;
     mfi_json_free(out);
-    return mfi_fail(error, MF_E_FORMAT, "%s: the JSON is no object", name);
+    return mfi_fail(error, MF_E_FORMAT, "%s: the JSON is no object; fetch the file again", name);
 }
 
 /* Of `bytes` bytes, which is the file's length; to be freed, also on failure. */
@@ -102,7 +104,7 @@ uint32_t mfi_json_u32_or(mfi_json_reader *r, const char *key, uint32_t least, ui
 
 uint32_t mfi_json_u32(mfi_json_reader *r, const char *key, uint32_t least, uint32_t most)
 {
-    if (r->status == MF_OK && !find(r, key)) fail_value(r, key, "is missing");
+    if (r->status == MF_OK && !find(r, key)) fail_value(r, key, "is missing; fetch the file again");
     return mfi_json_u32_or(r, key, least, most, least);
 }
 
@@ -117,7 +119,7 @@ double mfi_json_f64_or(mfi_json_reader *r, const char *key, double none)
 
 double mfi_json_f64(mfi_json_reader *r, const char *key)
 {
-    if (r->status == MF_OK && !find(r, key)) fail_value(r, key, "is missing");
+    if (r->status == MF_OK && !find(r, key)) fail_value(r, key, "is missing; fetch the file again");
     return mfi_json_f64_or(r, key, 0);
 }
 

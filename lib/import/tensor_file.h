@@ -89,6 +89,8 @@ typedef struct mfi_gguf_text {
     size_t bytes;
 } mfi_gguf_text;
 
+/* Whether the key is there, of whatever kind. */
+bool mfi_gguf_has(const mfi_tensor_file *file, const char *key);
 /* False when the key is missing or of another kind. Integers come in any width, and as integral floats. */
 bool mfi_gguf_u64(const mfi_tensor_file *file, const char *key, uint64_t *value);
 bool mfi_gguf_f64(const mfi_tensor_file *file, const char *key, double *value); /* integers too */

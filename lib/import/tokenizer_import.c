@@ -141,10 +141,11 @@ static mf_status read_settings(mfi_vocab_builder *b, const char *folder, bool ha
     mfi_json_free(&json);
     if (status == MF_OK) status = path_of(&name, folder, "chat_template.jinja", error);
     if (status != MF_OK) return status;
-    if (read_file(name.text, MAX_SETTINGS, &b->allocator, &chat, NULL) == MF_OK)
-        mfi_builder_chat(b, chat.data, chat.bytes);
+    mf_error reason = MF_ERROR_INIT;
+    status = read_file(name.text, MAX_SETTINGS, &b->allocator, &chat, &reason);
+    if (status == MF_OK) mfi_builder_chat(b, chat.data, chat.bytes);
     mfi_free(&b->allocator, chat.data, chat.bytes);
-    return MF_OK;
+    return status == MF_OK || status == MF_E_NOT_FOUND ? MF_OK : mfi_fail(error, status, "%s", reason.detail);
 }
 
 /* ---- The folder ---- */

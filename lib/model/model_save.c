@@ -45,8 +45,10 @@ typedef struct saver {
     uint32_t n_thread;
     mfi_pool *pool;    /* or NULL for one */
     size_t row_floats; /* of the widest row */
-    float *rows;       /* [n_thread][MFK_NR][row_floats], twice where errors are measured: before and after packing */
-    mf_error *errors;  /* [n_thread] */
+    size_t row_room;
+    float *rows;      /* [row_room]: [n_thread][MFK_NR][row_floats], twice where errors are measured: before and after
+                          packing */
+    mf_error *errors; /* [n_thread] */
     unsigned char *round; /* [round_bytes] packed */
     size_t round_bytes;
     uint64_t done, total; /* bytes of matrices, for progress */
@@ -444,11 +446,6 @@ static mf_status list_tensors(saver *s, mf_error *error)
     return check_types(s, error);
 }
 
-static size_t row_room(const saver *s)
-{
-    return s->n_thread * (s->options->saved ? 2u : 1u) * MFK_NR * s->row_floats;
-}
-
 static mf_status allocate(saver *s, mf_error *error)
 {
     for (size_t i = 0; i < s->n_tensor; i++) {
@@ -459,7 +456,9 @@ static mf_status allocate(saver *s, mf_error *error)
                                                                       : MFK_NR * mfk_row_bytes(type, k);
         s->round_bytes = mfi_max(s->round_bytes, round_groups(s, group) * group);
     }
-    s->rows = mfi_alloc_array(s->allocator, row_room(s), sizeof *s->rows);
+    if (mfi_mul((s->options->saved ? 2 : 1) * MFK_NR, s->n_thread, &s->row_room) &&
+        mfi_mul(s->row_room, s->row_floats, &s->row_room))
+        s->rows = mfi_alloc_array(s->allocator, s->row_room, sizeof *s->rows);
     s->errors = mfi_alloc_array(s->allocator, s->n_thread, sizeof *s->errors);
     s->round = mfi_alloc(s->allocator, s->round_bytes);
     if (!s->rows || !s->errors || !s->round) return mfi_fail(error, MF_E_NOMEM, "%s: no memory to write it", s->path);
@@ -476,7 +475,7 @@ static void release(saver *s)
     if (s->pool) mfi_pool_destroy(s->pool);
     mfi_free(s->allocator, s->tensor, s->n_tensor * sizeof *s->tensor);
     mfi_free(s->allocator, s->piece, s->piece_capacity * sizeof *s->piece);
-    mfi_free(s->allocator, s->rows, row_room(s) * sizeof *s->rows);
+    mfi_free(s->allocator, s->rows, s->row_room * sizeof *s->rows);
     mfi_free(s->allocator, s->errors, s->n_thread * sizeof *s->errors);
     mfi_free(s->allocator, s->round, s->round_bytes);
 }

@@ -86,6 +86,7 @@ mf_status mf_convert(const mf_source *source, const char *path, const mf_convert
                               .tokenizer_bytes = source->tokenizer_bytes,
                               .keys_of = source->keys_of,
                               .saved = saved,
+                              .n_thread = o.n_thread ? o.n_thread : mfi_usable_cores(),
                               .progress = o.progress,
                               .progress_user = o.progress_user };
     for (mf_role role = 0; role < MF_N_ROLE; role++)

@@ -84,5 +84,18 @@ FILES = {
     "gguf/split_of_many": gguf(3, [key("split.count", 2, "H", 65535)], [], 0),
 }
 
+# config.json of each model that fuzz_config.c has, which the last letter chooses.
+CHECKPOINTS = HERE.parent / "golden" / "checkpoints"
+for letter, checkpoint in {
+    "L": "llama_linear_f16",
+    "B": "llama_tied_biases_f32",
+    "G": "gemma3n_nested",
+    "O": "olmo_parallel",
+    "V": "vit_pooler_f32",
+}.items():
+    config = json.loads((CHECKPOINTS / checkpoint / "config.json").read_text())
+    FILES["config/" + checkpoint] = json.dumps(config, separators=(",", ":")).encode() + letter.encode()
+
 for name, data in FILES.items():
+    (HERE / name).parent.mkdir(exist_ok=True)
     (HERE / name).write_bytes(data)
