@@ -35,7 +35,7 @@ json() {
 }
 
 # Help and version.
-commands="demo info run eval convert bench"
+commands="demo info run eval convert export bench"
 [ "$train" = yes ] && commands="$commands train"
 expect 0 --help
 for command in $commands; do
@@ -526,6 +526,47 @@ sys.exit(any(abs(trained[s] - found[s]) > 1e-5 for s in trained))' "$folder/trai
     says "standard output: "
     [ -s "$folder/c.ck" ] || fail "no checkpoint after the reader went away"
 fi
+
+# Checkpoints of others: opened, converted, cut and exported; chats; prompts as tokens.
+here=$(dirname "$0")
+expect 0 run "$model" --prompt-ids 65,66,67 -n 4 --temperature 0 --json
+json 'o["prompt_tokens"] == 3 and o["generated_tokens"] == 4'
+for ids in x 65, -1 65,,66 99999999999; do
+    expect 1 run "$model" --prompt-ids="$ids" -n 4
+    says "no list of tokens"
+done
+expect 2 run "$model" --prompt-ids 65 --prompt A
+expect 2 run "$model" --system S -p A
+expect 1 run "$model" --chat -p A
+says "no format of chats"
+python3 "$here/make_checkpoint.py" "$here/golden/tokenizers/llama3.json" "$folder/llama" || fail "no checkpoint was made"
+expect 0 info "$folder/llama" --json
+json 'o["family"] == "llama" and o["tokenizer"] and o["shape"]["d_ff"] == 64'
+expect 0 run "$folder/llama" --chat --system "Be brief." -p "Hello" -n 8 --json
+json 'o["prompt_tokens"] > 10'
+expect 0 convert "$folder/llama" "$folder/llama.mf" --json
+expect 0 run "$folder/llama" -p "Once" -n 12 --temperature 0 --json
+cp "$folder/out" "$folder/direct"
+expect 0 run "$folder/llama.mf" -p "Once" -n 12 --temperature 0 --json
+[ "$(python3 -c 'import json, sys; print([json.load(open(f))["tokens"] for f in sys.argv[1:]])' "$folder/out" "$folder/out")" = \
+    "$(python3 -c 'import json, sys; print([json.load(open(f))["tokens"] for f in sys.argv[1:]])' "$folder/direct" "$folder/direct")" ] ||
+    fail "a checkpoint writes another text than its .mf file"
+expect 0 export "$folder/llama.mf" "$folder/half" --size 0.5 --json
+json 'o["size"] == "0.5"'
+expect 0 info "$folder/half" --json
+json 'o["shape"]["d_ff"] == 32'
+expect 1 export "$folder/llama.mf" "$folder/half"
+says "exists"
+expect 0 export "$folder/llama.mf" "$folder/half.gguf" --format gguf --size 0.5
+expect 0 info "$folder/half.gguf" --json
+json 'o["shape"]["d_ff"] == 32'
+expect 0 convert "$folder/llama.mf" "$folder/half.mf" --size 0.5
+expect 0 info "$folder/half.mf" --json
+json 'o["shape"]["d_ff"] == 32'
+expect 1 info "$folder/nothing-there"
+mkdir "$folder/empty"
+expect 1 info "$folder/empty"
+says "config.json"
 
 [ $failed -eq 0 ] && echo "ok"
 exit $failed
