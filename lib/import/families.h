@@ -61,6 +61,8 @@ mf_status mfi_import_extents(mfi_config *config, uint32_t n_granularity, const m
                              mf_error *error);
 /* Sets granularity g: `share` of every layer's width in ffn [n_layer], rounded up to the quantum. */
 void mfi_import_granularity(mfi_config *config, uint32_t g, const char *name, const uint32_t *ffn, double share);
+/* Whether heads can share key/value heads evenly. `where` is the file. */
+mf_status mfi_import_check_heads(const char *where, uint32_t n_head, uint32_t n_kv_head, mf_error *error);
 /* The first of an integer or a list of them, -1 where there is none. */
 int32_t mfi_import_token(mfi_json_reader *reader, const char *key);
 /* config.json's list of widths, or one for all; ffn [MFI_MAX_LAYER]. */

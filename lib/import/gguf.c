@@ -436,6 +436,8 @@ static mf_status read_other(mfi_tensor_file *file, uint32_t index, uint32_t coun
     mfi_gguf_header header = { 0 };
     mf_status status = mfi_tensor_file_parts(file, index + 1, error);
     if (status == MF_OK) status = read_part(file, index, path, &header, error);
+    if (status == MF_E_NOT_FOUND)
+        mfi_fail(error, status, "%s: the first file says that there is one; fetch all files of the model", path);
     if (status == MF_OK &&
         (split_number(&header, "split.no") != index || split_number(&header, "split.count") != count))
         status =

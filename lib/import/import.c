@@ -144,12 +144,12 @@ static bool is_rotated(mfi_name_part part)
     return part == MFI_NAME_ROTATED || part == MFI_NAME_FUSED_ROTATED_Q || part == MFI_NAME_FUSED_ROTATED_K;
 }
 
-/* Its last dimensions make a row, the others count the rows: a convolution's, or stacked matrices, have several. */
+/* Of more than two dimensions (a convolution's, stacked matrices) the last ones make a row, the others count the rows. */
 static bool has_shape(const mfi_source_tensor *tensor, uint64_t rows, uint64_t k)
 {
-    uint64_t row = 1;
-    for (uint32_t i = tensor->n_dim; i > 0 && row < k; i--)
-        row *= tensor->dim[i - 1];
+    uint64_t row = mfi_source_columns(tensor);
+    for (uint32_t i = tensor->n_dim; i > 2 && row < k; i--)
+        row *= tensor->dim[i - 2];
     return row == k && elements(tensor) == rows * k;
 }
 
@@ -325,7 +325,7 @@ static mf_status read_rotation(const mfi_import *in, size_t column, size_t n_col
     mf_status status = read_elements(in, in->rope_factors, 0, half, factors, scratch, error);
     for (size_t i = 0; i < n_column && status == MF_OK; i++) {
         out[i] = freqs[column + i] / factors[column + i];
-        if (!isfinite(out[i]) || !(factors[column + i] > 0))
+        if (!isfinite(out[i]) || !(factors[column + i] > 0 && isfinite(factors[column + i])))
             status = mfi_fail(error, MF_E_RANGE, "%s: tensor %s has a factor of %g; fetch the file again",
                               mfi_tensor_file_name(in->file), in->rope_factors->name, (double)factors[column + i]);
     }

@@ -25,6 +25,14 @@ void mfi_import_granularity(mfi_config *config, uint32_t g, const char *name, co
     }
 }
 
+mf_status mfi_import_check_heads(const char *where, uint32_t n_head, uint32_t n_kv_head, mf_error *error)
+{
+    if (n_head % n_kv_head == 0) return MF_OK;
+    return mfi_fail(error, MF_E_UNSUPPORTED,
+                    "%s: %u heads cannot share %u key/value heads evenly: the second must be a divisor of the first",
+                    where, n_head, n_kv_head);
+}
+
 int32_t mfi_import_token(mfi_json_reader *r, const char *key)
 {
     const json_t *value = r->status == MF_OK ? json_object_get(r->object, key) : NULL;

@@ -119,9 +119,10 @@ static mf_status share_keys(mfi_config *config, const facts *f, const char *wher
         while (donor > 0 && f->slides[donor - 1] != f->slides[layer])
             donor--;
         if (donor == 0)
-            return mfi_fail(error, MF_E_FORMAT,
-                            "%s: layer %u shares keys and values, but no layer before %u is of its kind", where, layer,
-                            n_own);
+            return mfi_fail(
+                error, MF_E_FORMAT,
+                "%s: layer %u shares keys and values, but no layer before %u is of its kind; fetch it again", where,
+                layer, n_own);
         config->kv_layer[layer] = donor - 1;
     }
     for (uint32_t layer = n_own; layer < config->n_layer; layer++)
@@ -192,14 +193,17 @@ static void name_slices(mfi_config *config, const facts *f)
 static mf_status finish(mfi_config *config, const facts *f, const char *where, const mf_allocator *allocator,
                         mf_error *error)
 {
-    if (f->n_shared >= config->n_layer || config->n_head % f->n_kv_head != 0)
-        return mfi_fail(error, MF_E_FORMAT, "%s: %u of %u layers share keys and values, %u heads share %u", where,
-                        f->n_shared, config->n_layer, config->n_head, f->n_kv_head);
+    if (f->n_shared >= config->n_layer)
+        return mfi_fail(error, MF_E_FORMAT,
+                        "%s: %u of %u layers share keys and values: there must be one that has its own", where,
+                        f->n_shared, config->n_layer);
     set_constants(config);
+    mf_status status = mfi_import_check_heads(where, config->n_head, f->n_kv_head, error);
+    if (status != MF_OK) return status;
     config->head_group = config->n_head / f->n_kv_head;
     const bool e4b = is_e4b(config, f);
     config->n_named = e4b ? MFI_COUNT(e4b_slices) : 0;
-    mf_status status = mfi_import_extents(config, e4b ? 2 : 1, allocator, error);
+    status = mfi_import_extents(config, e4b ? 2 : 1, allocator, error);
     if (status == MF_OK) status = share_keys(config, f, where, error);
     if (status != MF_OK) return status;
     if (e4b) {
@@ -221,7 +225,7 @@ static void read_layer_types(mfi_json_reader *r, uint32_t n_layer, facts *f)
         f->slides[layer] = list ? type && strcmp(type, "sliding_attention") == 0 : (layer + 1) % 5 != 0;
         if (list && !f->slides[layer] && (!type || strcmp(type, "full_attention") != 0))
             r->status = mfi_fail(r->error, MF_E_FORMAT,
-                                 "%s: \"layer_types\" says neither sliding_attention nor full_attention for layer %u",
+                                 "%s: \"layer_types\" must be sliding_attention or full_attention for layer %u",
                                  r->where, layer);
     }
 }

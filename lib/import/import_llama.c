@@ -71,9 +71,7 @@ static mf_status check_llama(const char *where, const mfi_config *config, uint32
     if (!(config->rope_theta >= 1)) /* 0 would be a model without rotations */
         return mfi_fail(error, MF_E_FORMAT, "%s: the base of rotations is %g, and must be at least 1", where,
                         config->rope_theta);
-    if (config->n_head % n_kv_head == 0) return MF_OK;
-    return mfi_fail(error, MF_E_UNSUPPORTED, "%s: %u heads cannot share %u key/value heads evenly", where,
-                    config->n_head, n_kv_head);
+    return mfi_import_check_heads(where, config->n_head, n_kv_head, error);
 }
 
 static mf_status read_json(mfi_config *config, mfi_json_reader *r, const mfi_tensor_file *file,

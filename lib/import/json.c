@@ -49,7 +49,8 @@ mf_status mfi_json_parse(mfi_json *out, const char *name, const char *text, size
 /* Of `bytes` bytes, which is the file's length; to be freed, also on failure. */
 static mf_status read_whole(int fd, const char *path, uint64_t bytes, size_t max_bytes, char **text, mf_error *error)
 {
-    if (bytes > max_bytes) return mfi_fail(error, MF_E_FORMAT, "%s: more than %zu bytes of JSON", path, max_bytes);
+    if (bytes > max_bytes)
+        return mfi_fail(error, MF_E_FORMAT, "%s: more than %zu bytes of JSON; fetch the file again", path, max_bytes);
     *text = malloc((size_t)bytes + 1);
     if (!*text) return mfi_fail(error, MF_E_NOMEM, "%s: no memory for %zu bytes", path, (size_t)bytes);
     return mfi_read_at(fd, *text, (size_t)bytes, 0, path, error);

@@ -341,6 +341,8 @@ static mf_status read_shards(mfi_tensor_file *file, const char *folder, index *x
     for (uint32_t i = 0; status == MF_OK && i < x->n_shard; i++) {
         status = path_in(path, folder, x->shard[i], error);
         if (status == MF_OK) status = read_part(file, i, path, error);
+        if (status == MF_E_NOT_FOUND)
+            mfi_fail(error, status, "%s: it is in the index, but not there; fetch all files of the model", path);
     }
     return status == MF_OK ? match_index(file, x, error) : status;
 }
