@@ -99,8 +99,9 @@ static void read_table(const mfi_tensor *tensor, window w, float *out, size_t ou
 {
     const size_t k = (size_t)tensor->k, row_bytes = mfk_row_bytes(tensor->type, k);
     for (size_t i = 0; i < w.n_row; i++)
-        mfk_unpack_table_row(tensor->type, mfi_tensor_table(tensor), k,
-                             mfi_tensor_body(tensor) + (w.row + i) * row_bytes, out + i * out_floats);
+        mfk_unpack_table_columns(tensor->type, mfi_tensor_table(tensor), k,
+                                 mfi_tensor_body(tensor) + (w.row + i) * row_bytes, w.column, w.n_column,
+                                 out + i * out_floats);
 }
 
 /* False where the tensor has no such window. */
@@ -113,7 +114,7 @@ static bool read_window(const mfi_tensor *tensor, const place *p, window w, floa
         read_panels(tensor, p, w, out, out_floats);
         return true;
     }
-    if (tensor->kind == MFI_TABLE && w.n_column == columns) {
+    if (tensor->kind == MFI_TABLE) {
         read_table(tensor, w, out, out_floats);
         return true;
     }

@@ -327,7 +327,7 @@ static uint64_t our_row(const mfi_out_tensor *t, uint64_t row)
     return row - at + at % 2 * (t->rotated / 2) + at / 2;
 }
 
-static mf_status advance(mfi_exporter *x, uint64_t bytes)
+mf_status mfi_export_advance(mfi_exporter *x, uint64_t bytes)
 {
     x->done += bytes;
     if (!x->options->progress || x->options->progress(x->options->progress_user, x->done, x->total) == 0) return MF_OK;
@@ -363,7 +363,7 @@ static mf_status write_part(mfi_exporter *x, const mfi_out_tensor *t, const mfi_
         for (size_t i = 0; i < n && status == MF_OK; i++)
             put_row(t, rows + i * k, bytes + i * row_bytes);
         if (status == MF_OK) status = mfi_new_file_write_at(file, bytes, n * row_bytes, *at, x->error);
-        if (status == MF_OK) status = advance(x, n * row_bytes);
+        if (status == MF_OK) status = mfi_export_advance(x, n * row_bytes);
         *at += n * row_bytes;
     }
     return status;

@@ -65,6 +65,9 @@ void mfi_export_set_type(const mfi_exporter *exporter, mfi_out_tensor *tensor, m
 /* The bytes of one tensor, in pieces, to `file` at `offset`. */
 mf_status mfi_export_tensor(mfi_exporter *exporter, const mfi_out_tensor *tensor, mfi_new_file *file, uint64_t offset);
 
+/* So many more are written: tells the caller, who may cancel. */
+mf_status mfi_export_advance(mfi_exporter *exporter, uint64_t bytes);
+
 /* export_hf.c, export_gguf.c */
 mf_status mfi_export_hf(mfi_exporter *exporter);
 mf_status mfi_export_gguf(mfi_exporter *exporter);

@@ -262,8 +262,8 @@ static mf_status make_header(gguf *g)
 static mf_status write_factors(gguf *g, mfi_new_file *file, uint64_t at)
 {
     const size_t bytes = g->x->config->d_head / 2 * sizeof *g->factors;
-    g->x->done += bytes;
-    return mfi_new_file_write_at(file, g->factors, bytes, at, g->x->error);
+    const mf_status status = mfi_new_file_write_at(file, g->factors, bytes, at, g->x->error);
+    return status == MF_OK ? mfi_export_advance(g->x, bytes) : status;
 }
 
 /* What fills up the last tensor is there too, as ggml writes it; that of others is a hole. */
