@@ -85,20 +85,70 @@ typedef struct mf_source_info {
     size_t struct_size;
     const char *format; /* "mf", "safetensors", "gguf" */
     mf_source_role role[MF_N_ROLE];
+    uint32_t n_tensor; /* of a folder or GGUF file, also those that the model does not use; 0 of a .mf file */
+    int has_tokenizer;
 } mf_source_info;
-#define MF_SOURCE_INFO_INIT                                 \
-    {                                                       \
-        sizeof(mf_source_info), NULL,                       \
-        {                                                   \
-            { 0, 0, 0, 0 }, { 0, 0, 0, 0 }, { 0, 0, 0, 0 }, \
-            {                                               \
-                0, 0, 0, 0                                  \
-            }                                               \
-        }                                                   \
+#define MF_SOURCE_INFO_INIT                                                                                    \
+    {                                                                                                          \
+        sizeof(mf_source_info), NULL, { { 0, 0, 0, 0 }, { 0, 0, 0, 0 }, { 0, 0, 0, 0 }, { 0, 0, 0, 0 } }, 0, 0 \
     }
 
 /* Strings live as long as the source. */
 MF_API mf_status mf_source_info_get(const mf_source *source, mf_source_info *info);
+
+/* What mf_model_info_get() would say of the model, but for what only an open one has: memory, shells and the processor,
+ * which are 0 and NULL. */
+MF_API mf_status mf_source_model_info(const mf_source *source, mf_model_info *info);
+
+/* A granularity, narrowest first, or behind these a configuration that has a name: what mf_submodel_info_get() would say
+ * of it with the types that KEEP means. */
+typedef struct mf_source_size {
+    size_t struct_size;
+    const char *name;
+    uint32_t n_layer_kept, ffn_least, ffn_most; /* widths of layers that are kept */
+    uint32_t reserved;
+    uint64_t n_param, bytes_per_token;
+} mf_source_size;
+#define MF_SOURCE_SIZE_INIT                            \
+    {                                                  \
+        sizeof(mf_source_size), NULL, 0, 0, 0, 0, 0, 0 \
+    }
+/* MF_E_RANGE past the last. */
+MF_API mf_status mf_source_size_get(const mf_source *source, uint32_t index, mf_source_size *size, mf_error *error);
+
+/* A tensor of a folder or a GGUF file, in the order of names. */
+typedef struct mf_source_tensor {
+    size_t struct_size;
+    const char *name, *type; /* "Q4_K" */
+    uint64_t dim[8];         /* [n_dim] the slowest first */
+    uint32_t n_dim;
+    mf_weight_type becomes; /* what KEEP makes of it; KEEP: the model does not use it */
+    uint64_t n_weight, bytes;
+    int is_exact; /* no weight changes its value */
+    int reserved;
+} mf_source_tensor;
+#define MF_SOURCE_TENSOR_INIT                                                                           \
+    {                                                                                                   \
+        sizeof(mf_source_tensor), NULL, NULL, { 0, 0, 0, 0, 0, 0, 0, 0 }, 0, MF_WEIGHT_KEEP, 0, 0, 0, 0 \
+    }
+/* MF_E_RANGE past the last. Strings live as long as the source. */
+MF_API mf_status mf_source_tensor_get(const mf_source *source, uint32_t index, mf_source_tensor *tensor);
+
+/* What rounding tensor `index` costs: sqrt(error_square_sum / square_sum) is its relative error, and sums of several
+ * tensors may be added. */
+typedef struct mf_source_rounding {
+    size_t struct_size;
+    uint64_t n_weight; /* that were read */
+    double square_sum, error_square_sum;
+} mf_source_rounding;
+#define MF_SOURCE_ROUNDING_INIT                 \
+    {                                           \
+        sizeof(mf_source_rounding), 0, 0.0, 0.0 \
+    }
+/* Reads at most `max_rows` rows of each matrix in the tensor, evenly spread; 0: all. MF_E_RANGE for weights that are not
+ * finite. Any number of threads. */
+MF_API mf_status mf_source_measure(const mf_source *source, uint32_t index, uint32_t max_rows,
+                                   mf_source_rounding *rounding, mf_error *error);
 
 /* Gives configurations names, from comma-separated values as google/gemma3n-slicing-configs has them: columns `name`,
  * `FFN Hidden Dims` ("[2_048 * 4, ...]", a width for each layer that is kept) and `Layers Skipped` ("[20, 21]", or

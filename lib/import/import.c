@@ -386,6 +386,12 @@ static mfk_type type_of(void *user, const mfi_schema_tensor *is)
     return type;
 }
 
+/* Whole rows of such codes. */
+static bool is_copied(const mapped *m)
+{
+    return is_q8_exact(m->tensor->type) && m->k == m->tensor->dim[m->tensor->n_dim - 1];
+}
+
 /* Q8 from blocks of GGUF whose codes it can have; frequencies that the file gives factors for. */
 static bool has_tensor(void *user, const mfi_schema_tensor *is, const mfi_tensor *tensor, size_t first,
                        unsigned char head[MFK_LINE])
@@ -395,9 +401,8 @@ static bool has_tensor(void *user, const mfi_schema_tensor *is, const mfi_tensor
     if (is_rotation(is->name)) return in->rope_factors != NULL;
     for (uint32_t i = 0; i < is->n_matrix; i++) {
         const mapped *m = find_mapped(in, is->matrix[i]);
-        if (!m || tensor->type != MFK_Q8 || !is_q8_exact(m->tensor->type)) return false;
-        if (m->k != m->tensor->dim[m->tensor->n_dim - 1] || (is->along == MFI_FFN_ALONG_K && first % MFK_BLOCK != 0))
-            return false;
+        if (!m || tensor->type != MFK_Q8 || !is_copied(m)) return false;
+        if (is->along == MFI_FFN_ALONG_K && first % MFK_BLOCK != 0) return false;
     }
     return true;
 }
@@ -644,12 +649,19 @@ const void *mfi_import_tokenizer(const mfi_import *in, size_t *bytes)
     return in->tokenizer;
 }
 
-uint32_t mfi_import_tensor_count(const mfi_import *in)
+const mfi_tensor_file *mfi_import_file(const mfi_import *in)
 {
-    return (uint32_t)in->n_map;
+    return in->file;
 }
 
-const mfi_source_tensor *mfi_import_tensor(const mfi_import *in, uint32_t index)
+const mfi_source_tensor *mfi_import_find(const mfi_import *in, const char *matrix, mfk_type type, bool *is_exact)
 {
-    return in->map[index].tensor;
+    const mapped *m = find_mapped(in, matrix);
+    if (!m) return NULL;
+    const mfi_source_type from = m->tensor->type;
+    const bool is_float = from == MFI_SOURCE_F32 || from == MFI_SOURCE_F16 || from == MFI_SOURCE_BF16;
+    /* A product of codes and a scale is one f32. */
+    *is_exact =
+        type == MFK_Q8 ? is_copied(m) : (is_float || is_q8_exact(from)) && (type == MFK_F32 || type == type_for(from));
+    return m->tensor;
 }

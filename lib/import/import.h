@@ -20,8 +20,9 @@ const char *mfi_import_folder(const mfi_import *import); /* NULL of GGUF */
 const mfi_config *mfi_import_config(const mfi_import *import);
 mfi_weights mfi_import_weights(mfi_import *import);
 const void *mfi_import_tokenizer(const mfi_import *import, size_t *bytes); /* blob of tokenizer.h, or NULL */
-/* What each source type is turned into: `types` of the tensors that are used. */
-uint32_t mfi_import_tensor_count(const mfi_import *import);
-const mfi_source_tensor *mfi_import_tensor(const mfi_import *import, uint32_t index);
+/* All tensors, also those that are not used; and the one that a matrix or vector of schema.h lies in: NULL of what is
+ * computed. *is_exact: a saver that stores it as `type` keeps every value. */
+const mfi_tensor_file *mfi_import_file(const mfi_import *import);
+const mfi_source_tensor *mfi_import_find(const mfi_import *import, const char *matrix, mfk_type type, bool *is_exact);
 
 #endif

@@ -3,6 +3,7 @@
 #ifndef MFI_SOURCE_H
 #define MFI_SOURCE_H
 
+#include "import.h"
 #include "matformer_tools.h"
 #include "slice.h"
 
@@ -15,6 +16,7 @@ struct mf_source {
     size_t tokenizer_bytes;
     const char *folder;           /* of Hugging Face, or NULL */
     const mfi_container *keys_of; /* the maker's metadata, or NULL */
+    const mfi_import *import;     /* NULL of a .mf file */
     mfi_storage storage;          /* that KEEP means */
     bool one_shell;               /* likewise */
     mf_source_info info;

@@ -65,6 +65,7 @@ mf_status mfi_source_container(mf_source *source, const char *path, const mf_sou
     source->storage = mfi_container_region(model->container, 0)->storage;
     source->one_shell = model->n_shell == 1;
     fill_info(&source->info, model);
+    source->info.has_tokenizer = tokenizer != NULL;
     source->object = model;
     source->close = close_model;
     return MF_OK;

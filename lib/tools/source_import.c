@@ -33,8 +33,11 @@ mf_status mfi_source_import(mf_source *source, const char *path, mf_error *error
     source->weights = mfi_import_weights(in);
     source->tokenizer = mfi_import_tokenizer(in, &source->tokenizer_bytes);
     source->storage = MFI_RAW;
+    source->import = in;
     source->info.format = mfi_import_format(in);
     source->folder = mfi_import_folder(in);
+    source->info.n_tensor = mfi_tensor_file_count(mfi_import_file(in));
+    source->info.has_tokenizer = source->tokenizer != NULL;
     counting c = { &source->info, &source->weights };
     mfi_schema_each(source->config, count_tensor, &c);
     source->object = in;
