@@ -101,7 +101,7 @@ MF_API mf_status mf_source_info_get(const mf_source *source, mf_source_info *inf
 MF_API mf_status mf_source_model_info(const mf_source *source, mf_model_info *info);
 
 /* A granularity, narrowest first, or behind these a configuration that has a name: what mf_submodel_info_get() would say
- * of it with the types that KEEP means. */
+ * of it with the types that KEEP means (of a model that takes images, with all positions). */
 typedef struct mf_source_size {
     size_t struct_size;
     const char *name;

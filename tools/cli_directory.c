@@ -8,6 +8,11 @@
 #include "import.h"
 #include "model_config.h"
 
+bool cli_is_checkpoint(const char *path)
+{
+    return mfi_import_recognises(path);
+}
+
 static mf_status open_directory(mfi_container **out, const char *path, mf_error *error)
 {
     mf_model_options options = MF_MODEL_OPTIONS_INIT;
@@ -109,22 +114,8 @@ json_t *cli_directory_json(const char *path, mf_error *error)
     return root;
 }
 
-/* Of what is no .mf file. */
-static mf_status source_types(const char *path, uint32_t types[MF_N_ROLE], mf_error *error)
-{
-    mf_source *source;
-    mf_source_info info = MF_SOURCE_INFO_INIT;
-    mf_status status = mf_source_open(&source, path, NULL, error);
-    if (status == MF_OK) status = mf_source_info_get(source, &info);
-    for (mf_role role = 0; role < MF_N_ROLE; role++)
-        types[role] = info.role[role].types;
-    mf_source_close(source);
-    return status;
-}
-
 mf_status cli_directory_types(const char *path, uint32_t types[MF_N_ROLE], mf_error *error)
 {
-    if (mfi_import_recognises(path)) return source_types(path, types, error);
     mfi_container *container;
     mf_status status = open_directory(&container, path, error);
     if (status != MF_OK) return status;

@@ -6,6 +6,9 @@
 #include "cli.h"
 #include "matformer_tools.h"
 
+/* Whether `path` is a Hugging Face folder or a GGUF file, which have no such directory: cli_source.h describes these. */
+bool cli_is_checkpoint(const char *path);
+
 mf_status cli_directory_print(const char *path, mf_error *error);
 /* {"content_hash", "regions": [...], "tensors": [...]}; NULL when it fails. */
 json_t *cli_directory_json(const char *path, mf_error *error);

@@ -47,6 +47,34 @@ int32_t cli_start_token(const mf_model *model)
     return info.bos_token >= 0 ? info.bos_token : info.eos_token;
 }
 
+/* ---- Shapes ---- */
+
+void cli_shape_print(const mf_model_info *i, bool tokenizer)
+{
+    printf("  shape       %u layers, d_model %u, d_ff %u in steps of %u, %u heads of %u (%u key/value)\n", i->n_layer,
+           i->d_model, i->d_ff, i->quantum, i->n_head, i->d_head, i->n_kv_head);
+    if (i->image_size > 0)
+        printf("  images      %u channels of %u x %u in patches of %u; %u classes\n", i->n_channel, i->image_size,
+               i->image_size, i->patch_size, i->n_class);
+    else
+        printf("  vocabulary  %u tokens, %s; trained for %u positions\n", i->n_vocab,
+               tokenizer ? "tokenizer in the file" : "no tokenizer in the file", i->max_positions);
+}
+
+json_t *cli_shape_json(const mf_model_info *i)
+{
+    json_t *shape = json_pack("{s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i}", "layers", (int)i->n_layer, "d_model",
+                              (int)i->d_model, "d_ff", (int)i->d_ff, "heads", (int)i->n_head, "kv_heads",
+                              (int)i->n_kv_head, "d_head", (int)i->d_head, "vocabulary", (int)i->n_vocab,
+                              "max_positions", (int)i->max_positions, "quantum", (int)i->quantum);
+    if (i->image_size == 0) return shape;
+    json_object_set_new(shape, "image_size", json_integer(i->image_size));
+    json_object_set_new(shape, "patch_size", json_integer(i->patch_size));
+    json_object_set_new(shape, "channels", json_integer(i->n_channel));
+    json_object_set_new(shape, "classes", json_integer(i->n_class));
+    return shape;
+}
+
 /* ---- Types ---- */
 
 cli_text cli_types_text(uint32_t types)

@@ -25,6 +25,10 @@ int32_t cli_start_token(const mf_model *model);
  * narrowest, whose use then says what is missing. */
 uint32_t cli_usable_granularities(mf_model *model);
 
+/* The lines "shape" and "vocabulary", or "images". `tokenizer`: it has one. And {"layers", "d_model", ...}. */
+void cli_shape_print(const mf_model_info *info, bool tokenizer);
+json_t *cli_shape_json(const mf_model_info *info);
+
 /* Element types, as mf_source_role has them: "bf16", or "bf16+q8" where the matrices of a role differ; a list. */
 cli_text cli_types_text(uint32_t types);
 json_t *cli_types_json(uint32_t types);

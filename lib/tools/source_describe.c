@@ -16,7 +16,8 @@ typedef struct counts {
     uint64_t n_param, bytes_per_token;
 } counts;
 
-/* A table's rows are read one at a time; so is an embedding that is the output matrix too, beside all of it. */
+/* A table's rows are read one at a time; so is an embedding that is the output matrix too, beside all of it. An image
+ * reads its positions in full. */
 static void count_tensor(void *user, const mfi_schema_tensor *is)
 {
     counts *c = user;
@@ -24,7 +25,8 @@ static void count_tensor(void *user, const mfi_schema_tensor *is)
     if (strncmp(is->name, "rope.", 5) == 0) return;
     c->n_param += is->n_matrix * is->n * is->k;
     if (is->kind != MFI_TABLE) c->bytes_per_token += is->n_matrix * mfk_weights_bytes(type, is->n, is->k);
-    if (is->role == MFI_ROLE_EMBEDDING) c->bytes_per_token += mfk_weights_bytes(type, 1, is->k);
+    if (is->kind == MFI_TABLE || strcmp(is->name, "embed") == 0)
+        c->bytes_per_token += mfk_weights_bytes(type, 1, is->k);
 }
 
 static counts count_all(const mfi_config *config, const mfi_weights *weights)
