@@ -357,7 +357,7 @@ Test(gguf, files_that_do_not_belong_together_are_refused)
     folder_put(&f, "m-00002-of-00003.gguf", b);
     expect_split_refused(&f, "m-00001-of-00003.gguf", MF_E_FORMAT, "m-0000", "tensor t0 is there twice");
     unlink(folder_file(&f, "m-00002-of-00003.gguf"));
-    expect_split_refused(&f, "m-00001-of-00003.gguf", MF_E_NOT_FOUND, "m-00002", "No such file");
+    expect_split_refused(&f, "m-00001-of-00003.gguf", MF_E_NOT_FOUND, "m-00002", "fetch all files");
     folder_remove(&f);
 }
 

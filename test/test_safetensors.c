@@ -231,7 +231,7 @@ Test(safetensors, damaged_indices_are_refused)
         { "{\"a\":\"..\"}", MF_E_FORMAT, INDEX, "not in a file of this folder" },
         { "{\"a\":\"\\u001bc\"}", MF_E_FORMAT, INDEX, "not in a file of this folder" },
         { "{\"a\":\".\"}", MF_E_FORMAT, "/.", "not a regular file" },
-        { "{\"a\":\"three.safetensors\"}", MF_E_NOT_FOUND, "three.safetensors", "No such file" },
+        { "{\"a\":\"three.safetensors\"}", MF_E_NOT_FOUND, "three.safetensors", "fetch all files" },
         { "{\"a\":\"one.safetensors\"}", MF_E_FORMAT, INDEX, "tensor a is not in one.safetensors" },
         { "{\"a\":\"two.safetensors\",\"c\":\"one.safetensors\"}", MF_E_FORMAT, INDEX, "tensor c is not in one" },
         { "{\"a\":\"two.safetensors\",\"a\":\"two.safetensors\"}", MF_E_FORMAT, INDEX, "duplicate" },

@@ -6,7 +6,6 @@
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -24,9 +23,19 @@ static json_t *token_json(int32_t token)
     return token < 0 ? json_null() : json_integer(token);
 }
 
-static void set(json_t *object, const char *key, json_t *value)
+/* Takes the value. What memory ran out for becomes NULL, and so does all that it would be part of. */
+static void set(json_t **object, const char *key, json_t *value)
 {
-    json_object_set_new(object, key, value);
+    if (json_object_set_new(*object, key, value) == 0) return;
+    json_decref(*object);
+    *object = NULL;
+}
+
+static void append(json_t **array, json_t *value)
+{
+    if (json_array_append_new(*array, value) == 0) return;
+    json_decref(*array);
+    *array = NULL;
 }
 
 static const char *activation_name(mfk_activation activation)
@@ -42,19 +51,19 @@ static const char *activation_name(mfk_activation activation)
 static json_t *rope_json(const mfi_rope_scaling *s)
 {
     json_t *object = json_object();
-    set(object, "rope_type", json_string(s->kind == MFI_ROPE_LINEAR ? "linear" : "llama3"));
-    set(object, "factor", json_real(s->factor));
+    set(&object, "rope_type", json_string(s->kind == MFI_ROPE_LINEAR ? "linear" : "llama3"));
+    set(&object, "factor", json_real(s->factor));
     if (s->kind == MFI_ROPE_LINEAR) return object;
-    set(object, "low_freq_factor", json_real(s->low_freq_factor));
-    set(object, "high_freq_factor", json_real(s->high_freq_factor));
-    set(object, "original_max_position_embeddings", json_integer(s->original_positions));
+    set(&object, "low_freq_factor", json_real(s->low_freq_factor));
+    set(&object, "high_freq_factor", json_real(s->high_freq_factor));
+    set(&object, "original_max_position_embeddings", json_integer(s->original_positions));
     return object;
 }
 
 static json_t *single(const char *text)
 {
     json_t *list = json_array();
-    json_array_append_new(list, json_string(text));
+    append(&list, json_string(text));
     return list;
 }
 
@@ -62,32 +71,32 @@ static json_t *single(const char *text)
 static json_t *common_json(const mfi_config *config, const char *type, const char *architecture)
 {
     json_t *c = json_object();
-    set(c, "architectures", single(architecture));
-    set(c, "model_type", json_string(type));
-    set(c, "hidden_size", json_integer(config->d_model));
-    set(c, "num_hidden_layers", json_integer(config->n_layer));
-    set(c, "num_attention_heads", json_integer(config->n_head));
+    set(&c, "architectures", single(architecture));
+    set(&c, "model_type", json_string(type));
+    set(&c, "hidden_size", json_integer(config->d_model));
+    set(&c, "num_hidden_layers", json_integer(config->n_layer));
+    set(&c, "num_attention_heads", json_integer(config->n_head));
     return c;
 }
 
 static json_t *llama_json(const mfi_config *config)
 {
     json_t *c = common_json(config, "llama", "LlamaForCausalLM");
-    set(c, "num_key_value_heads", json_integer(config->n_head / config->head_group));
-    set(c, "head_dim", json_integer(config->d_head));
-    set(c, "intermediate_size", json_integer(config->d_ff));
-    set(c, "hidden_act", json_string(activation_name(config->activation)));
-    set(c, "rms_norm_eps", json_real((double)config->norm_eps));
-    set(c, "vocab_size", json_integer(config->n_vocab));
-    set(c, "max_position_embeddings", json_integer(config->max_positions));
-    set(c, "rope_theta", json_real(config->rope_theta));
-    set(c, "rope_scaling",
+    set(&c, "num_key_value_heads", json_integer(config->n_head / config->head_group));
+    set(&c, "head_dim", json_integer(config->d_head));
+    set(&c, "intermediate_size", json_integer(config->d_ff));
+    set(&c, "hidden_act", json_string(activation_name(config->activation)));
+    set(&c, "rms_norm_eps", json_real((double)config->norm_eps));
+    set(&c, "vocab_size", json_integer(config->n_vocab));
+    set(&c, "max_position_embeddings", json_integer(config->max_positions));
+    set(&c, "rope_theta", json_real(config->rope_theta));
+    set(&c, "rope_scaling",
         config->rope_scaling.kind == MFI_ROPE_PLAIN ? json_null() : rope_json(&config->rope_scaling));
-    set(c, "attention_bias", json_boolean(config->attention_bias));
-    set(c, "mlp_bias", json_boolean(config->ffn_bias));
-    set(c, "tie_word_embeddings", json_boolean(config->tied));
-    set(c, "bos_token_id", token_json(config->bos_token));
-    set(c, "eos_token_id", token_json(config->eos_token));
+    set(&c, "attention_bias", json_boolean(config->attention_bias));
+    set(&c, "mlp_bias", json_boolean(config->ffn_bias));
+    set(&c, "tie_word_embeddings", json_boolean(config->tied));
+    set(&c, "bos_token_id", token_json(config->bos_token));
+    set(&c, "eos_token_id", token_json(config->eos_token));
     return c;
 }
 
@@ -105,39 +114,39 @@ static json_t *gemma3n_json(const mfi_config *config)
     json_t *widths = json_array(), *types = json_array(), *sparsity = json_array();
     uint32_t n_shared = 0, window = 512;
     for (uint32_t layer = 0; layer < config->n_layer; layer++) {
-        json_array_append_new(widths, json_integer(config->granularity[config->n_granularity - 1].ffn[layer]));
-        json_array_append_new(types, json_string(config->window[layer] ? "sliding_attention" : "full_attention"));
-        json_array_append_new(sparsity, json_real(share_below(config->sparsity[layer])));
+        append(&widths, json_integer(config->granularity[config->n_granularity - 1].ffn[layer]));
+        append(&types, json_string(config->window[layer] ? "sliding_attention" : "full_attention"));
+        append(&sparsity, json_real(share_below(config->sparsity[layer])));
         n_shared += config->kv_layer[layer] != layer;
         if (config->window[layer]) window = config->window[layer];
     }
-    set(c, "intermediate_size", widths);
-    set(c, "layer_types", types);
-    set(c, "activation_sparsity_pattern", sparsity);
-    set(c, "num_kv_shared_layers", json_integer(n_shared));
-    set(c, "sliding_window", json_integer(window));
-    set(c, "num_key_value_heads", json_integer(config->n_head / config->head_group));
-    set(c, "head_dim", json_integer(config->d_head));
-    set(c, "vocab_size", json_integer(config->n_vocab));
-    set(c, "vocab_size_per_layer_input", json_integer(g->n_vocab_ple));
-    set(c, "hidden_size_per_layer_input", json_integer(g->d_ple));
-    set(c, "rms_norm_eps", json_real((double)config->norm_eps));
-    set(c, "rope_theta", json_real(config->rope_theta));
-    set(c, "rope_local_base_freq", json_real(g->rope_theta_local));
-    set(c, "rope_scaling", json_null());
-    set(c, "final_logit_softcapping",
+    set(&c, "intermediate_size", widths);
+    set(&c, "layer_types", types);
+    set(&c, "activation_sparsity_pattern", sparsity);
+    set(&c, "num_kv_shared_layers", json_integer(n_shared));
+    set(&c, "sliding_window", json_integer(window));
+    set(&c, "num_key_value_heads", json_integer(config->n_head / config->head_group));
+    set(&c, "head_dim", json_integer(config->d_head));
+    set(&c, "vocab_size", json_integer(config->n_vocab));
+    set(&c, "vocab_size_per_layer_input", json_integer(g->n_vocab_ple));
+    set(&c, "hidden_size_per_layer_input", json_integer(g->d_ple));
+    set(&c, "rms_norm_eps", json_real((double)config->norm_eps));
+    set(&c, "rope_theta", json_real(config->rope_theta));
+    set(&c, "rope_local_base_freq", json_real(g->rope_theta_local));
+    set(&c, "rope_scaling", json_null());
+    set(&c, "final_logit_softcapping",
         config->logit_softcap > 0 ? json_real((double)config->logit_softcap) : json_null());
-    set(c, "hidden_activation", json_string("gelu_pytorch_tanh"));
-    set(c, "altup_num_inputs", json_integer(g->n_stream));
-    set(c, "altup_active_idx", json_integer(g->active));
-    set(c, "altup_coef_clip", g->coef_clip > 0 ? json_real((double)g->coef_clip) : json_null());
-    set(c, "altup_correct_scale", json_boolean(g->correct_scale));
-    set(c, "laurel_rank", json_integer(g->laurel_rank));
-    set(c, "max_position_embeddings", json_integer(config->max_positions));
-    set(c, "attention_bias", json_false());
-    set(c, "tie_word_embeddings", json_true());
-    set(c, "bos_token_id", token_json(config->bos_token));
-    set(c, "eos_token_id", token_json(config->eos_token));
+    set(&c, "hidden_activation", json_string("gelu_pytorch_tanh"));
+    set(&c, "altup_num_inputs", json_integer(g->n_stream));
+    set(&c, "altup_active_idx", json_integer(g->active));
+    set(&c, "altup_coef_clip", g->coef_clip > 0 ? json_real((double)g->coef_clip) : json_null());
+    set(&c, "altup_correct_scale", json_boolean(g->correct_scale));
+    set(&c, "laurel_rank", json_integer(g->laurel_rank));
+    set(&c, "max_position_embeddings", json_integer(config->max_positions));
+    set(&c, "attention_bias", json_false());
+    set(&c, "tie_word_embeddings", json_true());
+    set(&c, "bos_token_id", token_json(config->bos_token));
+    set(&c, "eos_token_id", token_json(config->eos_token));
     return c;
 }
 
@@ -145,14 +154,14 @@ static json_t *vit_json(const mfi_config *config)
 {
     const mfi_vit *v = &config->vit;
     json_t *c = common_json(config, "vit", v->n_class > 0 ? "ViTForImageClassification" : "ViTModel");
-    set(c, "intermediate_size", json_integer(config->d_ff));
-    set(c, "hidden_act", json_string(activation_name(config->activation)));
-    set(c, "layer_norm_eps", json_real((double)config->norm_eps));
-    set(c, "image_size", json_integer(v->image_size));
-    set(c, "patch_size", json_integer(v->patch_size));
-    set(c, "num_channels", json_integer(v->n_channel));
-    set(c, "qkv_bias", json_true());
-    if (v->n_class > 0) set(c, "num_labels", json_integer(v->n_class));
+    set(&c, "intermediate_size", json_integer(config->d_ff));
+    set(&c, "hidden_act", json_string(activation_name(config->activation)));
+    set(&c, "layer_norm_eps", json_real((double)config->norm_eps));
+    set(&c, "image_size", json_integer(v->image_size));
+    set(&c, "patch_size", json_integer(v->patch_size));
+    set(&c, "num_channels", json_integer(v->n_channel));
+    set(&c, "qkv_bias", json_true());
+    if (v->n_class > 0) set(&c, "num_labels", json_integer(v->n_class));
     return c;
 }
 
@@ -263,34 +272,45 @@ static void lay_out(shards *s)
     }
 }
 
+/* NULL where memory runs out. Not json_dumps(), which goes on where its memory runs out in a key. */
+static char *json_text(const mfi_exporter *x, const json_t *json, size_t flags, size_t *length)
+{
+    *length = json_dumpb(json, NULL, 0, flags);
+    char *text = *length > 0 ? mfi_alloc(&x->allocator, *length) : NULL;
+    if (!text || json_dumpb(json, text, *length, flags) == *length) return text;
+    mfi_free(&x->allocator, text, *length);
+    return NULL;
+}
+
 static mf_status write_json(const shards *s, const char *name, const json_t *json)
 {
     char path[4200];
     mfi_new_file file;
-    char *text = json_dumps(json, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
+    size_t length;
+    char *text = json_text(s->x, json, JSON_INDENT(2) | JSON_PRESERVE_ORDER, &length);
     if (!text) return mfi_fail(s->x->error, MF_E_NOMEM, "%s: no memory to write %s", s->x->path, name);
     snprintf(path, sizeof path, "%s/%s", s->folder, name);
     mf_status status = mfi_new_file_open(&file, path, s->x->error);
     if (status == MF_OK) {
-        status = mfi_new_file_write(&file, text, strlen(text), s->x->error);
+        status = mfi_new_file_write(&file, text, length, s->x->error);
         if (status == MF_OK) status = mfi_new_file_commit(&file, s->x->error);
         mfi_new_file_abort(&file);
     }
-    free(text);
+    mfi_free(&s->x->allocator, text, length);
     return status;
 }
 
 static json_t *header_json(const shards *s, uint32_t shard)
 {
     json_t *header = json_object();
-    set(header, "__metadata__", json_pack("{s:s}", "format", "pt"));
+    set(&header, "__metadata__", json_pack("{s:s}", "format", "pt"));
     for (size_t i = 0; i < s->x->n_tensor; i++) {
         const mfi_out_tensor *t = &s->x->tensor[i];
         if (s->shard_of[i] != shard) continue;
         json_t *shape = json_array();
         for (uint32_t d = 0; d < t->n_dim; d++)
-            json_array_append_new(shape, json_integer((json_int_t)t->dim[d]));
-        set(header, t->name,
+            append(&shape, json_integer((json_int_t)t->dim[d]));
+        set(&header, t->name,
             json_pack("{s:s, s:o, s:[I, I]}", "dtype", type_name(t->type), "shape", shape, "data_offsets",
                       (json_int_t)t->offset, (json_int_t)(t->offset + t->bytes)));
     }
@@ -301,17 +321,18 @@ static json_t *header_json(const shards *s, uint32_t shard)
 static mf_status write_header(const shards *s, uint32_t shard, mfi_new_file *file, uint64_t *begin)
 {
     json_t *header = header_json(s, shard);
-    char *text = json_dumps(header, JSON_COMPACT | JSON_PRESERVE_ORDER);
+    size_t length;
+    char *text = json_text(s->x, header, JSON_COMPACT | JSON_PRESERVE_ORDER, &length);
     json_decref(header);
     if (!text) return mfi_fail(s->x->error, MF_E_NOMEM, "%s: no memory to write it", s->x->path);
-    const size_t length = strlen(text), padded = mfi_round_up(length, 8);
+    const size_t padded = mfi_round_up(length, 8);
     unsigned char size[8];
     for (int i = 0; i < 8; i++)
         size[i] = (unsigned char)((uint64_t)padded >> (8 * i));
     mf_status status = mfi_new_file_write_at(file, size, sizeof size, 0, s->x->error);
     if (status == MF_OK) status = mfi_new_file_write_at(file, text, length, 8, s->x->error);
     if (status == MF_OK) status = mfi_new_file_write_at(file, "       ", padded - length, 8 + length, s->x->error);
-    free(text);
+    mfi_free(&s->x->allocator, text, length);
     *begin = 8 + padded;
     return status;
 }
@@ -341,10 +362,10 @@ static mf_status write_index(const shards *s)
     for (size_t i = 0; i < s->x->n_tensor; i++) {
         char name[64];
         file_name(s, s->shard_of[i], name);
-        set(map, s->x->tensor[i].name, json_string(name));
+        set(&map, s->x->tensor[i].name, json_string(name));
     }
-    set(index, "metadata", json_pack("{s:I}", "total_size", (json_int_t)s->x->total));
-    set(index, "weight_map", map);
+    set(&index, "metadata", json_pack("{s:I}", "total_size", (json_int_t)s->x->total));
+    set(&index, "weight_map", map);
     const mf_status status = write_json(s, "model.safetensors.index.json", index);
     json_decref(index);
     return status;
