@@ -183,7 +183,6 @@ static void add_tensor(void *user, const mfi_schema_tensor *is)
 
 mf_status mfi_export_list(mfi_exporter *x)
 {
-    x->capacity = 1;
     mfi_schema_each(x->config, count_matrices, x);
     x->tensor = mfi_alloc_array(&x->allocator, x->capacity, sizeof *x->tensor);
     x->part = mfi_alloc_array(&x->allocator, x->capacity, sizeof *x->part);

@@ -26,6 +26,7 @@ typedef struct mfi_out_tensor {
     uint32_t rotated; /* d_head where rows go in GGUF's order */
     mfi_source_type type;
     bool has_codes; /* of Q8, in a type that holds them */
+    bool is_zero;   /* all of it, and of no parts */
     uint64_t bytes, offset;
 } mfi_out_tensor;
 
@@ -38,7 +39,8 @@ typedef struct mfi_exporter {
     const char *path;
     mfi_out_tensor *tensor; /* [n_tensor] */
     mfi_out_part *part;     /* [n_part] */
-    size_t n_tensor, n_part, capacity;
+    size_t n_tensor, n_part;
+    size_t capacity;       /* of both; at first what a writer adds of its own */
     const char *folder;    /* that the source is, or NULL */
     const void *tokenizer; /* blob, or NULL */
     size_t tokenizer_bytes;
@@ -58,7 +60,7 @@ mf_status mfi_export_rotation(const mfi_exporter *exporter, const char *name, do
 /* Whether two frequencies are the same but for rounding. */
 bool mfi_export_same_frequency(float a, float b);
 
-/* Their tensors in schema order, by the first name of each matrix, with room for one more tensor and one more part. */
+/* Their tensors in schema order, by the first name of each matrix. */
 mf_status mfi_export_list(mfi_exporter *exporter);
 /* Sets type and bytes: as the options say; where the source's type is kept, Q8 and Q4 become `quantized`. */
 void mfi_export_set_type(const mfi_exporter *exporter, mfi_out_tensor *tensor, mfi_source_type quantized);

@@ -135,21 +135,28 @@ static void put_llama(mfi_gguf_writer *w, const mfi_config *c)
     mfi_gguf_key_f32(w, "%s.rope.scaling.factor", (float)c->rope_scaling.factor);
 }
 
+static uint32_t count_shared(const mfi_config *c)
+{
+    uint32_t n = 0;
+    for (uint32_t layer = 0; layer < c->n_layer; layer++)
+        n += c->kv_layer[layer] != layer;
+    return n;
+}
+
 static void put_gemma3n(mfi_gguf_writer *w, const mfi_config *c)
 {
     const mfi_gemma3n *g = &c->gemma3n;
-    uint32_t window = 512, n_shared = 0;
+    uint32_t window = 512;
     mfi_gguf_put_list(w, "%s.attention.sliding_window_pattern", MFI_GGUF_TRUTH, c->n_layer);
     for (uint32_t layer = 0; layer < c->n_layer; layer++) {
         mfi_gguf_put_number(w, c->window[layer] != 0, 1);
         if (c->window[layer]) window = c->window[layer];
-        n_shared += c->kv_layer[layer] != layer;
     }
     mfi_gguf_put_list(w, "%s.activation_sparsity_scale", MFI_GGUF_F32, c->n_layer);
     for (uint32_t layer = 0; layer < c->n_layer; layer++)
         mfi_gguf_put_f32(w, c->sparsity[layer] != 0 ? c->sparsity[layer] : -INFINITY); /* which is dense there */
     mfi_gguf_key_u32(w, "%s.attention.sliding_window", window);
-    mfi_gguf_key_u32(w, "%s.attention.shared_kv_layers", n_shared);
+    mfi_gguf_key_u32(w, "%s.attention.shared_kv_layers", count_shared(c));
     mfi_gguf_key_f32(w, "%s.rope.freq_base_swa", (float)g->rope_theta_local);
     mfi_gguf_key_u32(w, "%s.altup.num_inputs", g->n_stream);
     mfi_gguf_key_u32(w, "%s.altup.active_idx", g->active);
@@ -180,6 +187,22 @@ static void fill_up_table(mfi_exporter *x)
     t->rows = t->dim[0] = x->config->n_vocab;
 }
 
+/* llama.cpp asks layers that read another's keys and values for weights of these, and then never reads them. */
+static void add_unread(mfi_exporter *x)
+{
+    static const char *const names[] = { "attn_k.weight", "attn_v.weight", "attn_k_norm.weight" };
+    for (uint32_t layer = 0; layer < x->config->n_layer; layer++)
+        for (size_t i = 0; i < MFI_COUNT(names) && x->config->kv_layer[layer] != layer; i++) {
+            mfi_out_tensor *t = &x->tensor[x->n_tensor];
+            char owners[64];
+            snprintf(owners, sizeof owners, "blk.%u.%s", x->config->kv_layer[layer], names[i]);
+            *t = *find_tensor(x, owners);
+            snprintf(t->name, sizeof t->name, "blk.%u.%s", layer, names[i]);
+            t->is_zero = true;
+            x->n_tensor++;
+        }
+}
+
 static void add_factors(gguf *g)
 {
     if (!g->has_factors) return;
@@ -198,11 +221,13 @@ static void add_factors(gguf *g)
 static mf_status lay_out(gguf *g)
 {
     mfi_exporter *x = g->x;
+    x->capacity = 3 * (size_t)count_shared(x->config) + 1;
     mf_status status = mfi_export_list(x);
     if (status != MF_OK) return status;
     fill_up_table(x);
     for (size_t i = 0; i < x->n_tensor; i++)
         mfi_export_set_type(x, &x->tensor[i], MFI_SOURCE_Q8_0);
+    add_unread(x);
     add_factors(g);
     uint64_t end = 0;
     for (size_t i = 0; i < x->n_tensor; i++) {
@@ -266,6 +291,19 @@ static mf_status write_factors(gguf *g, mfi_new_file *file, uint64_t at)
     return status == MF_OK ? mfi_export_advance(g->x, bytes) : status;
 }
 
+/* A hole, which reads as zeros, but for its end. */
+static mf_status skip_zeros(gguf *g, const mfi_out_tensor *t, mfi_new_file *file, uint64_t at)
+{
+    const mf_status status = mfi_new_file_write_at(file, "", 1, at + t->bytes - 1, g->x->error);
+    return status == MF_OK ? mfi_export_advance(g->x, t->bytes) : status;
+}
+
+static mf_status write_tensor(gguf *g, const mfi_out_tensor *t, mfi_new_file *file, uint64_t at)
+{
+    if (t->is_zero) return skip_zeros(g, t, file, at);
+    return strcmp(t->name, FACTORS) == 0 ? write_factors(g, file, at) : mfi_export_tensor(g->x, t, file, at);
+}
+
 /* What fills up the last tensor is there too, as ggml writes it; that of others is a hole. */
 static mf_status write_data(gguf *g, mfi_new_file *file)
 {
@@ -275,9 +313,8 @@ static mf_status write_data(gguf *g, mfi_new_file *file)
     mf_status status = mfi_new_file_write_at(file, g->w.bytes, g->w.n, 0, x->error);
     for (size_t i = 0; i < x->n_tensor && status == MF_OK; i++) {
         const mfi_out_tensor *t = &x->tensor[i];
-        const uint64_t at = g->w.n + t->offset;
-        status = strcmp(t->name, FACTORS) == 0 ? write_factors(g, file, at) : mfi_export_tensor(x, t, file, at);
-        end = at + t->bytes;
+        status = write_tensor(g, t, file, g->w.n + t->offset);
+        end = g->w.n + t->offset + t->bytes;
     }
     const size_t rest = (size_t)((ALIGNMENT - end % ALIGNMENT) % ALIGNMENT);
     return status == MF_OK ? mfi_new_file_write_at(file, zeros, rest, end, x->error) : status;
