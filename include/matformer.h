@@ -493,6 +493,12 @@ typedef struct mf_chat_message {
 MF_API mf_status mf_chat_render(const mf_model *model, const mf_chat_message *messages, size_t n_message,
                                 int add_generation_prompt, int32_t *tokens, size_t capacity, size_t *n_token);
 
+/* The same in a format that the caller names, for a model whose tokenizer has its control tokens although nothing says
+ * that it was taught to see turns so; MF_E_UNSUPPORTED where it has not. */
+MF_API mf_status mf_chat_render_as(const mf_model *model, mf_chat_format format, const mf_chat_message *messages,
+                                   size_t n_message, int add_generation_prompt, int32_t *tokens, size_t capacity,
+                                   size_t *n_token);
+
 /* ---- Sampler ------------------------------------------------------------------------------------
  * Logits to a token. The random number of a position is a function of the seed and the position alone,
  * so a rewound or replayed session repeats itself. One thread at a time. */

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Generates with several sizes of one file, each in a process of its own, and writes memory and speed as a table.
 
-  python3 scripts/elastic_table.py --program build/tools/matformer --sizes E2B,E2.54,E2.98,E3.39,E4B MODEL.mf...
+  python3 scripts/elastic_table.py --program build/tools/matformer MODEL.mf=E2B,E2.54,E2.98,E3.39,E4B ...
 
 Resident memory is the process's largest; of a mapped file it counts the pages that were touched, so that it says what
 a size needs. The file is read once before, so that no time is the disk's. Nothing else should run meanwhile. With --docs
@@ -29,13 +29,15 @@ def run(program, *words):
         return json.load(out), usage.ru_maxrss * 1024
 
 
-def measure(args, model):
+def measure(args, described):
+    model, _, sizes = described.partition("=")
+    sizes = sizes.split(",")
     info = run(args.program, "info", model, "--json")[0]
     granularities = {g["size"]: g for g in info["granularities"]}
-    rows = {size: [] for size in args.sizes}
-    words = ["run", model, "--prompt-ids", args.prompt, "-n", args.tokens, "--temperature", 0, "--ignore-eos", "--json"]
+    rows = {size: [] for size in sizes}
+    words = ["run", model, "--prompt-tokens", args.prompt, "-n", args.tokens, "--temperature", 0, "--ignore-eos", "--json"]
     for _ in range(args.rounds):
-        for size in args.sizes:  # interleaved
+        for size in sizes:  # interleaved
             result, resident = run(args.program, *words, "--size", size)
             rows[size].append((result["generated_tokens"] / result["generate_seconds"], resident))
             print(f"{model} {size}: {rows[size][-1][0]:.1f} tokens/s, {resident / 1e9:.2f} GB", flush=True)
@@ -45,7 +47,7 @@ def measure(args, model):
             {"size": size, "tokens_per_second": statistics.median(speed for speed, _ in rows[size]),
              "slowest": min(speed for speed, _ in rows[size]), "fastest": max(speed for speed, _ in rows[size]),
              "resident_bytes": max(resident for _, resident in rows[size]),
-             "params": granularities.get(size, {}).get("params")} for size in args.sizes]}
+             "params": granularities.get(size, {}).get("params")} for size in sizes]}
 
 
 def describe_machine():
@@ -72,15 +74,14 @@ def page(result):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--program", required=True)
-    parser.add_argument("--sizes", type=lambda text: text.split(","), required=True)
     parser.add_argument("--prompt", default="2,100,200,300,400,500,600,700", help="token ids")
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--docs", type=pathlib.Path)
-    parser.add_argument("models", nargs="+")
+    parser.add_argument("models", nargs="+", metavar="MODEL=SIZES")
     args = parser.parse_args()
     for model in args.models:  # into the page cache
-        with open(model, "rb") as file:
+        with open(model.partition("=")[0], "rb") as file:
             while file.read(1 << 24):
                 pass
     result = {"machine": describe_machine(), "tokens": args.tokens, "prompt_tokens": len(args.prompt.split(",")),

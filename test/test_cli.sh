@@ -529,21 +529,30 @@ fi
 
 # Checkpoints of others: opened, converted, cut and exported; chats; prompts as tokens.
 here=$(dirname "$0")
-expect 0 run "$model" --prompt-ids 65,66,67 -n 4 --temperature 0 --json
+expect 0 run "$model" --prompt-tokens 65,66,67 -n 4 --temperature 0 --json
 json 'o["prompt_tokens"] == 3 and o["generated_tokens"] == 4'
-for ids in x 65, -1 65,,66 99999999999; do
-    expect 1 run "$model" --prompt-ids="$ids" -n 4
-    says "no list of tokens"
+for ids in x -1 65,,66 99999999999; do
+    expect 1 run "$model" --prompt-tokens="$ids" -n 4
+    says "is no token of 0 to"
 done
-expect 2 run "$model" --prompt-ids 65 --prompt A
+expect 2 run "$model" --prompt-tokens 65 --prompt A
 expect 2 run "$model" --system S -p A
 expect 1 run "$model" --chat -p A
-says "no format of chats"
+says "does not say how it sees turns"
 python3 "$here/make_checkpoint.py" "$here/golden/tokenizers/llama3.json" "$folder/llama" || fail "no checkpoint was made"
 expect 0 info "$folder/llama" --json
 json 'o["family"] == "llama" and o["tokenizer"] and o["shape"]["d_ff"] == 64'
 expect 0 run "$folder/llama" --chat --system "Be brief." -p "Hello" -n 8 --json
 json 'o["prompt_tokens"] > 10'
+printf 'Hello\n/size 0.5\nAnd then?\n/nothing\n' | "$matformer" run "$folder/llama" -i -n 4 --quiet >"$folder/out" 2>"$folder/err" ||
+    fail "a conversation ended badly: $(head -c 300 "$folder/err")"
+says "is no command"
+{ printf 'P6 32 32 255\n'; head -c 3072 /dev/zero; } >"$folder/black.ppm"
+expect 0 run "$here/golden/checkpoints/vit_classifier_f32" --image "$folder/black.ppm" --json
+expect 1 run "$here/golden/checkpoints/vit_classifier_f32" -p A
+says "takes images"
+expect 1 run "$folder/llama" --image "$folder/black.ppm"
+says "takes text"
 expect 0 convert "$folder/llama" "$folder/llama.mf" --json
 expect 0 run "$folder/llama" -p "Once" -n 12 --temperature 0 --json
 cp "$folder/out" "$folder/direct"

@@ -216,6 +216,12 @@ int cli_interrupted(void)
     return interrupt.came;
 }
 
+void cli_interrupt_again(void)
+{
+    int number = SIGINT;
+    atomic_compare_exchange_strong(&interrupt.came, &number, 0);
+}
+
 void cli_interrupt_end(void)
 {
     interrupt.ended = 1;

@@ -149,7 +149,8 @@ double cli_now(void); /* seconds, monotonic */
 /* From now on SIGINT and SIGTERM are received by a thread that calls `on_signal`; a second one ends the process. To
  * be called before other threads are started, since they inherit the signal mask. */
 bool cli_interrupt_begin(void (*on_signal)(void *user), void *user);
-int cli_interrupted(void); /* the signal that came, or 0 */
+int cli_interrupted(void);      /* the signal that came, or 0 */
+void cli_interrupt_again(void); /* forgets a SIGINT that came, so that the next is a first one */
 void cli_interrupt_end(void);
 
 #endif

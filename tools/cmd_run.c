@@ -1,44 +1,10 @@
-/* cmd_run.c - `matformer run`: writes text, with any width at any token. */
+/* cmd_run.c - `matformer run`: writes text, with any width at any token; talks; looks at an image. */
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#include "cli_chat.h"
-#include "cli_model.h"
 #include "commands.h"
-
-typedef struct step {
-    uint32_t position;
-    mf_submodel *view;
-} step;
-
-typedef struct run_state {
-    const cli_command *command;
-    /* options */
-    const char *path, *size, *prompt, *prompt_ids, *system, *then, *schedule_text;
-    uint32_t n_token, at, n_thread, top;
-    int cache_type, arithmetic;
-    mf_sampler_options sampling;
-    double temperature, top_p, min_p, repetition_penalty;
-    cli_list stop;
-    bool json, quiet, ignore_eos, chat;
-    /* objects */
-    mf_model *model;
-    mf_submodel *view;
-    mf_session *session;
-    mf_executor *executor;
-    mf_sampler *sampler;
-    step *steps;
-    mf_schedule_step *schedule; /* [n_step] the same for the library */
-    size_t n_step;
-    int32_t *prompt_tokens;
-    size_t n_prompt;
-    cli_chat dialogue; /* with --chat */
-    cli_piece said;    /* the answer in progress */
-    /* output */
-    json_t *tokens;
-    const mf_submodel *shown; /* the view whose colour is on */
-} run_state;
+#include "run.h"
 
 /* ---- Output ---- */
 
@@ -50,6 +16,13 @@ static const char *view_colour(const run_state *run, const mf_submodel *view)
     return cli_style_on(stdout, styles[0]);
 }
 
+/* A format that was named may be none that the model's own ends are of. */
+static bool ends_turn(run_state *run, const mf_token_event *event)
+{
+    run->turn_ended = !run->ignore_eos && run->end_of_turn >= 0 && event->token == run->end_of_turn;
+    return run->turn_ended;
+}
+
 static int print_token(void *user, const mf_token_event *event)
 {
     run_state *run = user;
@@ -58,8 +31,8 @@ static int print_token(void *user, const mf_token_event *event)
         run->shown = event->submodel;
     }
     fwrite(event->text, 1, event->text_bytes, stdout);
-    if (run->chat && !cli_piece_add(&run->said, event->text, event->text_bytes)) return 1;
-    return fflush(stdout) != 0;
+    if (!run->has_tokenizer) printf("%d ", event->token);
+    return fflush(stdout) != 0 || ends_turn(run, event);
 }
 
 static json_t *view_text(const mf_submodel *view)
@@ -80,12 +53,13 @@ static int collect_token(void *user, const mf_token_event *event)
                 top, json_pack("{s:i, s:f}", "token", event->top[i].token, "logprob", (double)event->top[i].logprob));
         json_object_set_new(token, "top", top);
     }
-    return json_array_append_new(run->tokens, token);
+    return json_array_append_new(run->tokens, token) != 0 || ends_turn(run, event);
 }
 
-static const char *finish_name(mf_finish finish)
+static const char *finish_name(const run_state *run, mf_finish finish)
 {
     static const char *const names[] = { "length", "eos", "stop", "callback" };
+    if (run->turn_ended) return "eos";
     return (size_t)finish < CLI_COUNT(names) ? names[finish] : "?";
 }
 
@@ -120,7 +94,7 @@ static int print_result_json(const run_state *run, const mf_generate_result *res
                   cli_json_string(run->size), "seed", (json_int_t)run->sampling.seed, "prompt_tokens",
                   (int)result->n_prompt, "generated_tokens", (int)result->n_generated, "prompt_seconds",
                   1e-9 * (double)result->prompt_ns, "generate_seconds", 1e-9 * (double)result->generate_ns, "finish",
-                  interrupted ? "interrupted" : finish_name(result->finish), "text", whole_text(run), "tokens",
+                  interrupted ? "interrupted" : finish_name(run, result->finish), "text", whole_text(run), "tokens",
                   run->tokens, "schedule", schedule));
 }
 
@@ -129,7 +103,7 @@ static double rate(uint32_t n, uint64_t ns)
     return ns > 0 ? 1e9 * n / (double)ns : 0;
 }
 
-static void print_timing(const run_state *run, const mf_generate_result *result)
+void run_print_timing(const run_state *run, const mf_generate_result *result)
 {
     if (run->quiet) return;
     fprintf(stderr, "%s[prompt %u tokens, %s tokens/s; generated %u, %s tokens/s]%s\n", cli_style_on(stderr, CLI_DIM),
@@ -141,12 +115,12 @@ static void print_timing(const run_state *run, const mf_generate_result *result)
 
 static mf_status append_step(run_state *run, uint32_t position, const char *size, mf_error *error)
 {
-    step *steps = realloc(run->steps, (run->n_step + 1) * sizeof(*steps));
+    run_step *steps = realloc(run->steps, (run->n_step + 1) * sizeof(*steps));
     if (!steps) return error->status = MF_E_NOMEM;
     run->steps = steps;
     mf_submodel *view;
     mf_status status = mf_extract_submodel_text(&view, run->model, size, error);
-    if (status == MF_OK) steps[run->n_step++] = (step){ position, view };
+    if (status == MF_OK) steps[run->n_step++] = (run_step){ position, view };
     return status;
 }
 
@@ -197,99 +171,105 @@ static mf_status make_schedule(run_state *run, mf_error *error)
 
 /* ---- Running ---- */
 
-/* Turns from a terminal, until the end of input. */
-static bool is_conversation(const run_state *run)
+/* What stands at the beginning of a text is added as the tokenizer's own file says; an end is not, since the text goes
+ * on. Text never becomes a control token, so that an end of text is one that was added. */
+mf_status run_tokenize(run_state *run, const char *text, size_t bytes, mf_error *error)
 {
-    return run->chat && !run->prompt && !run->prompt_ids && isatty(STDIN_FILENO);
-}
-
-/* "2,100,200" */
-static mf_status read_ids(run_state *run, mf_error *error)
-{
-    run->prompt_tokens = malloc((strlen(run->prompt_ids) / 2 + 2) * sizeof(*run->prompt_tokens));
-    if (!run->prompt_tokens) return error->status = MF_E_NOMEM;
-    for (const char *at = run->prompt_ids; *at;) {
-        char *end;
-        const long id = strtol(at, &end, 10);
-        if (end == at || id < 0 || id > INT32_MAX || (*end && *end != ',') || (*end && !end[1])) {
-            snprintf(error->detail, sizeof(error->detail),
-                     "--prompt-ids: \"%.80s\" is no list of tokens, as in \"2,100,200\"", run->prompt_ids);
-            return error->status = MF_E_INVALID;
-        }
-        run->prompt_tokens[run->n_prompt++] = (int32_t)id;
-        at = *end ? end + 1 : end;
+    mf_tokenize_options options = MF_TOKENIZE_OPTIONS_INIT;
+    options.add_ends = 1;
+    const size_t room = bytes + 3; /* a token stands for at least one byte; both ends, and a space that is added */
+    free(run->prompt_tokens);
+    run->prompt_tokens = malloc(room * sizeof(*run->prompt_tokens));
+    mf_status status = run->prompt_tokens ? mf_tokenize_with(run->model, &options, text, bytes, run->prompt_tokens,
+                                                             room, &run->n_prompt)
+                                          : MF_E_NOMEM;
+    if (status != MF_OK) {
+        snprintf(error->detail, sizeof(error->detail), "the text could not be turned into tokens: %s",
+                 mf_status_text(status));
+        return error->status = status;
     }
+    if (run->n_prompt > 0 && run->prompt_tokens[run->n_prompt - 1] == run->info.eos_token) run->n_prompt--;
+    const int32_t start = cli_start_token(run->model);
+    if (run->n_prompt == 0 && start < 0) {
+        snprintf(error->detail, sizeof(error->detail),
+                 "the prompt is empty and the model has no start token; give --prompt TEXT");
+        return error->status = MF_E_INVALID;
+    }
+    if (run->n_prompt == 0) run->prompt_tokens[run->n_prompt++] = start;
     return MF_OK;
 }
 
-static mf_status read_text(run_state *run, const char *text, size_t bytes, mf_error *error)
+/* "1,2,3" */
+static mf_status read_tokens(run_state *run, mf_error *error)
 {
-    mf_status status;
-    if (run->chat) {
-        status = cli_chat_add(&run->dialogue, "user", text, bytes, error);
-        if (status == MF_OK)
-            status = cli_chat_tokens(&run->dialogue, run->model, &run->prompt_tokens, &run->n_prompt, error);
-        return status;
+    const char *at = run->prompt_tokens_text;
+    run->prompt_tokens = malloc((strlen(at) / 2 + 1) * sizeof(*run->prompt_tokens));
+    if (!run->prompt_tokens) return error->status = MF_E_NOMEM;
+    for (char *end; *at >= '0' && *at <= '9'; at = end + (*end == ',')) {
+        const unsigned long token = strtoul(at, &end, 10);
+        if (token >= run->info.n_token) break;
+        run->prompt_tokens[run->n_prompt++] = (int32_t)token;
     }
-    status = cli_tokenize(run->model, text, bytes, &run->prompt_tokens, &run->n_prompt, error);
-    int32_t start = cli_start_token(run->model);
-    if (status == MF_OK && run->n_prompt == 0) {
-        if (start < 0) {
-            snprintf(error->detail, sizeof(error->detail),
-                     "the prompt is empty and the model has no start token; give --prompt TEXT");
-            return error->status = MF_E_INVALID;
-        }
-        run->prompt_tokens[run->n_prompt++] = start;
-    }
-    return status;
+    if (*at == '\0' && run->n_prompt > 0) return MF_OK;
+    snprintf(error->detail, sizeof(error->detail), "--prompt-tokens: \"%.40s\" is no token of 0 to %u, as in 1,2,3", at,
+             run->info.n_token - 1);
+    return error->status = MF_E_INVALID;
 }
 
-/* Of a conversation at a terminal the turns come later. */
 static mf_status read_prompt(run_state *run, mf_error *error)
 {
-    char *piped = NULL;
     size_t bytes;
-    if (run->chat && run->system) {
-        const mf_status status = cli_chat_add(&run->dialogue, "system", run->system, strlen(run->system), error);
-        if (status != MF_OK) return status;
+    if (run->prompt_tokens_text) return read_tokens(run, error);
+    if (!run->has_tokenizer) {
+        snprintf(error->detail, sizeof(error->detail),
+                 "%s: the model has no tokenizer; give tokens by their numbers: --prompt-tokens 1,2,3", run->path);
+        return error->status = MF_E_UNSUPPORTED;
     }
-    if (run->prompt_ids) return read_ids(run, error);
-    if (is_conversation(run)) return MF_OK;
-    if (!run->prompt && !(piped = cli_read_file("-", &bytes, error))) return error->status;
-    if (!piped) bytes = strlen(run->prompt);
-    const mf_status status = read_text(run, piped ? piped : run->prompt, bytes, error);
+    mf_status status = run->chat ? run_chat_begin(run, error) : MF_OK;
+    if (status != MF_OK || run->interactive) return status;
+    char *piped = run->prompt ? NULL : cli_read_file("-", &bytes, error);
+    if (!run->prompt && !piped) return error->status;
+    if (run->prompt) bytes = strlen(run->prompt);
+    const char *text = piped ? piped : run->prompt;
+    status = run->chat ? run_chat_turn(run, text, bytes, true, error) : run_tokenize(run, text, bytes, error);
     free(piped);
     return status;
 }
 
-/* As many as a conversation may take, which nobody knows before. */
-enum { CONVERSATION_POSITIONS = 8192 };
-
-static size_t positions_of(const run_state *run)
+static mf_status open_model(run_state *run, mf_error *error)
 {
-    mf_model_info info = MF_MODEL_INFO_INIT;
-    mf_model_info_get(run->model, &info);
-    if (!is_conversation(run)) return run->n_prompt + run->n_token;
-    return info.max_positions < CONVERSATION_POSITIONS ? info.max_positions : CONVERSATION_POSITIONS;
+    mf_model_options options = MF_MODEL_OPTIONS_INIT;
+    size_t n_token;
+    options.arithmetic = (mf_arithmetic)run->arithmetic;
+    options.n_thread = run->n_thread;
+    mf_status status = cli_model_open(&run->model, run->path, &options, error);
+    if (status != MF_OK) return status;
+    mf_model_info_get(run->model, &run->info);
+    run->has_tokenizer = mf_tokenize(run->model, "", 0, NULL, 0, &n_token) == MF_OK;
+    if (!run->size) run->size = mf_model_granularity(run->model, cli_usable_granularities(run->model) - 1);
+    return mf_extract_submodel_text(&run->view, run->model, run->size, error);
+}
+
+/* Positions that a session may come to. A conversation has what it was trained for, or less where that is long: room is
+ * taken from the beginning. */
+static uint32_t most_positions(const run_state *run)
+{
+    const size_t positions = run->n_prompt + run->n_token, usual = 8192;
+    if (run->context > 0) return run->context;
+    if (run->interactive) return run->info.max_positions < usual ? run->info.max_positions : (uint32_t)usual;
+    return positions < UINT32_MAX ? (uint32_t)positions : UINT32_MAX;
 }
 
 static mf_status open_all(run_state *run, mf_error *error)
 {
-    mf_model_options model_options = MF_MODEL_OPTIONS_INIT;
     mf_executor_options executor_options = MF_EXECUTOR_OPTIONS_INIT;
     mf_session_options session_options = MF_SESSION_OPTIONS_INIT;
     executor_options.n_thread = run->n_thread;
     executor_options.max_requests = 1;
-    model_options.arithmetic = (mf_arithmetic)run->arithmetic;
-    mf_status status = cli_model_open(&run->model, run->path, &model_options, error);
-    if (status == MF_OK && !run->size)
-        run->size = mf_model_granularity(run->model, cli_usable_granularities(run->model) - 1);
-    if (status == MF_OK) status = mf_extract_submodel_text(&run->view, run->model, run->size, error);
-    if (status == MF_OK) status = read_prompt(run, error);
+    mf_status status = read_prompt(run, error);
     if (status == MF_OK) status = make_schedule(run, error);
-    const size_t positions = status == MF_OK ? positions_of(run) : 0;
     session_options.cache_type = (mf_cache_type)run->cache_type;
-    session_options.max_positions = positions < UINT32_MAX ? (uint32_t)positions : UINT32_MAX;
+    session_options.max_positions = most_positions(run);
     if (status == MF_OK) status = mf_session_create(&run->session, run->model, &session_options, error);
     if (status == MF_OK) status = mf_executor_create(&run->executor, run->model, &executor_options, error);
     if (status == MF_OK) status = mf_sampler_create(&run->sampler, run->model, &run->sampling, error);
@@ -310,17 +290,13 @@ static void close_all(run_state *run)
     free(run->schedule);
     free(run->prompt_tokens);
     cli_list_free(&run->stop);
-    cli_chat_free(&run->dialogue);
-    free(run->said.at);
 }
 
 static void warn_of_length(const run_state *run)
 {
-    mf_model_info info = MF_MODEL_INFO_INIT;
-    mf_model_info_get(run->model, &info);
-    if (run->quiet || run->n_prompt + run->n_token <= info.max_positions) return;
+    if (run->quiet || run->n_prompt + run->n_token <= run->info.max_positions) return;
     fprintf(stderr, "matformer: the text may reach %zu positions, and the model was trained for %u\n",
-            run->n_prompt + run->n_token, info.max_positions);
+            run->n_prompt + run->n_token, run->info.max_positions);
 }
 
 static void stop_session(void *session)
@@ -328,7 +304,7 @@ static void stop_session(void *session)
     mf_session_cancel(session);
 }
 
-static mf_status generate(run_state *run, mf_generate_result *result, mf_error *error)
+mf_status run_generate(run_state *run, mf_generate_result *result, mf_error *error)
 {
     mf_generate_options options = MF_GENERATE_OPTIONS_INIT;
     options.tokens = run->prompt_tokens;
@@ -348,53 +324,7 @@ static mf_status generate(run_state *run, mf_generate_result *result, mf_error *
     return status;
 }
 
-/* One turn: what the session has of the chat already is not computed again. */
-static mf_status answer(run_state *run, mf_error *error)
-{
-    int32_t *tokens = NULL;
-    size_t n_token;
-    mf_status status = cli_chat_tokens(&run->dialogue, run->model, &tokens, &n_token, error);
-    if (status == MF_OK) {
-        const int32_t *past = mf_session_tokens(run->session);
-        uint32_t same = 0;
-        while (same < mf_session_position(run->session) && same + 1 < n_token && past[same] == tokens[same])
-            same++;
-        mf_generate_result result = MF_GENERATE_RESULT_INIT;
-        status = mf_session_rewind(run->session, same);
-        free(run->prompt_tokens);
-        run->prompt_tokens = tokens;
-        run->n_prompt = n_token - same;
-        memmove(tokens, tokens + same, run->n_prompt * sizeof(*tokens));
-        if (status == MF_OK) status = generate(run, &result, error);
-        if (status == MF_OK) print_timing(run, &result);
-    }
-    if (status != MF_OK && status != MF_E_CANCELLED) return status;
-    return cli_chat_add(&run->dialogue, "assistant", run->said.at, run->said.bytes, error);
-}
-
-static mf_status converse(run_state *run, mf_error *error)
-{
-    char *line = NULL;
-    size_t room = 0;
-    mf_status status = MF_OK;
-    while (status == MF_OK) {
-        fputs("> ", stdout);
-        fflush(stdout);
-        const ssize_t bytes = getline(&line, &room, stdin);
-        if (bytes < 0) break;
-        run->said.bytes = 0;
-        status = cli_chat_add(&run->dialogue, "user", line, (size_t)bytes, error);
-        if (status == MF_OK && !cli_interrupt_begin(stop_session, run->session)) status = error->status = MF_E_THREAD;
-        if (status != MF_OK) break;
-        status = answer(run, error);
-        cli_interrupt_end();
-    }
-    putchar('\n');
-    free(line);
-    return status;
-}
-
-static int execute(run_state *run)
+static int write_text(run_state *run)
 {
     mf_error error = MF_ERROR_INIT;
     mf_generate_result result = MF_GENERATE_RESULT_INIT;
@@ -402,28 +332,47 @@ static int execute(run_state *run)
     result.schedule = ran;
     result.schedule_capacity = CLI_COUNT(ran);
     run->tokens = json_array();
-    if (open_all(run, &error) != MF_OK) return cli_fail(&error);
-    if (is_conversation(run)) return converse(run, &error) == MF_OK ? CLI_OK : cli_fail(&error);
-    warn_of_length(run);
     if (!cli_interrupt_begin(stop_session, run->session)) return cli_fail_text("no thread could be started");
-    mf_status status = generate(run, &result, &error);
+    mf_status status = run_generate(run, &result, &error);
     int signal_number = cli_interrupted();
     cli_interrupt_end();
     if (status != MF_OK && !(status == MF_E_CANCELLED && signal_number)) return cli_fail(&error);
     int exit_status = run->json ? print_result_json(run, &result, signal_number != 0) : CLI_OK;
-    print_timing(run, &result);
+    run_print_timing(run, &result);
     return signal_number ? CLI_SIGNAL + signal_number : exit_status;
 }
 
-static int check_options(const run_state *run)
+static int execute(run_state *run)
 {
-    if (run->prompt && run->prompt_ids) return cli_usage(run->command, "give --prompt or --prompt-ids, not both");
-    if (run->system && !run->chat) return cli_usage(run->command, "--system goes with --chat");
-    if (run->chat && run->prompt_ids) return cli_usage(run->command, "--chat writes the tokens of turns itself");
-    if (run->chat && run->json && !run->prompt && isatty(STDIN_FILENO))
-        return cli_usage(run->command, "--json goes with one prompt; give --prompt TEXT");
-    if (!run->prompt && !run->prompt_ids && !run->chat && isatty(STDIN_FILENO))
-        return cli_usage(run->command, "there is no prompt; give --prompt TEXT or pipe a text in");
+    mf_error error = MF_ERROR_INIT;
+    if (open_model(run, &error) != MF_OK) return cli_fail(&error);
+    if (run->info.image_size > 0 && !run->image)
+        return cli_fail_text("%s: a model (%s) that takes images; --image FILE gives it one", run->path,
+                             run->info.family);
+    if (run->info.image_size == 0 && run->image)
+        return cli_fail_text("%s: a model (%s) that takes text, not images", run->path, run->info.family);
+    if (run->image) return run_image(run);
+    if (run->interactive && mf_model_chat_format(run->model) != MF_CHAT_NONE) run->chat = true;
+    if (open_all(run, &error) != MF_OK) return cli_fail(&error);
+    if (run->interactive) return run_turns(run);
+    warn_of_length(run);
+    return write_text(run);
+}
+
+static int check_options(run_state *run)
+{
+    const bool has_prompt = run->prompt || run->prompt_tokens_text || run->image;
+    if (run->prompt && run->prompt_tokens_text)
+        return cli_usage(run->command, "--prompt and --prompt-tokens say the same thing; give one of them");
+    if (run->interactive && has_prompt)
+        return cli_usage(run->command, "a conversation has its turns from standard input, and no prompt");
+    if (run->chat_format >= 0) run->chat = true;
+    if (!has_prompt && isatty(STDIN_FILENO)) run->interactive = true;
+    if (run->interactive && (run->json || run->then || run->schedule_text))
+        return cli_usage(run->command, "--json, --then and --schedule go with one text, not with a conversation; there "
+                                       "/size SIZE changes the width");
+    if (run->chat && (run->prompt_tokens_text || run->image)) return cli_usage(run->command, "--chat goes with a text");
+    if (run->system && !run->chat && !run->interactive) return cli_usage(run->command, "--system goes with --chat");
     if (run->then && run->schedule_text)
         return cli_usage(run->command, "--then and --schedule say the same thing; give one of them");
     if (run->at && !run->then) return cli_usage(run->command, "--at goes with --then SIZE");
@@ -432,9 +381,14 @@ static int check_options(const run_state *run)
 
 static int run(const cli_command *self, int argc, char **argv)
 {
-    run_state run = {
-        .command = self, .n_token = 128, .sampling = MF_SAMPLER_OPTIONS_INIT, .temperature = 0.8, .top_p = 0.95
-    };
+    run_state run = { .command = self,
+                      .n_token = 128,
+                      .sampling = MF_SAMPLER_OPTIONS_INIT,
+                      .temperature = 0.8,
+                      .top_p = 0.95,
+                      .info = MF_MODEL_INFO_INIT,
+                      .end_of_turn = -1,
+                      .chat_format = -1 };
     run.sampling.seed = 1;
     const cli_option options[] = {
         { CLI_TEXT, "size", 's', "SIZE", &run.size,
@@ -442,14 +396,29 @@ static int run(const cli_command *self, int argc, char **argv)
           "widest in the file)",
           0, 0 },
         { CLI_TEXT, "prompt", 'p', "TEXT", &run.prompt, "the text to go on from (default: standard input)", 0, 0 },
-        { CLI_TEXT, "prompt-ids", 0, "LIST", &run.prompt_ids, "the prompt as tokens, \"2,100,200\"", 0, 0 },
-        { CLI_FLAG, "chat", 'c', NULL, &run.chat,
-          "the prompt is a turn of a chat, written as the model was taught; without one at a terminal, a conversation",
-          0, 0 },
-        { CLI_TEXT, "system", 0, "TEXT", &run.system, "what a chat begins with", 0, 0 },
+        { CLI_TEXT, "prompt-tokens", 0, "LIST", &run.prompt_tokens_text,
+          "the tokens to go on from, by their numbers: \"1,2,3\"; nothing is added", 0, 0 },
         { CLI_U32, "tokens", 'n', "N", &run.n_token, "most tokens to write (128)", 1, 1 << 24 },
         { CLI_TEXTS, "stop", 0, "TEXT", &run.stop, "end before this text; may be repeated", 0, 0 },
-        { CLI_FLAG, "ignore-eos", 0, NULL, &run.ignore_eos, "go on after the end-of-text token", 0, 0 },
+        { CLI_FLAG, "ignore-eos", 0, NULL, &run.ignore_eos, "go on after tokens that end a text, an answer or a turn",
+          0, 0 },
+        { CLI_SECTION, "", 0, NULL, NULL, "Chat", 0, 0 },
+        { CLI_FLAG, "chat", 0, NULL, &run.chat, "the prompt is a turn of a chat, in the format that the model says", 0,
+          0 },
+        { CLI_CHOICE, "chat-format", 0, CLI_CHAT_FORMATS, &run.chat_format, "likewise, in this format", 0, 0 },
+        { CLI_TEXT, "system", 0, "TEXT", &run.system, "what the model is told before the first turn", 0, 0 },
+        { CLI_FLAG, "interactive", 'i', NULL, &run.interactive,
+          "a conversation: each line of standard input is a turn (without a prompt, on a terminal, anyway); \"/size "
+          "SIZE\" "
+          "changes the width",
+          0, 0 },
+        { CLI_U32, "context", 0, "N", &run.context,
+          "most positions of the text or conversation (what one text needs; the model's, up to 8192)", 1, 1 << 24 },
+        { CLI_SECTION, "", 0, NULL, NULL, "Images", 0, 0 },
+        { CLI_TEXT, "image", 0, "FILE", &run.image,
+          "for a model that takes images: a binary PPM (P6) of just its size, whose bytes become -1 to 1; or f32 "
+          "planes",
+          0, 0 },
         { CLI_SECTION, "", 0, NULL, NULL, "Changing width", 0, 0 },
         { CLI_TEXT, "then", 0, "SIZE", &run.then, "go on with this submodel, in the same timeline", 0, 0 },
         { CLI_U32, "at", 0, "N", &run.at, "after N written tokens (0)", 0, 0 },
@@ -470,7 +439,8 @@ static int run(const cli_command *self, int argc, char **argv)
         { CLI_CHOICE, "cache", 0, CLI_CACHE_TYPES, &run.cache_type, "what keys and values are rounded to (f32)", 0, 0 },
         { CLI_CHOICE, "arithmetic", 0, CLI_ARITHMETICS, &run.arithmetic, CLI_ARITHMETIC_HELP, 0, 0 },
         { CLI_U32, "threads", 0, "N", &run.n_thread, "threads to compute with (0: one per usable core)", 0, 4096 },
-        { CLI_U32, "top", 0, "N", &run.top, "with --json: log-probabilities of the N likeliest tokens", 0, 64 },
+        { CLI_U32, "top", 0, "N", &run.top,
+          "with --json: log-probabilities of the N likeliest tokens; of an image: so many classes (5)", 0, 64 },
         { CLI_FLAG, "quiet", 'q', NULL, &run.quiet, "no timing on standard error", 0, 0 },
         { CLI_FLAG, "json", 0, NULL, &run.json, "print one JSON object: text, tokens, log-probabilities, schedule", 0,
           0 },
@@ -492,11 +462,12 @@ static int run(const cli_command *self, int argc, char **argv)
 const cli_command cmd_run = {
     .name = "run",
     .usage = "FILE [OPTION...]",
-    .summary = "Write text from a prompt, with any submodel, changing it at any token",
-    .details =
-        "FILE is a .mf file, a Hugging Face folder or a GGUF file. Ctrl-C stops the writing; a second one ends the\n"
-        "program. In a conversation it ends the answer, and the end of input (Ctrl-D) the program.\n\n"
-        "  matformer run gemma-3n --chat --size E2B\n"
-        "  matformer run model.mf --size S --prompt \"Once upon a time\" --then XL --at 40\n",
+    .summary = "Write text from a prompt, with any submodel, changing it at any token; or talk",
+    .details = "FILE is a .mf file, a Hugging Face folder or a GGUF file.\n\n"
+               "Ctrl-C stops the writing; a second one ends the program. In a conversation it stops the answer, and\n"
+               "Ctrl-D ends.\n\n"
+               "  matformer run model.mf --size S --prompt \"Once upon a time\" --then XL --at 40\n"
+               "  matformer run gemma-3n-E4B-it --chat --prompt \"Why is the sky blue?\"\n"
+               "  matformer run gemma-3n-E4B-it\n",
     .run = run,
 };

@@ -28,7 +28,7 @@ static void put(chat *c, int32_t token)
 
 static void put_control(chat *c, const char *name)
 {
-    put(c, mfi_tokenizer_control(c->model->tokenizer, name)); /* checked when the tokenizer was loaded */
+    put(c, mfi_tokenizer_control(c->model->tokenizer, name)); /* has_controls() */
 }
 
 /* All of it is one text: tokens may merge across the parts. */
@@ -138,15 +138,26 @@ mf_chat_format mf_model_chat_format(const mf_model *model)
     return model && model->tokenizer ? mfi_tokenizer_chat(model->tokenizer) : MF_CHAT_NONE;
 }
 
-mf_status mf_chat_render(const mf_model *model, const mf_chat_message *messages, size_t n_message,
-                         int add_generation_prompt, int32_t *tokens, size_t capacity, size_t *n_token)
+static bool has_controls(const mf_model *model, mf_chat_format format)
+{
+    static const char *const gemma[] = { "<start_of_turn>", "<end_of_turn>", NULL };
+    static const char *const llama3[] = { "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", NULL };
+    if (!model->tokenizer || (format != MF_CHAT_GEMMA && format != MF_CHAT_LLAMA3)) return false;
+    const char *const *name = format == MF_CHAT_GEMMA ? gemma : llama3;
+    while (*name && mfi_tokenizer_control(model->tokenizer, *name) >= 0)
+        name++;
+    return !*name;
+}
+
+mf_status mf_chat_render_as(const mf_model *model, mf_chat_format format, const mf_chat_message *messages,
+                            size_t n_message, int add_generation_prompt, int32_t *tokens, size_t capacity,
+                            size_t *n_token)
 {
     if (!model || !n_token || (!messages && n_message > 0) || (!tokens && capacity > 0)) return MF_E_INVALID;
     for (size_t i = 0; i < n_message; i++)
         if (!messages[i].role || (!messages[i].content && messages[i].content_bytes > 0)) return MF_E_INVALID;
     *n_token = 0;
-    const mf_chat_format format = mf_model_chat_format(model);
-    if (format == MF_CHAT_NONE) return MF_E_UNSUPPORTED;
+    if (!has_controls(model, format)) return MF_E_UNSUPPORTED;
     chat c = { model, tokens, capacity, 0, MF_OK };
     const int32_t bos = mfi_tokenizer_bos(model->tokenizer);
     if (bos >= 0) put(&c, bos);
@@ -157,4 +168,11 @@ mf_status mf_chat_render(const mf_model *model, const mf_chat_message *messages,
     if (c.status != MF_OK) return c.status;
     *n_token = c.n_token;
     return c.n_token <= capacity ? MF_OK : MF_E_CAPACITY;
+}
+
+mf_status mf_chat_render(const mf_model *model, const mf_chat_message *messages, size_t n_message,
+                         int add_generation_prompt, int32_t *tokens, size_t capacity, size_t *n_token)
+{
+    return mf_chat_render_as(model, mf_model_chat_format(model), messages, n_message, add_generation_prompt, tokens,
+                             capacity, n_token);
 }

@@ -46,9 +46,18 @@ void mfi_builder_free(mfi_vocab_builder *b)
     mfi_free(&b->allocator, b->pool, b->pool_bytes);
 }
 
+/* What ends a turn ends an answer, also where no list of ends says so. */
+static mf_status stop_at_turns(mfi_vocab_builder *b)
+{
+    static const char *const ends[] = { [MF_CHAT_GEMMA] = "<end_of_turn>", [MF_CHAT_LLAMA3] = "<|eot_id|>" };
+    if (b->vocab.chat == MF_CHAT_NONE) return MF_OK;
+    return mfi_builder_stop(b, mfi_builder_find(b, ends[b->vocab.chat], strlen(ends[b->vocab.chat])));
+}
+
 mf_status mfi_builder_store(mfi_vocab_builder *b, void **blob, size_t *bytes)
 {
     mf_error error = MF_ERROR_INIT;
+    if (stop_at_turns(b) != MF_OK) return b->error->status;
     b->vocab.tokens = b->tokens;
     b->vocab.scores = b->scores;
     b->vocab.added = b->added;
