@@ -2,11 +2,14 @@
  * the model is never in memory. */
 #include "export.h"
 
+#include <float.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "defs.h"
 #include "pack.h"
+#include "quantize.h"
 #include "source.h"
 #include "status.h"
 
@@ -151,8 +154,9 @@ static void put_q8_0(const float *x, unsigned char *out)
     float most = 0;
     for (size_t i = 0; i < MFK_BLOCK; i++)
         most = (x[i] < 0 ? -x[i] : x[i]) > most ? (x[i] < 0 ? -x[i] : x[i]) : most;
-    const float d = most / 127, inverse = d > 0 ? 1 / d : 0;
+    const float d = most / 127;
     const uint16_t scale = mfk_f32_to_f16(d);
+    const float inverse = scale > 0 ? 1 / d : 0; /* of the least d it would be infinite */
     memcpy(out, &scale, sizeof scale);
     for (size_t i = 0; i < MFK_BLOCK; i++) {
         const float q = x[i] * inverse;
@@ -208,6 +212,20 @@ static mf_status read_rows(const mfi_exporter *x, const mfi_out_tensor *t, const
     return status;
 }
 
+/* A weight that the type does not hold, or that is no number, is refused. */
+static mf_status check_range(const mfi_exporter *x, const mfi_out_tensor *t, const float *rows, size_t n)
+{
+    const float most = t->type == MFI_SOURCE_F16    ? mfk_largest(MFK_F16)
+                       : t->type == MFI_SOURCE_Q8_0 ? mfk_largest(MFK_Q8)
+                                                    : FLT_MAX;
+    for (size_t i = 0; i < n; i++)
+        if (!(fabsf(rows[i]) <= most))
+            return mfi_fail(x->error, MF_E_RANGE,
+                            "%s: tensor %s has a weight of %g, but its type holds none beyond %g; choose another",
+                            x->path, t->name, (double)rows[i], (double)most);
+    return MF_OK;
+}
+
 static mf_status write_part(mfi_exporter *x, const mfi_out_tensor *t, const mfi_out_part *part, mfi_new_file *file,
                             uint64_t *at, float *rows, unsigned char *bytes, size_t room)
 {
@@ -217,6 +235,7 @@ static mf_status write_part(mfi_exporter *x, const mfi_out_tensor *t, const mfi_
         size_t used = 0;
         n = mfi_min((size_t)part->n - begin, room);
         status = read_rows(x, t, part, begin, n, rows);
+        if (status == MF_OK) status = check_range(x, t, rows, n * k);
         for (size_t i = 0; i < n && status == MF_OK; i++)
             used += put_row(t->type, k, rows + i * k, bytes + used);
         if (status == MF_OK) status = mfi_new_file_write_at(file, bytes, used, *at, x->error);
