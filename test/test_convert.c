@@ -683,3 +683,39 @@ Test(convert, damaged_files_give_a_status_or_a_file_that_opens)
     cr_assert(converted > 0 && refused > 0, "%zu converted, %zu refused", converted, refused);
     remove_paths(&p);
 }
+
+/* ---- Slices ---- */
+
+static outputs run_text(const char *path, const char *text, uint64_t seed)
+{
+    mf_error error = MF_ERROR_INIT;
+    mf_model *model = NULL;
+    mf_submodel *view = NULL;
+    rng r = { seed };
+    cr_assert_eq(mf_model_open(&model, path, NULL, &error), MF_OK, "%s", error.detail);
+    cr_assert_eq(mf_extract_submodel_text(&view, model, text, &error), MF_OK, "%s", error.detail);
+    int32_t *tokens = new_tokens(model, 9, &r);
+    outputs out = run_alone(model, view, tokens, 9);
+    free(tokens);
+    mf_submodel_close(view);
+    mf_model_close(model);
+    return out;
+}
+
+/* head_group was larger than the number of heads then, and the slice refused. */
+Test(convert, a_slice_of_fewer_heads_than_share_keys_equals_the_view)
+{
+    static const char whole[] = GOLDEN_DIR "/checkpoints/llama_linear_f16";
+    static const char *const views[] = { "XL;heads=2x2", "XL;heads=2x1,4x1", "XL" };
+    for (size_t i = 0; i < MFI_COUNT(views); i++) {
+        const temporary_path to = new_path();
+        mf_convert_options options = MF_CONVERT_OPTIONS_INIT;
+        options.submodel = views[i];
+        convert(whole, to.text, &options);
+        outputs expected = run_text(whole, views[i], 3), found = run_text(to.text, "XL", 3);
+        cr_assert(same_bits(&expected, &found), "%s", views[i]);
+        drop_outputs(&expected);
+        drop_outputs(&found);
+        remove(to.text);
+    }
+}

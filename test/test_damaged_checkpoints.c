@@ -574,3 +574,76 @@ Test(damaged, what_may_not_be_read_is_refused)
     cr_assert_eq(chmod(f.path, 0700), 0);
     folder_remove(&f);
 }
+
+/* ---- What only looked right ---- */
+
+static uint64_t count_weights(const char *path)
+{
+    mf_error error = MF_ERROR_INIT;
+    mf_model *model = NULL;
+    mf_model_info info = MF_MODEL_INFO_INIT;
+    cr_assert_eq(mf_model_open(&model, path, NULL, &error), MF_OK, "%s", error.detail);
+    cr_assert_eq(mf_model_info_get(model, &info), MF_OK);
+    mf_model_close(model);
+    return info.n_param;
+}
+
+/* All tensors get `prefix`, and a copy of the embedding is the output matrix. */
+static void untie_olmo(folder *f, const char *prefix)
+{
+    open_tensors t = read_tensors(f, TENSORS);
+    json_t *renamed = json_object(), *output = json_deep_copy(tensor_entry(&t, "transformer.wte.weight")), *entry;
+    json_t *offsets = json_object_get(output, "data_offsets");
+    const size_t end = t.file.n - t.data_at, begin = (size_t)json_integer_value(json_array_get(offsets, 0));
+    const size_t n = (size_t)json_integer_value(json_array_get(offsets, 1)) - begin;
+    const char *name;
+    json_object_set_new(t.header, "transformer.ff_out.weight", output);
+    json_array_set_new(offsets, 0, json_integer((json_int_t)end));
+    json_array_set_new(offsets, 1, json_integer((json_int_t)(end + n)));
+    unsigned char *copy = malloc(n);
+    memcpy(copy, t.file.at + t.data_at + begin, n);
+    put(&t.file, copy, n);
+    free(copy);
+    json_object_foreach(t.header, name, entry)
+    {
+        char longer[256];
+        snprintf(longer, sizeof longer, "%s%s", name[0] == '_' ? "" : prefix, name);
+        json_object_set(renamed, longer, entry);
+    }
+    json_decref(t.header);
+    t.header = renamed;
+    write_tensors(f, TENSORS, &t);
+}
+
+/* Without "weight_tying" the output matrix was looked for under one of the two prefixes alone, and the embedding taken. */
+Test(damaged, an_output_matrix_counts_under_either_prefix)
+{
+    static const char *const prefixes[] = { "", "model." };
+    for (size_t i = 0; i < 2; i++) {
+        folder f = copy_checkpoint(OLMO);
+        const uint64_t tied = count_weights(f.path);
+        untie_olmo(&f, prefixes[i]);
+        cr_assert_eq(count_weights(f.path), tied + 112 * 64, "prefix \"%s\"", prefixes[i]);
+        folder_remove(&f);
+    }
+}
+
+/* They became infinite without a word. */
+Test(damaged, weights_that_the_type_of_an_export_does_not_hold_are_refused)
+{
+    static const float large = 1e30f;
+    mf_error error = MF_ERROR_INIT;
+    mf_source *source = NULL;
+    mf_export_options options = MF_EXPORT_OPTIONS_INIT;
+    char out[128];
+    folder f = copy_checkpoint(BIASED);
+    snprintf(out, sizeof out, "/tmp/mf-test-out-%ld", (long)getpid());
+    poke_tensor(&f, "model.layers.1.mlp.up_proj.weight", 77, &large, sizeof large);
+    options.type = MF_WEIGHT_F16;
+    cr_assert_eq(mf_source_open(&source, f.path, NULL, &error), MF_OK, "%s", error.detail);
+    cr_assert_eq(mf_export(source, out, &options, &error), MF_E_RANGE);
+    expect_sentence(&error, MF_E_RANGE, out, "model.layers.1.mlp.up_proj.weight", "1e30 as f16");
+    cr_assert_neq(access(out, F_OK), 0);
+    mf_source_close(source);
+    folder_remove(&f);
+}

@@ -118,7 +118,7 @@ static mf_status turn_tokens(run_state *run, const char *text, size_t bytes, mf_
  * nobody asked to stop is begun once more. */
 static mf_status generate(run_state *run, mf_generate_result *result, mf_error *error)
 {
-    cli_interrupt_again();
+    cli_interrupt_again(); /* of one while the turn was typed */
     atomic_store(&run->generating, true);
     mf_status status = run_generate(run, result, error);
     if (status == MF_E_CANCELLED && !cli_interrupted()) status = run_generate(run, result, error);
@@ -137,6 +137,7 @@ static void take_turn(run_state *run, const char *text, size_t bytes)
         run_print_timing(run, &result);
     else
         cli_fail(&error);
+    cli_interrupt_again();
 }
 
 static void change_size(run_state *run, const char *size)

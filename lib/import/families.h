@@ -20,7 +20,8 @@ typedef enum mfi_name_part {
     MFI_NAME_FUSED_ROTATED_K
 } mfi_name_part;
 
-/* "%u" is the layer in theirs, "#" an index in both, and "^" at the beginning of theirs means without the prefix; ours is without "layers.N.". The first of several that is there is taken. */
+/* "%u" is the layer in theirs, "#" an index in both, and "^" at the beginning of theirs means without the prefix; ours
+ * is without "layers.N.". The first of several that is there is taken. */
 typedef struct mfi_name {
     const char *ours, *theirs;
     mfi_name_part part;
@@ -53,6 +54,9 @@ const mfi_name *mfi_next_name(const mfi_import_family *family, const mfi_name *e
                               uint32_t *index);
 /* Their name for layer and index. */
 void mfi_make_name(const mfi_name *entry, const char *prefix, uint32_t layer, uint32_t index, char *out, size_t room);
+
+/* The quantile of the standard normal distribution at 0.95, as float32 arithmetic gives it to PyTorch and to JAX. */
+#define MFI_KAPPA_95 1.6448533535003662f
 
 /* ---- What readers of configurations share (import_config.c) ---- */
 

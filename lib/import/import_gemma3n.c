@@ -9,9 +9,6 @@
 #include "families.h"
 #include "status.h"
 
-/* The quantile of the standard normal distribution at 0.95, as float32 arithmetic gives it to both references. */
-#define KAPPA_95 1.6448533535003662f
-
 static const mfi_name hf_names[] = {
     { "embed", "embed_tokens.weight", MFI_NAME_WHOLE },
     { "ple.table", "embed_tokens_per_layer.weight", MFI_NAME_WHOLE },
@@ -230,11 +227,11 @@ static void read_layer_types(mfi_json_reader *r, uint32_t n_layer, facts *f)
     }
 }
 
-/* Rational approximation of the normal quantile would do for any share; 0.95 is what there is. */
+/* The quantile of the standard normal distribution at `share`: 0.95 is what published models have. */
 static float kappa(double share)
 {
     if (share <= 0) return 0;
-    if (share == 0.95) return KAPPA_95;
+    if (share == 0.95) return MFI_KAPPA_95;
     double low = -40, high = 40; /* by bisection of 0.5 erfc(-x / sqrt 2), exact to the last place of f32 */
     for (int i = 0; i < 200; i++) {
         const double middle = (low + high) / 2;
@@ -344,6 +341,29 @@ static void read_gguf_layers(mfi_gguf_reader *r, uint32_t n_layer, facts *f)
     }
 }
 
+/* What no key says, but the tensors do. */
+static void read_gguf_extents(mfi_gguf_reader *r, mfi_config *config)
+{
+    const mfi_tensor_file *file = r->file;
+    mfi_gemma3n *g = &config->gemma3n;
+    const mfi_source_tensor *embed = mfi_tensor_file_find(file, "token_embd.weight");
+    const mfi_source_tensor *table = mfi_tensor_file_find(file, "per_layer_token_embd.weight");
+    const mfi_source_tensor *laurel = mfi_tensor_file_find(file, "blk.0.laurel_l.weight");
+    if (!embed || !table || !laurel || embed->n_dim != 2 || table->n_dim != 2 || laurel->n_dim != 2) {
+        if (r->status == MF_OK)
+            r->status =
+                mfi_fail(r->error, MF_E_FORMAT,
+                         "%s: token_embd, per_layer_token_embd or blk.0.laurel_l is missing; fetch the file again",
+                         mfi_tensor_file_name(file));
+        return;
+    }
+    g->coef_clip = 120;
+    g->correct_scale = mfi_tensor_file_find(file, "blk.0.altup_correct_scale.weight") != NULL;
+    config->n_vocab = embed->dim[0] <= 1u << 24 ? (uint32_t)embed->dim[0] : 0;
+    g->n_vocab_ple = table->dim[0] <= 1u << 24 ? (uint32_t)table->dim[0] : 0;
+    g->laurel_rank = laurel->dim[0] <= 4096 ? (uint32_t)laurel->dim[0] : 0;
+}
+
 static mf_status read_gguf(mfi_config *config, const mfi_tensor_file *file, const mf_allocator *allocator,
                            mf_error *error)
 {
@@ -365,19 +385,8 @@ static mf_status read_gguf(mfi_config *config, const mfi_tensor_file *file, cons
     config->gemma3n.n_stream = mfi_gguf_read_u32_or(&r, "altup.num_inputs", 1, 8, 4);
     config->gemma3n.active = mfi_gguf_read_u32_or(&r, "altup.active_idx", 0, 7, 0);
     config->gemma3n.d_ple = mfi_gguf_read_u32_or(&r, "embedding_length_per_layer_input", 1, 1u << 16, 256);
-    config->gemma3n.coef_clip = 120;
-    config->gemma3n.correct_scale = mfi_tensor_file_find(file, "blk.0.altup_correct_scale.weight") != NULL;
-    const mfi_source_tensor *embed = mfi_tensor_file_find(file, "token_embd.weight");
-    const mfi_source_tensor *table = mfi_tensor_file_find(file, "per_layer_token_embd.weight");
-    const mfi_source_tensor *laurel = mfi_tensor_file_find(file, "blk.0.laurel_l.weight");
-    const bool there = embed && table && laurel && embed->n_dim == 2 && table->n_dim == 2 && laurel->n_dim == 2;
-    if (r.status == MF_OK && !there)
-        r.status = mfi_fail(error, MF_E_FORMAT, "%s: token_embd, per_layer_token_embd or laurel_l is missing",
-                            mfi_tensor_file_name(file));
+    read_gguf_extents(&r, config);
     if (r.status != MF_OK) return r.status;
-    config->n_vocab = embed->dim[0] <= 1u << 24 ? (uint32_t)embed->dim[0] : 0;
-    config->gemma3n.n_vocab_ple = table->dim[0] <= 1u << 24 ? (uint32_t)table->dim[0] : 0;
-    config->gemma3n.laurel_rank = laurel->dim[0] <= 4096 ? (uint32_t)laurel->dim[0] : 0;
     config->bos_token = mfi_gguf_token(file, "bos_token_id", config->n_vocab);
     config->eos_token = mfi_gguf_token(file, "eos_token_id", config->n_vocab);
     read_gguf_layers(&r, config->n_layer, &f);

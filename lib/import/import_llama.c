@@ -105,6 +105,22 @@ static mf_status read_json(mfi_config *config, mfi_json_reader *r, const mfi_ten
     return MF_OK;
 }
 
+static void read_gguf_scaling(mfi_gguf_reader *r, mfi_rope_scaling *to)
+{
+    const double factor =
+        mfi_gguf_read_f64_or(r, "rope.scaling.factor", mfi_gguf_read_f64_or(r, "rope.scale_linear", 1));
+    mfi_gguf_text type = { "linear", 6 };
+    mfi_gguf_text_of(r->file, "llama.rope.scaling.type", &type);
+    const bool linear = type.bytes == 6 && memcmp(type.at, "linear", 6) == 0;
+    const bool none = type.bytes == 4 && memcmp(type.at, "none", 4) == 0;
+    if (linear && factor != 1)
+        *to = (mfi_rope_scaling){ .kind = MFI_ROPE_LINEAR, .factor = factor };
+    else if (!linear && !none && r->status == MF_OK)
+        r->status = mfi_fail(r->error, MF_E_UNSUPPORTED,
+                             "%s: rotations of type \"%.*s\" are not supported; only none and linear are",
+                             mfi_tensor_file_name(r->file), (int)mfi_min(type.bytes, 40), type.at);
+}
+
 /* The factors by which GGUF divides frequencies, where it stores them, are those of llama3; which these are of is not
  * said, but they follow from the smallest and the largest wavelength that they change. So they are taken as they are,
  * by import.c: here the frequencies are plain. */
@@ -125,16 +141,7 @@ static mf_status read_gguf(mfi_config *config, const mfi_tensor_file *file, cons
     config->max_positions = mfi_gguf_read_u32_or(&r, "context_length", 1, 1u << 24, 2048);
     config->norm_eps = (float)mfi_gguf_read_f64(&r, "attention.layer_norm_rms_epsilon");
     config->rope_theta = mfi_gguf_read_f64_or(&r, "rope.freq_base", 1e4);
-    const double linear =
-        mfi_gguf_read_f64_or(&r, "rope.scaling.factor", mfi_gguf_read_f64_or(&r, "rope.scale_linear", 1));
-    mfi_gguf_text scaling;
-    const bool named = mfi_gguf_text_of(file, "llama.rope.scaling.type", &scaling);
-    if (named && !(scaling.bytes == 6 && memcmp(scaling.at, "linear", 6) == 0) &&
-        !(scaling.bytes == 4 && memcmp(scaling.at, "none", 4) == 0))
-        return mfi_fail(error, MF_E_UNSUPPORTED, "%s: rotations of type \"%.*s\" are not supported",
-                        mfi_tensor_file_name(file), (int)mfi_min(scaling.bytes, 40), scaling.at);
-    if (linear != 1 && !(named && scaling.bytes == 4))
-        config->rope_scaling = (mfi_rope_scaling){ .kind = MFI_ROPE_LINEAR, .factor = linear };
+    read_gguf_scaling(&r, &config->rope_scaling);
     const mfi_source_tensor *embed = mfi_tensor_file_find(file, "token_embd.weight");
     config->n_vocab = embed && embed->n_dim == 2 && embed->dim[0] <= 1u << 24 ? (uint32_t)embed->dim[0] : 0;
     config->tied = mfi_tensor_file_find(file, "output.weight") == NULL;

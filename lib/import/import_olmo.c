@@ -68,6 +68,13 @@ static void check_supported(mfi_json_reader *r)
         refuse(r, "alibi", "or \"rope\" must be true: learned positions are not supported");
 }
 
+/* Under either prefix. */
+static bool has_output(const mfi_tensor_file *file)
+{
+    return mfi_tensor_file_find(file, "transformer.ff_out.weight") ||
+           mfi_tensor_file_find(file, "model.transformer.ff_out.weight");
+}
+
 static mf_status read_json(mfi_config *config, mfi_json_reader *r, const mfi_tensor_file *file,
                            const mf_allocator *allocator, mf_error *error)
 {
@@ -91,7 +98,7 @@ static mf_status read_json(mfi_config *config, mfi_json_reader *r, const mfi_ten
     config->alibi_max = mfi_json_bool_or(r, "alibi", false) ? (float)mfi_json_f64_or(r, "alibi_bias_max", 8) : 0;
     config->embed_scale = 1;
     config->attention_scale = (float)(1 / sqrt((double)config->d_head));
-    config->tied = mfi_json_bool_or(r, "weight_tying", mfi_tensor_file_find(file, "transformer.ff_out.weight") == NULL);
+    config->tied = mfi_json_bool_or(r, "weight_tying", !has_output(file));
     config->attention_bias = config->ffn_bias = mfi_json_bool_or(r, "include_bias", true);
     config->parallel = strcmp(mfi_json_text_or(r, "block_type", "sequential"), "parallel") == 0;
     config->bos_token = -1;

@@ -58,6 +58,7 @@ static mf_status cut_config(mfi_slice *s, const mfi_view_layer *layers, mf_error
     snprintf(s->config.granularity[0].name, sizeof s->config.granularity[0].name, "XL");
     for (uint32_t layer = 0; layer < s->config.n_layer; layer++)
         set_layer(s, layer, &layers[s->kept[layer]]);
+    if (s->config.head_group > s->config.n_head) s->config.head_group = s->config.n_head; /* of one group, some */
     if (whole->alibi_max != 0 && s->config.n_head != whole->n_head)
         return mfi_fail(error, MF_E_UNSUPPORTED,
                         "with ALiBi, fewer heads in every layer are no model of their own: the "

@@ -2,12 +2,14 @@
  * the model is never in memory. */
 #include "export.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "defs.h"
 #include "pack.h"
+#include "quantize.h"
 #include "source.h"
 #include "status.h"
 
@@ -243,7 +245,8 @@ static void put_scale(float d, unsigned char *out)
 /* ggml's rule: d = max / 127, rounded half away from zero. */
 static void put_q8_0(const float *x, unsigned char *out)
 {
-    const float d = greatest(x, MFK_BLOCK) / 127, inverse = d > 0 ? 1 / d : 0;
+    const float d = greatest(x, MFK_BLOCK) / 127;
+    const float inverse = mfk_f32_to_f16(d) > 0 ? 1 / d : 0; /* of the least d it would be infinite */
     put_scale(d, out);
     for (size_t i = 0; i < MFK_BLOCK; i++) {
         const float q = x[i] * inverse;
@@ -303,21 +306,6 @@ static void put_row(const mfi_out_tensor *t, const float *x, unsigned char *out)
     }
 }
 
-/* The numbers that a type rounds to infinity: from the middle between its greatest one and the next that there would be. */
-static bool holds(mfi_source_type type, const float *x, size_t n)
-{
-    switch (type) {
-    case MFI_SOURCE_F16:
-        return greatest(x, n) < 65520.0f;
-    case MFI_SOURCE_BF16:
-        return greatest(x, n) < 0x1.ffp127f;
-    case MFI_SOURCE_Q8_0:
-        return greatest(x, n) < 127 * 65520.0f;
-    default:
-        return true;
-    }
-}
-
 /* Our row that is theirs `row`: of a head, rows i and i + half lie side by side. */
 static uint64_t our_row(const mfi_out_tensor *t, uint64_t row)
 {
@@ -349,6 +337,21 @@ static mf_status read_rows(const mfi_exporter *x, const mfi_out_tensor *t, const
     return status;
 }
 
+/* A weight that the type does not hold, or that is no number, is refused. */
+static mf_status check_range(const mfi_exporter *x, const mfi_out_tensor *t, const float *rows, size_t n)
+{
+    const float most = t->type == MFI_SOURCE_F16    ? mfk_largest(MFK_F16)
+                       : t->type == MFI_SOURCE_Q8_0 ? mfk_largest(MFK_Q8)
+                       : t->type == MFI_SOURCE_BF16 ? 0x1.fefffep127f /* from the next on it is rounded to infinity */
+                                                    : FLT_MAX;
+    for (size_t i = 0; i < n; i++)
+        if (!(fabsf(rows[i]) <= most))
+            return mfi_fail(x->error, MF_E_RANGE,
+                            "%s: tensor %s has a weight of %g, but its type holds none beyond %g; choose another",
+                            x->path, t->name, (double)rows[i], (double)most);
+    return MF_OK;
+}
+
 static mf_status write_part(mfi_exporter *x, const mfi_out_tensor *t, const mfi_out_part *part, mfi_new_file *file,
                             uint64_t *at, float *rows, unsigned char *bytes, size_t room)
 {
@@ -357,8 +360,7 @@ static mf_status write_part(mfi_exporter *x, const mfi_out_tensor *t, const mfi_
     for (size_t begin = 0, n; begin < part->n && status == MF_OK; begin += n) {
         n = mfi_min((size_t)part->n - begin, room);
         status = read_rows(x, t, part, begin, n, rows);
-        if (status == MF_OK && !holds(t->type, rows, n * k))
-            status = mfi_fail(x->error, MF_E_RANGE, "%s: tensor %s has weights beyond its type", x->path, t->name);
+        if (status == MF_OK) status = check_range(x, t, rows, n * k);
         for (size_t i = 0; i < n && status == MF_OK; i++)
             put_row(t, rows + i * k, bytes + i * row_bytes);
         if (status == MF_OK) status = mfi_new_file_write_at(file, bytes, n * row_bytes, *at, x->error);

@@ -103,7 +103,7 @@ static json_t *llama_json(const mfi_config *config)
 /* The share of the normal distribution below kappa, which readers turn back into it. */
 static double share_below(float kappa)
 {
-    if (kappa == 1.6448533535003662f) return 0.95;
+    if (kappa == MFI_KAPPA_95) return 0.95;
     return kappa != 0 ? 0.5 * erfc(-(double)kappa * 0.70710678118654752440) : 0;
 }
 
