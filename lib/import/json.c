@@ -39,6 +39,8 @@ mf_status mfi_json_parse(mfi_json *out, const char *name, const char *text, size
         return mfi_fail(error, MF_E_FORMAT, "%s: JSON of more than %u levels; fetch the file again", name, MAX_DEPTH);
     json_error_t reason;
     out->root = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &reason);
+    if (!out->root && (reason.text[0] == '\0' || json_error_code(&reason) == json_error_out_of_memory))
+        return mfi_fail(error, MF_E_NOMEM, "%s: no memory for its JSON", name); /* of which jansson may say nothing */
     if (!out->root)
         return mfi_fail(error, MF_E_FORMAT, "%s: line %d: %s; fetch the file again", name, reason.line, reason.text);
     if (json_is_object(out->root)) return MF_OK;

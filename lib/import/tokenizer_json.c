@@ -1,6 +1,5 @@
 /* tokenizer_json.c - Hugging Face's tokenizer.json. Its parts come in many shapes; those of byte-level BPE and of
  * SentencePiece BPE that checkpoints of the known families have are recognised whole, anything else is refused. */
-#include <stdlib.h>
 #include <string.h>
 
 #include "defs.h"
@@ -92,10 +91,9 @@ static mf_status find_shape(const mfi_json *json, const char *key, const shape *
         json_decref(known);
     }
     if (*out) return MF_OK;
-    char *text = json_dumps(part, JSON_COMPACT | JSON_ENCODE_ANY);
-    mfi_fail(error, MF_E_UNSUPPORTED, "%s: the %s is not known: %.200s", json->name, key, text ? text : "");
-    free(text);
-    return MF_E_UNSUPPORTED;
+    char text[200] = ""; /* what goes beyond is left out */
+    json_dumpb(part, text, sizeof text - 1, JSON_COMPACT | JSON_ENCODE_ANY);
+    return mfi_fail(error, MF_E_UNSUPPORTED, "%s: the %s is not known: %s", json->name, key, text);
 }
 
 typedef struct shapes {
