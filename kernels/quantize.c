@@ -16,6 +16,8 @@ float mfk_largest(mfk_type type)
     switch (type) {
     case MFK_F16:
         return 65504.0f;
+    case MFK_BF16:
+        return 0x1.fefffep127f; /* from the next f32 on it is rounded to infinity */
     case MFK_Q8:
         return 127 * 65504.0f;
     case MFK_Q4:

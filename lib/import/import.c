@@ -462,26 +462,23 @@ static mf_status copy_matrix(const mfi_import *in, const mapped *m, const mfi_te
     return status;
 }
 
-static mf_status copy_groups(void *user, const mfi_schema_tensor *is, const mfi_tensor *tensor, size_t first,
-                             size_t group, size_t n_group, unsigned char *bytes, mf_error *error)
+static mf_status copy_group(void *user, const mfi_schema_tensor *is, const mfi_tensor *tensor, size_t first,
+                            size_t group, unsigned char *bytes, mf_error *error)
 {
     const mfi_import *in = user;
-    const size_t k = (size_t)tensor->k;
+    const size_t k = (size_t)tensor->k, row = group * MFK_NR, n = mfi_min((size_t)tensor->n - row, MFK_NR);
     const size_t step = tensor->kind == MFI_PANEL ? mfk_panel_bytes(MFK_Q8, k) : MFK_NR * mfk_row_bytes(MFK_Q8, k);
+    const bool along_n = is->along == MFI_FFN_ALONG_N, along_k = is->along == MFI_FFN_ALONG_K;
     mf_status status = MF_OK;
-    for (size_t g = group; g < group + n_group; g++)
-        for (uint32_t i = 0; i < is->n_matrix && status == MF_OK; i++, bytes += step) {
-            const size_t n = mfi_min((size_t)tensor->n - g * MFK_NR, MFK_NR);
-            const bool along_n = is->along == MFI_FFN_ALONG_N, along_k = is->along == MFI_FFN_ALONG_K;
-            status = copy_matrix(in, find_mapped(in, is->matrix[i]), tensor, g * MFK_NR + (along_n ? first : 0),
-                                 along_k ? first : 0, n, bytes, error);
-        }
+    for (uint32_t i = 0; i < is->n_matrix && status == MF_OK; i++)
+        status = copy_matrix(in, find_mapped(in, is->matrix[i]), tensor, row + (along_n ? first : 0),
+                             along_k ? first : 0, n, bytes + i * step, error);
     return status;
 }
 
 mfi_weights mfi_import_weights(mfi_import *in)
 {
-    return (mfi_weights){ read_weights, in, type_of, has_tensor, copy_groups };
+    return (mfi_weights){ read_weights, in, type_of, has_tensor, copy_group };
 }
 
 /* ---- Opening ---- */

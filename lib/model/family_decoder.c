@@ -23,6 +23,7 @@ void mfi_compile_decoder(mfi_compiler *c)
         mfi_add_block(c, &block, layer);
     mfi_add_norm(c, MFI_ROWS_OUT, config->n_layer, "final_norm", block.x, out);
     mfi_op *output = mfi_program_op(program, MFI_OP_OUTPUT, MFI_ROWS_OUT, config->n_layer, out, out);
+    output->softcap = config->logit_softcap;
     const mfi_tensor *matrix =
         config->tied ? embed->table : mfi_need(c, "output", 0, MFI_PANEL, config->n_vocab, config->d_model, 1);
     if (matrix == NULL) return;

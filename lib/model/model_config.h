@@ -157,9 +157,9 @@ typedef struct mfi_weights {
      * `is`; what is before the first panel or row goes to head. `first`: the hidden unit that its shell begins with. */
     bool (*has)(void *user, const struct mfi_schema_tensor *is, const mfi_tensor *tensor, size_t first,
                 unsigned char head[MFK_LINE]);
-    /* Then: those of the rows [16 * group, 16 * (group + n_group)), all matrices of them. */
+    /* Then: those of the rows from 16 * group on, at most 16 of them, all matrices. */
     mf_status (*copy)(void *user, const struct mfi_schema_tensor *is, const mfi_tensor *tensor, size_t first,
-                      size_t group, size_t n_group, unsigned char *bytes, mf_error *error);
+                      size_t group, unsigned char *bytes, mf_error *error);
 } mfi_weights;
 
 /* What a matrix is for: each may have an element type of its own. ATTENTION is what is none of the others, too. */

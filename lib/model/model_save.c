@@ -300,7 +300,7 @@ static void pack_share(void *user, uint32_t thread, uint32_t n_thread)
         group_result *result = &f->result[i];
         unsigned char *out = f->s->round + i * f->group_bytes;
         *result = (group_result){ 0 };
-        result->status = f->copies ? weights->copy(weights->user, f->is, f->tensor, f->first, f->begin + i, 1, out,
+        result->status = f->copies ? weights->copy(weights->user, f->is, f->tensor, f->first, f->begin + i, out,
                                                    &f->s->errors[thread])
                                    : pack_group(f, thread, f->begin + i, out, result);
         if (result->status != MF_OK) return; /* this thread's error is the one of this group */

@@ -192,29 +192,27 @@ static void copy_along_k(const mf_model *model, const place *p, const mfi_tensor
 
 /* Widths are whole blocks and whole groups. */
 static mf_status copy_group(void *user, const mfi_schema_tensor *is, const mfi_tensor *tensor, size_t first,
-                            size_t group, size_t n_group, unsigned char *bytes, mf_error *error)
+                            size_t group, unsigned char *bytes, mf_error *error)
 {
     (void)error;
     const mf_model *model = user;
     const place p = place_of(model, is);
-    const size_t panel = mfk_panel_bytes(tensor->type, (size_t)tensor->k), group_bytes = is->n_matrix * panel;
-    for (size_t i = 0; i < n_group; i++, group++) {
-        if (tensor->kind == MFI_TABLE) {
-            const size_t rows = mfi_min((size_t)tensor->n - group * MFK_NR, MFK_NR);
-            const size_t row_bytes = mfk_row_bytes(tensor->type, (size_t)tensor->k);
-            const mfi_tensor *from = mfi_container_find(model->container, tensor->name, 0);
-            memcpy(bytes + i * MFK_NR * row_bytes, mfi_tensor_body(from) + group * MFK_NR * row_bytes,
-                   rows * row_bytes);
-        } else if (p.along_k) {
-            memset(bytes + i * panel, 0, panel);
-            copy_along_k(model, &p, tensor, first, group, bytes + i * panel);
-        } else {
-            uint32_t shell = 0;
-            share s = find_share(model, &p, shell, (p.ffn ? first : 0) + group * MFK_NR, 1);
-            while (s.count == 0)
-                s = find_share(model, &p, ++shell, first + group * MFK_NR, 1);
-            memcpy(bytes + i * group_bytes, mfi_tensor_body(s.tensor) + s.at / MFK_NR * group_bytes, group_bytes);
-        }
+    const size_t k = (size_t)tensor->k, panel = mfk_panel_bytes(tensor->type, k), group_bytes = is->n_matrix * panel;
+    if (tensor->kind == MFI_TABLE) {
+        const size_t rows = mfi_min((size_t)tensor->n - group * MFK_NR, MFK_NR);
+        const size_t row_bytes = mfk_row_bytes(tensor->type, k);
+        const mfi_tensor *from = mfi_container_find(model->container, tensor->name, 0);
+        memcpy(bytes, mfi_tensor_body(from) + group * MFK_NR * row_bytes, rows * row_bytes);
+    } else if (p.along_k) {
+        memset(bytes, 0, panel);
+        copy_along_k(model, &p, tensor, first, group, bytes);
+    } else {
+        const size_t row = (p.ffn ? first : 0) + group * MFK_NR;
+        uint32_t shell = 0;
+        share s = find_share(model, &p, shell, row, 1);
+        while (s.count == 0)
+            s = find_share(model, &p, ++shell, row, 1);
+        memcpy(bytes, mfi_tensor_body(s.tensor) + s.at / MFK_NR * group_bytes, group_bytes);
     }
     return MF_OK;
 }

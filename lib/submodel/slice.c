@@ -132,12 +132,12 @@ static bool has_tensor(void *user, const mfi_schema_tensor *is, const mfi_tensor
     return !gathered && s->weights->has && s->weights->has(s->weights->user, &whole, tensor, first, head);
 }
 
-static mf_status copy_groups(void *user, const mfi_schema_tensor *is, const mfi_tensor *tensor, size_t first,
-                             size_t group, size_t n_group, unsigned char *bytes, mf_error *error)
+static mf_status copy_group(void *user, const mfi_schema_tensor *is, const mfi_tensor *tensor, size_t first,
+                            size_t group, unsigned char *bytes, mf_error *error)
 {
     const mfi_slice *s = user;
     const mfi_schema_tensor whole = whole_tensor(s, is);
-    return s->weights->copy(s->weights->user, &whole, tensor, first, group, n_group, bytes, error);
+    return s->weights->copy(s->weights->user, &whole, tensor, first, group, bytes, error);
 }
 
 /* ---- Objects ---- */
@@ -174,10 +174,5 @@ const mfi_config *mfi_slice_config(const mfi_slice *s)
 
 mfi_weights mfi_slice_weights(mfi_slice *s)
 {
-    return (mfi_weights){ read_weights, s, type_of, has_tensor, copy_groups };
-}
-
-uint32_t mfi_slice_layer(const mfi_slice *s, uint32_t layer)
-{
-    return s->kept[layer];
+    return (mfi_weights){ read_weights, s, type_of, has_tensor, copy_group };
 }

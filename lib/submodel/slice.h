@@ -14,7 +14,5 @@ void mfi_slice_free(mfi_slice *slice);
 /* Of kept layers alone, in one granularity "XL". */
 const mfi_config *mfi_slice_config(const mfi_slice *slice);
 mfi_weights mfi_slice_weights(mfi_slice *slice);
-/* The layer of the whole model that a layer of the slice is. */
-uint32_t mfi_slice_layer(const mfi_slice *slice, uint32_t layer);
 
 #endif

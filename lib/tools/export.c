@@ -341,8 +341,8 @@ static mf_status read_rows(const mfi_exporter *x, const mfi_out_tensor *t, const
 static mf_status check_range(const mfi_exporter *x, const mfi_out_tensor *t, const float *rows, size_t n)
 {
     const float most = t->type == MFI_SOURCE_F16    ? mfk_largest(MFK_F16)
+                       : t->type == MFI_SOURCE_BF16 ? mfk_largest(MFK_BF16)
                        : t->type == MFI_SOURCE_Q8_0 ? mfk_largest(MFK_Q8)
-                       : t->type == MFI_SOURCE_BF16 ? 0x1.fefffep127f /* from the next on it is rounded to infinity */
                                                     : FLT_MAX;
     for (size_t i = 0; i < n; i++)
         if (!(fabsf(rows[i]) <= most))
