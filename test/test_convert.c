@@ -2,6 +2,7 @@
  * cannot be converted is refused; any bytes give a status. MF_TEST_ROUNDS runs more shapes. */
 #define _GNU_SOURCE
 #include <criterion/criterion.h>
+#include <float.h>
 #include <math.h>
 
 #include "container_fixture.h"
@@ -422,29 +423,39 @@ static void expect_refused(const char *path, const mf_convert_options *options, 
     fixture_remove(to); /* which finds a file that was left there */
 }
 
+/* `user`: the weight. */
 static mf_status large_read(void *user, const char *name, size_t row, size_t n_row, size_t column, size_t n_column,
                             float *out, mf_error *error)
 {
-    mf_status status = fixture_read_weights(user, name, row, n_row, column, n_column, out, error);
-    if (strcmp(name, "layers.2.attn.o") == 0 && row == 0) out[0] = 1e6f;
+    mf_status status = fixture_read_weights(NULL, name, row, n_row, column, n_column, out, error);
+    if (strcmp(name, "layers.2.attn.o") == 0 && row == 0) out[0] = *(const float *)user;
     return status;
+}
+
+static void save_large(const char *path, float weight)
+{
+    mf_allocator allocator = mfi_allocator(NULL);
+    mfi_config config;
+    mfi_save_options save = { .type = MFK_F32 };
+    cr_assert_eq(fixture_config(&config, false, true, &allocator), MF_OK);
+    cr_assert_eq(
+        mfi_save(&config, &(mfi_weights){ .read = large_read, .user = &weight }, &save, &allocator, path, NULL), MF_OK);
+    mfi_config_free(&config, &allocator);
 }
 
 Test(convert, a_weight_that_a_type_does_not_hold_is_refused_by_name)
 {
-    mf_allocator allocator = mfi_allocator(NULL);
     char *path = fixture_path();
-    mfi_config config;
-    mfi_save_options save = { .type = MFK_F32 };
-    cr_assert_eq(fixture_config(&config, false, true, &allocator), MF_OK);
-    cr_assert_eq(mfi_save(&config, &(mfi_weights){ .read = large_read }, &save, &allocator, path, NULL), MF_OK);
-    mfi_config_free(&config, &allocator);
+    save_large(path, 1e6f);
     mf_convert_options options = options_of(MFK_F16, 0, 0);
     expect_refused(path, &options, MF_E_RANGE, "layers.2.attn.o");
     options.type = MF_WEIGHT_Q4;
     expect_refused(path, &options, MF_E_RANGE, "layers.2.attn.o");
     options.role_type[MF_ROLE_ATTENTION] = MF_WEIGHT_BF16;
     convert(path, path, &options); /* that role alone did not fit */
+    save_large(path, FLT_MAX);     /* which BF16 would round to infinity */
+    options = options_of(MFK_BF16, 0, 0);
+    expect_refused(path, &options, MF_E_RANGE, "layers.2.attn.o");
     fixture_remove(path);
 }
 

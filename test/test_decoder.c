@@ -21,6 +21,7 @@ static random_model model_of(uint32_t round)
     c->ffn_bias = rng_below(&r, 2);
     c->parallel = rng_below(&r, 2);
     c->alibi_max = rng_below(&r, 2) ? (float)rng_between(&r, 1, 12) : 0;
+    c->logit_softcap = rng_below(&r, 2) ? (float)rng_between(&r, 1, 4) : 0;
     if (round % 2 == 0) {
         c->attention_bias = c->ffn_bias = true;
         c->parallel = round % 4 == 2;
@@ -66,6 +67,8 @@ static double *exact_logits(const random_model *model, const widths *view, const
     for (size_t i = 0; i < n; i++) {
         exact_norm(model, "final_norm", 0, x + i * c->d_model, in);
         exact_product(&output, in, logits + i * c->n_vocab);
+        for (size_t j = i * c->n_vocab; j < (i + 1) * c->n_vocab && c->logit_softcap > 0; j++)
+            logits[j] = (double)c->logit_softcap * tanh(logits[j] / (double)c->logit_softcap);
     }
     exact_close(&embed);
     exact_close(&output);
