@@ -103,20 +103,6 @@ static mfi_op *add_up(mfi_compiler *c, const mfi_block *b, uint32_t layer)
     return &c->program->op[c->program->n_op - 1];
 }
 
-static void add_down(mfi_compiler *c, const mfi_block *b, uint32_t layer, mfi_op *up)
-{
-    mfi_op *down = mfi_program_op(c->program, MFI_OP_GEMM, MFI_ROWS_FFN, layer, b->hidden, b->y_ffn);
-    down->k_of = MFI_EXTENT_FFN;
-    mfi_add_shells(c, down, layer, "ffn.down", false, b->y_ffn);
-    if (c->config->ffn_bias) add_bias(c, down, layer, "ffn.down", c->config->d_model);
-    if (up->kind == MFI_OP_GLU && mfi_quantized_share(down) == MFI_SHARE_ALL) { /* straight from the activation */
-        up->quantized = true;
-        up->part[0].dst = down->src2 = b->hidden_q8;
-    } else {
-        mfi_quantize_input(c, down, b->hidden_q8, MFI_EXTENT_FFN);
-    }
-}
-
 /* Both branches read x before either adds to it; and side by side, their products need fewer meetings of the threads. */
 static void add_parallel(mfi_compiler *c, const mfi_block *b, uint32_t layer)
 {
@@ -126,7 +112,7 @@ static void add_parallel(mfi_compiler *c, const mfi_block *b, uint32_t layer)
     mfi_op *up = add_up(c, b, layer);
     add_attend(c, b, layer);
     add_o(c, b, layer);
-    add_down(c, b, layer, up);
+    mfi_add_down(c, layer, up, b->hidden, b->hidden_q8, b->y_ffn);
     mfi_program_op(c->program, MFI_OP_ADD, MFI_ROWS_ATTN, layer, b->y_attn, b->x);
     mfi_program_op(c->program, MFI_OP_ADD, MFI_ROWS_FFN, layer, b->y_ffn, b->x);
 }
@@ -143,6 +129,6 @@ void mfi_add_block(mfi_compiler *c, const mfi_block *b, uint32_t layer)
     add_o(c, b, layer);
     mfi_program_op(c->program, MFI_OP_ADD, MFI_ROWS_ATTN, layer, b->y_attn, b->x);
     add_norm(c, MFI_ROWS_FFN, layer, "ffn_norm", b->x, b->ffn_in);
-    add_down(c, b, layer, add_up(c, b, layer));
+    mfi_add_down(c, layer, add_up(c, b, layer), b->hidden, b->hidden_q8, b->y_ffn);
     mfi_program_op(c->program, MFI_OP_ADD, MFI_ROWS_FFN, layer, b->y_ffn, b->x);
 }

@@ -129,6 +129,22 @@ void mfi_add_shells(mfi_compiler *c, mfi_op *op, uint32_t layer, const char *res
     mfi_program_part(c->program, op, piece, program->n_shell, dst, along_n ? MFI_EXTENT_FFN : MFI_EXTENT_FULL);
 }
 
+void mfi_add_down(mfi_compiler *c, uint32_t layer, mfi_op *up, uint16_t hidden, uint16_t hidden_q8, uint16_t dst)
+{
+    char name[64];
+    mfi_op *down = mfi_program_op(c->program, MFI_OP_GEMM, MFI_ROWS_FFN, layer, hidden, dst);
+    down->k_of = MFI_EXTENT_FFN;
+    mfi_add_shells(c, down, layer, "ffn.down", false, dst);
+    mfi_layer_name(name, layer, "ffn.down");
+    if (c->config->ffn_bias) mfi_add_bias(c, down, name, c->config->d_model);
+    if (up->kind == MFI_OP_GLU && mfi_quantized_share(down) == MFI_SHARE_ALL) { /* straight from the activation */
+        up->quantized = true;
+        up->part[0].dst = down->src2 = hidden_q8;
+    } else {
+        mfi_quantize_input(c, down, hidden_q8, MFI_EXTENT_FFN);
+    }
+}
+
 bool mfi_has_quantized(const mfi_container *container)
 {
     for (uint32_t i = 0; i < mfi_container_tensor_count(container); i++)

@@ -56,6 +56,10 @@ void mfi_add_bias(mfi_compiler *c, mfi_op *op, const char *name, uint64_t n);
 /* The pieces that the shells hold of one FFN matrix of a layer; their widths must be those of `bound`. */
 void mfi_add_shells(mfi_compiler *c, mfi_op *op, uint32_t layer, const char *rest, bool along_n, uint16_t dst);
 
+/* The product from the hidden units to the rows `dst`, with its biases. Where all of its pieces want them quantized, and
+ * `up`, the operation that makes them, can do so itself, it does. */
+void mfi_add_down(mfi_compiler *c, uint32_t layer, mfi_op *up, uint16_t hidden, uint16_t hidden_q8, uint16_t dst);
+
 /* How many of a product's pieces want their input quantized. */
 typedef enum mfi_share { MFI_SHARE_NONE, MFI_SHARE_SOME, MFI_SHARE_ALL } mfi_share;
 mfi_share mfi_quantized_share(const mfi_op *op);

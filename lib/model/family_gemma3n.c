@@ -178,9 +178,8 @@ static void add_sparse(mfi_compiler *c, uint32_t layer, const buffers *b)
 
 static void add_ffn(mfi_compiler *c, uint32_t layer, const buffers *b)
 {
-    const bool sparse = c->config->sparsity[layer] != 0;
     add_norm(c, MFI_ROWS_FFN, layer, "ffn_norm", b->residual, b->ffn_in);
-    if (sparse) {
+    if (c->config->sparsity[layer] != 0) {
         add_sparse(c, layer, b);
     } else {
         mfi_op *glu = mfi_program_op(c->program, MFI_OP_GLU, MFI_ROWS_FFN, layer, b->ffn_in, b->hidden);
@@ -188,16 +187,7 @@ static void add_ffn(mfi_compiler *c, uint32_t layer, const buffers *b)
         mfi_add_shells(c, glu, layer, "ffn.gate_up", true, b->hidden);
         mfi_quantize_input(c, glu, b->ffn_in_q8, MFI_EXTENT_FULL);
     }
-    mfi_op *hidden = &c->program->op[c->program->n_op - 1];
-    mfi_op *down = mfi_program_op(c->program, MFI_OP_GEMM, MFI_ROWS_FFN, layer, b->hidden, b->y_ffn);
-    down->k_of = MFI_EXTENT_FFN;
-    mfi_add_shells(c, down, layer, "ffn.down", false, b->y_ffn);
-    if (!sparse && mfi_quantized_share(down) == MFI_SHARE_ALL) { /* straight from the activation */
-        hidden->quantized = true;
-        hidden->part[0].dst = down->src2 = b->hidden_q8;
-    } else {
-        mfi_quantize_input(c, down, b->hidden_q8, MFI_EXTENT_FFN);
-    }
+    mfi_add_down(c, layer, &c->program->op[c->program->n_op - 1], b->hidden, b->hidden_q8, b->y_ffn);
     add_norm(c, MFI_ROWS_FFN, layer, "ffn_post_norm", b->y_ffn, b->normed);
     add_scaled(c, MFI_OP_ADD, MFI_ROWS_ATTN, layer, 1.0f, b->normed, b->residual);
 }
