@@ -288,9 +288,9 @@ typedef struct mf_trim_options {
     uint32_t wait_ms; /* for requests in flight that use what is to go; 0: as long as they take */
     uint32_t reserved;
 } mf_trim_options;
-#define MF_TRIM_OPTIONS_INIT            \
-    {                                   \
-        sizeof(mf_trim_options), 0, 0   \
+#define MF_TRIM_OPTIONS_INIT          \
+    {                                 \
+        sizeof(mf_trim_options), 0, 0 \
     }
 
 /* Leaves resident what a granularity needs (NULL: the narrowest) and gives the memory of all wider shells back, at once.
@@ -324,9 +324,9 @@ typedef struct mf_shell_info {
     int present;                        /* in the file, or an attached one: can be grown into */
     int resident;                       /* in memory; of use when those before it, and the tables, are too */
 } mf_shell_info;
-#define MF_SHELL_INFO_INIT                                      \
-    {                                                           \
-        sizeof(mf_shell_info), 0, 0, 0, 0, 0, NULL, 0, 0        \
+#define MF_SHELL_INFO_INIT                               \
+    {                                                    \
+        sizeof(mf_shell_info), 0, 0, 0, 0, 0, NULL, 0, 0 \
     }
 
 /* Of shell `shell`, from 0 to mf_model_info.n_shell - 1, or of MF_SHELL_TABLES. MF_E_RANGE: there is none. */

@@ -139,6 +139,10 @@ mf_status mfi_container_check_keys(const mfi_container *container, const char *c
 /* Adds a file that holds regions of this container: a part file, or another .mf file with equal regions. They can be
  * loaded afterwards. MF_E_FORMAT for a file that has none, or whose regions are not this container's. */
 mf_status mfi_container_attach(mfi_container *container, const mfi_container_source *source, mf_error *error);
+/* Attaches the parts that lie beside the file `path` under the names of mfi_part_name(). `first`: why one could not be
+ * taken, as the log is told for all; or MF_OK. */
+void mfi_container_attach_beside(mfi_container *container, const char *path, mf_log log, void *log_user,
+                                 mf_error *first);
 /* The next stored bytes of a region that is not resident. The last ones make it so, if the region's hash holds; else
  * MF_E_CHECKSUM, and it begins anew. MF_E_RANGE: more than the region has, and nothing was taken. `data` NULL and 0
  * bytes forget what was fed. */

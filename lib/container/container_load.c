@@ -272,8 +272,7 @@ static mf_status fill_round(decoding *d, const loading *l, uint64_t stored_at, u
         *stored_sum += d->frame[d->first + i].stored_bytes;
     const unsigned char *stored = d->memory ? d->memory + stored_at : d->buffer;
     if (!d->memory) {
-        mf_status status =
-            mfi_region_read(l->c, d->region, d->buffer, (size_t)*stored_sum, stored_at, l->error);
+        mf_status status = mfi_region_read(l->c, d->region, d->buffer, (size_t)*stored_sum, stored_at, l->error);
         if (status != MF_OK) return status;
     }
     for (uint32_t i = 0; i < d->count; i++) {

@@ -306,7 +306,8 @@ static mf_status attach_container(attaching *a)
 static bool segment_fits(const mfi_part_segment *s, uint64_t end, uint64_t file_bytes)
 {
     const uint64_t place = (end + MFI_REGION_ALIGN - 1) & ~(uint64_t)(MFI_REGION_ALIGN - 1);
-    if (s->offset != place || s->offset > file_bytes || s->bytes == 0 || s->bytes > file_bytes - s->offset) return false;
+    if (s->offset != place || s->offset > file_bytes || s->bytes == 0 || s->bytes > file_bytes - s->offset)
+        return false;
     if (s->begin % MFI_REGION_ALIGN != 0 || s->begin > s->region_bytes || s->bytes > s->region_bytes - s->begin)
         return false;
     return s->bytes == s->region_bytes - s->begin || s->bytes % MFI_REGION_ALIGN == 0;
@@ -328,8 +329,7 @@ static mf_status attach_segments(attaching *a, const mfi_part_header *header, co
         if (region == NO_REGION)
             return mfi_fail(a->error, MF_E_FORMAT, "%s: a part of another model, or of other weights, than %s",
                             a->store.name, a->c->name);
-        const mfi_piece piece = { region,    a->c->n_store, s->begin, s->begin + s->bytes,
-                                  s->offset, s->checksum,   true };
+        const mfi_piece piece = { region, a->c->n_store, s->begin, s->begin + s->bytes, s->offset, s->checksum, true };
         const mf_status status = take_piece(a, &piece);
         if (status != MF_OK) return status;
     }
@@ -354,8 +354,9 @@ static mf_status attach_part(attaching *a)
     const mfi_part_header *header = block;
     mf_status status = mfi_read_at(a->store.fd, block, MFI_PART_PAYLOAD, a->store.offset, a->store.name, a->error);
     if (status == MF_OK && header->version != MFI_PART_VERSION)
-        status = mfi_fail(a->error, MF_E_UNSUPPORTED, "%s: version %u of the format of parts, and this library reads %u",
-                          a->store.name, header->version, MFI_PART_VERSION);
+        status =
+            mfi_fail(a->error, MF_E_UNSUPPORTED, "%s: version %u of the format of parts, and this library reads %u",
+                     a->store.name, header->version, MFI_PART_VERSION);
     if (status == MF_OK && !header_holds(header, block))
         status = mfi_fail(a->error, MF_E_CHECKSUM, "%s: the header is damaged; fetch the part again", a->store.name);
     if (status == MF_OK) status = attach_segments(a, header, (const mfi_part_segment *)(header + 1));
@@ -403,6 +404,44 @@ mf_status mfi_container_attach(mfi_container *c, const mfi_container_source *sou
     return MF_OK;
 }
 
+/* What names of parts beside `path` begin with, and the folder that they are in. */
+static mf_status find_prefix(const char *path, char *folder, size_t folder_bytes, char *prefix, size_t prefix_bytes)
+{
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    const size_t length = strlen(name),
+                 stem = length > 3 && strcmp(name + length - 3, ".mf") == 0 ? length - 3 : length;
+    const int in_folder = slash ? (int)(slash == path ? 1 : slash - path) : 1;
+    const int a = snprintf(folder, folder_bytes, "%.*s", in_folder, slash ? path : ".");
+    const int b = snprintf(prefix, prefix_bytes, "%.*s.", (int)stem, name);
+    return a < 0 || b < 0 || (size_t)a >= folder_bytes || (size_t)b >= prefix_bytes ? MF_E_CAPACITY : MF_OK;
+}
+
+typedef struct search {
+    mfi_container *c;
+    mf_log log;
+    void *log_user;
+    mf_error *first;
+} search;
+
+static void attach_found(void *user, const char *path)
+{
+    const search *s = user;
+    mf_error error = MF_ERROR_INIT;
+    const mfi_container_source source = { .path = path, .fd = -1 };
+    if (mfi_container_attach(s->c, &source, &error) == MF_OK) return;
+    if (s->first->status == MF_OK) *s->first = error;
+    if (s->log) s->log(s->log_user, 1, error.detail);
+}
+
+void mfi_container_attach_beside(mfi_container *c, const char *path, mf_log log, void *log_user, mf_error *first)
+{
+    char folder[1024], prefix[512];
+    search s = { c, log, log_user, first };
+    *first = (mf_error)MF_ERROR_INIT;
+    if (find_prefix(path, folder, sizeof folder, prefix, sizeof prefix) == MF_OK)
+        mfi_list_files(folder, prefix, MFI_PART_SUFFIX, attach_found, &s);
+}
+
 /* ---- Making parts ---- */
 
 uint64_t mfi_part_lay_out(mfi_part_piece *piece, uint32_t n_piece)
@@ -423,9 +462,9 @@ void mfi_part_encode(unsigned char out[MFI_PART_PAYLOAD], const mfi_container *c
     memset(out, 0, MFI_PART_PAYLOAD);
     for (uint32_t i = 0; i < n_piece; i++) {
         const mfi_region *region = &c->directory.region[piece[i].region];
-        const mfi_part_segment segment = { region->kind,         region->shell,   region->content_hash,
-                                           region->checksum,     region->stored_bytes, piece[i].begin,
-                                           piece[i].bytes,       piece[i].offset, piece[i].checksum };
+        const mfi_part_segment segment = { region->kind,     region->shell,        region->content_hash,
+                                           region->checksum, region->stored_bytes, piece[i].begin,
+                                           piece[i].bytes,   piece[i].offset,      piece[i].checksum };
         memcpy(out + sizeof header + i * sizeof segment, &segment, sizeof segment);
     }
     memcpy(header.magic, MFI_PART_MAGIC, sizeof header.magic);
@@ -435,16 +474,6 @@ void mfi_part_encode(unsigned char out[MFI_PART_PAYLOAD], const mfi_container *c
 }
 
 /* ---- Names ---- */
-
-mf_status mfi_part_prefix(const char *path, char *folder, size_t folder_bytes, char *prefix, size_t prefix_bytes)
-{
-    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
-    const size_t length = strlen(name), stem = length > 3 && strcmp(name + length - 3, ".mf") == 0 ? length - 3 : length;
-    const int in_folder = slash ? (int)(slash == path ? 1 : slash - path) : 1;
-    const int a = snprintf(folder, folder_bytes, "%.*s", in_folder, slash ? path : ".");
-    const int b = snprintf(prefix, prefix_bytes, "%.*s.", (int)stem, name);
-    return a < 0 || b < 0 || (size_t)a >= folder_bytes || (size_t)b >= prefix_bytes ? MF_E_CAPACITY : MF_OK;
-}
 
 /* "tables", "shell1", "tables-shell2", "shell1-2". */
 static void name_regions(char out[64], const mfi_region *first, const mfi_region *last)
@@ -461,7 +490,7 @@ mf_status mfi_part_name(char *out, size_t capacity, const mfi_container *c, cons
                         uint32_t last, uint32_t index, uint32_t n)
 {
     char folder[1024], prefix[512], regions[64], which[32] = "";
-    if (mfi_part_prefix(path, folder, sizeof folder, prefix, sizeof prefix) != MF_OK) return MF_E_CAPACITY;
+    if (find_prefix(path, folder, sizeof folder, prefix, sizeof prefix) != MF_OK) return MF_E_CAPACITY;
     name_regions(regions, &c->directory.region[first], &c->directory.region[last]);
     if (n > 1) snprintf(which, sizeof which, ".%uof%u", index + 1, n);
     const bool plain = strchr(path, '/') == NULL;

@@ -21,8 +21,6 @@ void mfi_part_encode(unsigned char out[MFI_PART_PAYLOAD], const mfi_container *c
  * n > 1, piece `index` of `n` of the one. MF_E_CAPACITY: the path is too long. */
 mf_status mfi_part_name(char *out, size_t capacity, const mfi_container *container, const char *path, uint32_t first,
                         uint32_t last, uint32_t index, uint32_t n);
-/* What names of parts beside `path` begin with, and the folder that they are in. */
-mf_status mfi_part_prefix(const char *path, char *folder, size_t folder_bytes, char *prefix, size_t prefix_bytes);
 #define MFI_PART_SUFFIX ".mfpart"
 
 #endif

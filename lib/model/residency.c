@@ -103,22 +103,20 @@ static bool is_absent(const mf_model *model, uint32_t n_shell)
     return first_absent(model, n_shell) < mfi_container_region_count(model->container);
 }
 
-/* What would have it: "model.shell2.mfpart", or the shell's name. */
+/* "shell 2 is in no file; model.shell2.mfpart would have it". */
 static void name_absent(const mf_model *model, uint32_t n_shell, char out[160])
 {
-    char path[2048];
+    char path[2048], shell[24] = "the tables";
     const uint32_t i = first_absent(model, n_shell);
     const mfi_region *region = mfi_container_region(model->container, i);
     const char *file = model->residency.path;
-    if (file != NULL && mfi_part_name(path, sizeof path, model->container, file, i, i, 0, 1) == MF_OK) {
-        const char *slash = strrchr(path, '/');
-        snprintf(out, 160, "%.100s is not there (%s)", slash != NULL ? slash + 1 : path,
-                 region->kind == MFI_REGION_TABLES ? "tables" : "or whichever part has the shell");
-    } else if (region->kind == MFI_REGION_TABLES) {
-        snprintf(out, 160, "the tables are in no file");
-    } else {
-        snprintf(out, 160, "shell %u is in no file", region->shell);
+    if (region->kind == MFI_REGION_SHELL) snprintf(shell, sizeof shell, "shell %u", region->shell);
+    if (file == NULL || mfi_part_name(path, sizeof path, model->container, file, i, i, 0, 1) != MF_OK) {
+        snprintf(out, 160, "%s: in no file", shell);
+        return;
     }
+    const char *slash = strrchr(path, '/');
+    snprintf(out, 160, "%s: in no file; %.100s would have it", shell, slash != NULL ? slash + 1 : path);
 }
 
 mf_status mfi_refuse_view(const mf_model *model, uint32_t n_shell, mf_error *error)
@@ -126,8 +124,8 @@ mf_status mfi_refuse_view(const mf_model *model, uint32_t n_shell, mf_error *err
     const uint32_t n_resident = mfi_shells_resident(&model->residency);
     char what[160];
     if (!is_absent(model, n_shell))
-        return mfi_fail(error, MF_E_NOT_RESIDENT, "the view needs %u shells, and %u are loaded: grow the model", n_shell,
-                        n_resident);
+        return mfi_fail(error, MF_E_NOT_RESIDENT, "the view needs %u shells, and %u are loaded: grow the model",
+                        n_shell, n_resident);
     name_absent(model, n_shell, what);
     return mfi_fail(error, MF_E_NOT_RESIDENT, "the view needs %u shells, and %u are loaded: %s", n_shell, n_resident,
                     what);
@@ -135,32 +133,13 @@ mf_status mfi_refuse_view(const mf_model *model, uint32_t n_shell, mf_error *err
 
 /* ---- Parts that lie beside the file ---- */
 
-typedef struct search {
-    mf_model *model;
-    uint32_t n_shell;
-    mf_error first; /* of those that could not be attached */
-} search;
-
-static void attach_found(void *user, const char *path)
-{
-    search *s = user;
-    mf_error error = MF_ERROR_INIT;
-    const mfi_container_source source = { .path = path, .fd = -1 };
-    if (!is_absent(s->model, s->n_shell) || mfi_container_attach(s->model->container, &source, &error) == MF_OK) return;
-    if (s->first.status == MF_OK) s->first = error;
-    if (s->model->log != NULL) s->model->log(s->model->log_user, 1, error.detail);
-}
-
 /* `reason`: why one of them could not be taken; or MF_OK. */
 static void attach_beside(mf_model *model, uint32_t n_shell, mf_error *reason)
 {
-    char folder[1024], prefix[512];
-    search s = { model, n_shell, MF_ERROR_INIT };
     const char *path = model->residency.path;
-    if (path != NULL && is_absent(model, n_shell) &&
-        mfi_part_prefix(path, folder, sizeof folder, prefix, sizeof prefix) == MF_OK)
-        mfi_list_files(folder, prefix, MFI_PART_SUFFIX, attach_found, &s);
-    *reason = s.first;
+    *reason = (mf_error)MF_ERROR_INIT;
+    if (path != NULL && is_absent(model, n_shell))
+        mfi_container_attach_beside(model->container, path, model->log, model->log_user, reason);
 }
 
 /* ---- How much a name needs ---- */
@@ -239,7 +218,7 @@ static mf_status grow(mf_model *model, uint32_t n_shell, const mf_grow_options *
         char what[160];
         if (reason.status != MF_OK) return mfi_fail(error, reason.status, "%s", reason.detail);
         name_absent(model, n_shell, what);
-        return mfi_fail(error, MF_E_NOT_FOUND, "%s: %s; fetch it, attach it or feed it",
+        return mfi_fail(error, MF_E_NOT_FOUND, "%s: %s",
                         mfi_container_name(model->container), what);
     }
     const mf_status status =
