@@ -127,13 +127,12 @@ static void expect_split(mfi_storage storage, uint64_t max_bytes, int pack, uint
 
 Test(parts, a_file_cut_in_any_way_is_the_same_model)
 {
-    for (mfi_storage storage = MFI_RAW; storage <= MFI_ZSTD; storage++) {
-        expect_split(storage, 0, 0, 4); /* head, tables, two shells */
-        expect_split(storage, 600 << 10, 0, 0);
-        expect_split(storage, 600 << 10, 1, 0);
-        expect_split(storage, 1400 << 10, 1, 0);
-        expect_split(storage, (uint64_t)1 << 40, 1, 1);
-    }
+    expect_split(MFI_RAW, 0, 0, 4); /* head, tables, two shells */
+    expect_split(MFI_RAW, 600 << 10, 0, 0);
+    expect_split(MFI_RAW, 1400 << 10, 1, 0);
+    expect_split(MFI_RAW, (uint64_t)1 << 40, 1, 1);
+    expect_split(MFI_ZSTD, 0, 0, 4);
+    expect_split(MFI_ZSTD, 600 << 10, 1, 0);
 }
 
 Test(parts, cutting_parts_anew_and_in_place_keeps_them)
@@ -317,7 +316,7 @@ Test(parts, segments_that_are_well_hashed_and_wrong_are_refused_or_harmless)
     const path changed = beside(&s, "changed");
     rng r = { 11 };
     uint32_t n_taken = 0;
-    for (uint32_t i = 0; i < test_rounds(200); i++) {
+    for (uint32_t i = 0; i < test_rounds(100); i++) {
         mf_model_options options = test_options(NULL);
         mf_model *model = NULL;
         mf_error error = MF_ERROR_INIT;
@@ -549,13 +548,13 @@ Test(parts, limits_that_hold_no_head_and_files_that_are_not_whole_are_refused)
 }
 
 /* What one life of a model from parts does. */
-static mf_status live(const scene *s, const model_file *file, const mf_allocator *allocator)
+static mf_status live(const scene *s, const model_file *file, counting *memory)
 {
     mf_split_options split = MF_SPLIT_OPTIONS_INIT;
     mf_model_options options = test_options(NULL);
     mf_model *model = NULL;
     mf_shell_info shell = MF_SHELL_INFO_INIT;
-    split.allocator = options.allocator = *allocator;
+    split.allocator = options.allocator = counting_allocator(memory);
     options.n_thread = 1;
     mf_status status = mf_split(s->path, beside(s, "model.mf").text, &split, NULL);
     if (status != MF_OK) return status;
@@ -568,7 +567,10 @@ static mf_status live(const scene *s, const model_file *file, const mf_allocator
         mf_model_shell_info_get(model, 2, &shell);
         status = mf_model_feed(model, 2, file->data + shell.file_offset, (size_t)shell.stored_bytes, NULL);
     }
+    const size_t n_alloc = memory->n_alloc;
+    memory->fail_at = 0; /* the rest is of the test */
     if (status == MF_OK) expect_sizes(model, s, 3, "alive");
+    memory->n_alloc = n_alloc;
     mf_model_close(model);
     hide(s, "model.shell2.mfpart", false);
     return status;
@@ -581,8 +583,7 @@ Test(parts, every_failing_allocation_is_reported_and_leaks_nothing)
     mf_status status = MF_E_NOMEM;
     for (size_t n = 1; status != MF_OK; n++) {
         counting memory = { .mutex = PTHREAD_MUTEX_INITIALIZER, .fail_at = n };
-        const mf_allocator allocator = counting_allocator(&memory);
-        status = live(&s, &file, &allocator);
+        status = live(&s, &file, &memory);
         /* A part beside the file that cannot be attached for want of memory is as good as absent. */
         cr_assert(status == MF_OK || status == MF_E_NOMEM, "allocation %zu: %s", n, mf_status_name(status));
         cr_assert(memory.live_bytes == 0, "allocation %zu", n);
@@ -598,7 +599,7 @@ Test(parts, a_kill_at_any_moment_leaves_no_damaged_file_under_its_name)
     scene s = new_scene(MFK_BF16, MFI_RAW, 2048, 18);
     model_file before = read_file(s.path);
     rng r = { 18 };
-    for (uint32_t i = 0; i < test_rounds(24); i++) {
+    for (uint32_t i = 0; i < test_rounds(12); i++) {
         const pid_t child = fork();
         if (child == 0) {
             mf_split_options options = MF_SPLIT_OPTIONS_INIT;
