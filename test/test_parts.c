@@ -223,6 +223,34 @@ Test(parts, files_are_attached_by_path_descriptor_and_offset)
     drop_scene(&s);
 }
 
+Test(parts, a_download_that_goes_on_is_attached_from_the_same_path)
+{
+    scene s = new_scene(MFK_BF16, MFI_RAW, 2048, 13);
+    model_file file = read_file(s.path);
+    mf_error error = MF_ERROR_INIT;
+    mf_shell_info shell = MF_SHELL_INFO_INIT;
+    mf_model *model = open_path(s.path, MF_LOAD_MAP, "S");
+    for (uint32_t i = 0; i < SIZES; i++) {
+        cr_assert(mf_model_shell_info_get(model, i, &shell) == MF_OK);
+        const uint64_t end = shell.file_offset + shell.stored_bytes;
+        if (i == 0) { /* so far, and without the tables that come next */
+            mf_model_close(model);
+            write_bytes(s.path, file.data, end);
+            model = open_path(s.path, MF_LOAD_MAP, NULL);
+            expect_sizes(model, &s, 0, "the base alone");
+            continue;
+        }
+        FILE *more = fopen(s.path, "r+b");
+        cr_assert(more && fwrite(file.data, 1, end, more) == end && fclose(more) == 0);
+        cr_assert(mf_model_attach(model, s.path, &error) == MF_OK, "%s", error.detail);
+        cr_assert(mf_model_grow(model, mf_model_granularity(model, i), NULL, &error) == MF_OK, "%s", error.detail);
+        expect_sizes(model, &s, i + 1, "a shell more");
+    }
+    mf_model_close(model);
+    drop_file(&file);
+    drop_scene(&s);
+}
+
 /* ---- Wrong files ---- */
 
 static mf_status attach(const scene *s, const char *name, mf_error *error)
