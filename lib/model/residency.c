@@ -103,11 +103,10 @@ static bool is_absent(const mf_model *model, uint32_t n_shell)
     return first_absent(model, n_shell) < mfi_container_region_count(model->container);
 }
 
-/* "shell 2 is in no file; model.shell2.mfpart would have it". */
-static void name_absent(const mf_model *model, uint32_t n_shell, char out[160])
+/* Region i: "shell 2: in no file; model.shell2.mfpart would have it". */
+static void name_absent(const mf_model *model, uint32_t i, char out[160])
 {
     char path[2048], shell[24] = "the tables";
-    const uint32_t i = first_absent(model, n_shell);
     const mfi_region *region = mfi_container_region(model->container, i);
     const char *file = model->residency.path;
     if (region->kind == MFI_REGION_SHELL) snprintf(shell, sizeof shell, "shell %u", region->shell);
@@ -121,12 +120,12 @@ static void name_absent(const mf_model *model, uint32_t n_shell, char out[160])
 
 mf_status mfi_refuse_view(const mf_model *model, uint32_t n_shell, mf_error *error)
 {
-    const uint32_t n_resident = mfi_shells_resident(&model->residency);
+    const uint32_t n_resident = mfi_shells_resident(&model->residency), absent = first_absent(model, n_shell);
     char what[160];
-    if (!is_absent(model, n_shell))
+    if (absent == mfi_container_region_count(model->container))
         return mfi_fail(error, MF_E_NOT_RESIDENT, "the view needs %u shells, and %u are loaded: grow the model",
                         n_shell, n_resident);
-    name_absent(model, n_shell, what);
+    name_absent(model, absent, what);
     return mfi_fail(error, MF_E_NOT_RESIDENT, "the view needs %u shells, and %u are loaded: %s", n_shell, n_resident,
                     what);
 }
@@ -217,9 +216,8 @@ static mf_status grow(mf_model *model, uint32_t n_shell, const mf_grow_options *
     if (is_absent(model, n_shell)) {
         char what[160];
         if (reason.status != MF_OK) return mfi_fail(error, reason.status, "%s", reason.detail);
-        name_absent(model, n_shell, what);
-        return mfi_fail(error, MF_E_NOT_FOUND, "%s: %s",
-                        mfi_container_name(model->container), what);
+        name_absent(model, first_absent(model, n_shell), what);
+        return mfi_fail(error, MF_E_NOT_FOUND, "%s: %s", mfi_container_name(model->container), what);
     }
     const mf_status status =
         mfi_container_grow(model->container, n_shell, options->progress, options->progress_user, error);
