@@ -49,7 +49,8 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
     mfi_container_close(whole);
     file = open(path, O_RDWR);
     fixture_remove(path);
-    return file < 0;
+    if (file < 0 || ftruncate(file, (off_t)part_bytes) != 0) abort();
+    return 0;
 }
 
 /* Lays the input over the part, whose checksum is made right, and writes it all. */
