@@ -135,8 +135,8 @@ typedef struct mf_allocator {
 } mf_allocator;
 
 /* ---- Model --------------------------------------------------------------------------------------
- * The weights and what they mean. Immutable once open, reference counted; share it between threads
- * freely. */
+ * The weights and what they mean. Immutable once open, but for which of its shells are in memory (see Residency
+ * below); reference counted; share it between threads freely. */
 
 typedef struct mf_model mf_model;
 
@@ -168,7 +168,7 @@ typedef struct mf_model_options {
     mf_load load;
     mf_verify verify;
     mf_arithmetic arithmetic;
-    const char *widest; /* name of the widest granularity to load; NULL: all of the file */
+    const char *widest; /* name of the widest granularity to load now; NULL: all of the file */
     /* Highest processor level to use: "scalar"; "avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16" (of use to FAST);
      * "neon", "dotprod", "i8mm", "armbf16" (of use to FAST). NULL: what there is, without what is slow there. The
      * environment variable MF_CPU lowers it further. */
@@ -188,7 +188,7 @@ typedef struct mf_model_options {
             NULL, NULL, { NULL, NULL, NULL }, 0                                                                      \
     }
 
-/* Opens `path`: a .mf file; or, packed into memory as it opens (matrices in the type that keeps their values best: other
+/* Opens `path`: a .mf file, with the parts that `matformer export --shells` cut from it where they lie beside it; or, packed into memory as it opens (matrices in the type that keeps their values best: other
  * people's blocks of 4 to 6 bits become Q8), a Hugging Face folder (config.json and safetensors) or a GGUF file, of Llama,
  * Gemma 3n, MatFormer-OLMo or ViT. Then `load`, `verify` and `widest` have no meaning, the files may go afterwards, and
  * `mf_convert` of matformer_tools.h makes the .mf file that opens at once. The path is copied. */
@@ -246,6 +246,98 @@ MF_API const char *mf_model_configuration(const mf_model *model, uint32_t index)
  * index instead (key NULL): the index-th key, so that all can be listed. */
 MF_API const char *mf_model_metadata(const mf_model *model, const char *key, uint32_t index);
 
+/* ---- Residency ----------------------------------------------------------------------------------
+ * A model is cut into *shells*: shell 0, with attention and norms, is what the narrowest granularity needs, shell 1 what
+ * the next one adds, and so on; and *tables* of embeddings, which every width needs, may be a part of their own. What a
+ * model was opened with can be changed while sessions run in other threads: mf_model_grow() loads shells,
+ * mf_model_trim() gives their memory back to the system, mf_model_attach() and mf_model_feed() bring those that the file
+ * lacks. Forwards take no lock for it: each counts itself into the widest shell that its view needs, and a shell goes
+ * when nobody is in it. Logits do not depend on any of this.
+ *
+ * A view may be wider than what is resident: it holds no addresses. mf_forward() and mf_generate() refuse it with
+ * MF_E_NOT_RESIDENT, for that request alone, until the model has grown.
+ *
+ * These functions may be called from any thread at any time; all but mf_model_shell_info_get() wait for one another, and
+ * their progress must call none of them. */
+
+typedef struct mf_grow_options {
+    size_t struct_size;
+    mf_progress progress; /* from the calling thread */
+    void *progress_user;
+} mf_grow_options;
+#define MF_GROW_OPTIONS_INIT                \
+    {                                       \
+        sizeof(mf_grow_options), NULL, NULL \
+    }
+
+/* Makes all shells resident that a granularity (or another name that mf_extract_submodel() takes) needs; NULL: all of the
+ * model. Those that are stay as they are. Parts that have come to lie beside the file since are found. Raw regions are
+ * mapped or read as the model's `load` says and compressed ones decoded, and verified as at opening; but what is read of
+ * a file that was opened with COPY, and may have been changed, is always verified.
+ * MF_E_NOT_FOUND: a shell is in no file, and nothing was loaded; the sentence says which part would have it.
+ * MF_E_CHECKSUM, MF_E_IO: the file is damaged, or was cut since. After these, MF_E_NOMEM and MF_E_CANCELLED, shells that
+ * were whole by then stay resident. */
+MF_API mf_status mf_model_grow(mf_model *model, const char *granularity, const mf_grow_options *options,
+                               mf_error *error);
+
+/* For wait_ms: requests that use a shell are not waited for at all. */
+#define MF_WAIT_NONE UINT32_MAX
+
+typedef struct mf_trim_options {
+    size_t struct_size;
+    uint32_t wait_ms; /* for requests in flight that use what is to go; 0: as long as they take */
+    uint32_t reserved;
+} mf_trim_options;
+#define MF_TRIM_OPTIONS_INIT          \
+    {                                 \
+        sizeof(mf_trim_options), 0, 0 \
+    }
+
+/* Leaves resident what a granularity needs (NULL: the narrowest) and gives the memory of all wider shells back, at once.
+ * From the beginning of the call on, requests that need them are refused; those in flight are computed to their end. If
+ * they take longer than `wait_ms`, MF_E_BUSY, and all shells are as they were. Must not be called from within a
+ * parallel_for.
+ * Where the caller's own memory was opened with MAP, it stays, and views alone are refused. After mf_model_open_memory()
+ * with COPY, and for shells that were fed, there is nothing to grow from again but an attached file or feeding. A
+ * checkpoint that was opened directly has one shell, and nothing to trim. */
+MF_API mf_status mf_model_trim(mf_model *model, const char *granularity, const mf_trim_options *options,
+                               mf_error *error);
+
+/* Adds a file that has shells or tables of the model: one of the parts that `matformer export --shells` writes, or
+ * another .mf file (the same one, after more of it was fetched). What it has is known by the hash of its contents and
+ * can be grown into afterwards; it is not made resident here. The file is kept open; see mf_load for what must not be
+ * done to it. MF_E_FORMAT, MF_E_CHECKSUM: damaged, or of another model; the model is as it was. */
+MF_API mf_status mf_model_attach(mf_model *model, const char *path, mf_error *error);
+/* The same for `bytes` bytes (0: to its end) at `offset` of an open file descriptor, which stays the caller's. */
+MF_API mf_status mf_model_attach_fd(mf_model *model, int fd, uint64_t offset, uint64_t bytes, mf_error *error);
+
+/* Instead of a shell's number. */
+#define MF_SHELL_TABLES UINT32_MAX
+
+typedef struct mf_shell_info {
+    size_t struct_size;
+    uint64_t file_offset, stored_bytes; /* where it is in the whole .mf file; 0 bytes: nothing of the model is in it */
+    uint64_t memory_bytes;              /* that it takes when resident */
+    uint64_t content_hash;              /* of these */
+    uint64_t fed_bytes;                 /* of stored_bytes, by mf_model_feed() so far */
+    const char *granularity;            /* the narrowest that needs it; NULL: none. Lives as long as the model */
+    int present;                        /* in the file, or an attached one: can be grown into */
+    int resident;                       /* in memory; of use when those before it, and the tables, are too */
+} mf_shell_info;
+#define MF_SHELL_INFO_INIT                               \
+    {                                                    \
+        sizeof(mf_shell_info), 0, 0, 0, 0, 0, NULL, 0, 0 \
+    }
+
+/* Of shell `shell`, from 0 to mf_model_info.n_shell - 1, or of MF_SHELL_TABLES. MF_E_RANGE: there is none. */
+MF_API mf_status mf_model_shell_info_get(const mf_model *model, uint32_t shell, mf_shell_info *info);
+
+/* Takes the next `bytes` bytes of a shell (or MF_SHELL_TABLES) that is not resident, as they lie in the whole file from
+ * file_offset on: in order, in pieces of any size. With the last of stored_bytes the shell is verified and resident, and
+ * counts as soon as those before it do. MF_E_CHECKSUM: they were not its bytes, which begin anew. MF_E_RANGE: more than
+ * it has, and none was taken. MF_E_INVALID: it is resident. `data` NULL forgets what was fed. */
+MF_API mf_status mf_model_feed(mf_model *model, uint32_t shell, const void *data, size_t bytes, mf_error *error);
+
 /* ---- Submodel -----------------------------------------------------------------------------------
  * An immutable view of a model: no weights of its own. Share it freely. */
 
@@ -274,8 +366,9 @@ typedef struct mf_submodel_spec {
         sizeof(mf_submodel_spec), NULL, NULL, 0, NULL, 0, NULL, 0, NULL, 0, 0, 0, 0, 0 \
     }
 
-/* Takes a view. `spec` NULL: the widest that is loaded. Refused with MF_E_WIDTH and the reason: a width beyond the
- * file or off the quantum, a list of the wrong length, a layer that may not be skipped. */
+/* Takes a view. `spec` NULL: the widest that is loaded. A wider one can be taken too, and run when the model has grown.
+ * Refused with MF_E_WIDTH and the reason: a width beyond the file or off the quantum, a list of the wrong length, a layer
+ * that may not be skipped. */
 MF_API mf_status mf_extract_submodel(mf_submodel **out, mf_model *model, const mf_submodel_spec *spec, mf_error *error);
 
 /* The same from text, as the command line and configuration files have it. Fields separated by ';' or

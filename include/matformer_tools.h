@@ -250,6 +250,37 @@ typedef struct mf_export_options {
 MF_API mf_status mf_export(const mf_source *source, const char *path, const mf_export_options *options,
                            mf_error *error);
 
+/* ---- Parts -------------------------------------------------------------------------------------- */
+
+typedef struct mf_split_options {
+    size_t struct_size;
+    uint64_t max_bytes; /* of each file; 0: no limit */
+    int pack;           /* as many shells to a file as max_bytes lets; else each gets a file of its own */
+    int reserved;
+    mf_progress progress; /* `done` of `total` bytes of weights written */
+    void *progress_user;
+    void (*on_file)(void *user, const char *path, uint64_t bytes); /* when a file is under its name; or NULL */
+    void *on_file_user;
+    mf_allocator allocator; /* alloc NULL: the C library's */
+} mf_split_options;
+#define MF_SPLIT_OPTIONS_INIT                                      \
+    {                                                              \
+        sizeof(mf_split_options), 0, 0, 0, NULL, NULL, NULL, NULL, \
+        {                                                          \
+            NULL, NULL, NULL                                       \
+        }                                                          \
+    }
+
+/* Cuts a .mf file (or one that was cut already, by the parts beside it) into a head, `out`, which is a .mf file that has
+ * what every width needs, and parts beside it: "model.tables.mfpart", "model.shell1.mfpart", "model.shell2.1of3.mfpart",
+ * where `out` is "model.mf". mf_model_open() on the head finds those that are there, and mf_model_attach() takes them from
+ * elsewhere. A shell that is larger than max_bytes is cut.
+ *
+ * Every byte is verified. Each file is written to a temporary name, synced and renamed, and the head comes last;
+ * existing ones are replaced, and after a failure whole parts may remain. MF_E_INVALID where max_bytes do not hold the
+ * head; MF_E_FORMAT for a file that is not all there. */
+MF_API mf_status mf_split(const char *path, const char *out, const mf_split_options *options, mf_error *error);
+
 #ifdef __cplusplus
 }
 #endif

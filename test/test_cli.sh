@@ -527,6 +527,31 @@ sys.exit(any(abs(trained[s] - found[s]) > 1e-5 for s in trained))' "$folder/trai
     [ -s "$folder/c.ck" ] || fail "no checkpoint after the reader went away"
 fi
 
+# A file in parts: every size from those that are there, and the name of the one that is not.
+mkdir "$folder/parts"
+expect 0 export "$model" "$folder/parts/m.mf" --shells --json
+json 'len(o["files"]) == 3 and o["files"][-1]["path"].endswith("/m.mf")'
+expect 0 info "$folder/parts/m.mf" --json
+json '[s["resident"] for s in o["residency"]] == [True] * 3 and o["shells_resident"] == 3'
+expect 0 run "$model" --size L --prompt Once -n 5
+cp "$folder/out" "$folder/whole_text"
+expect 0 run "$folder/parts/m.mf" --size L --prompt Once -n 5
+cmp -s "$folder/out" "$folder/whole_text" || fail "a model in parts writes another text"
+rm "$folder/parts/m.shell2.mfpart"
+expect 1 run "$folder/parts/m.mf" --size L --prompt Once -n 5
+says "m.shell2.mfpart"
+expect 0 run "$folder/parts/m.mf" --size M --prompt Once -n 5
+expect 0 info "$folder/parts/m.mf"
+says " absent$" out
+expect 1 export "$folder/parts/m.mf" "$folder/parts/n.mf" --shells
+says "neither in the file nor in a part"
+expect 0 export "$model" "$folder/parts/m.mf" --split-max 1GiB
+expect 0 run "$folder/parts/m.mf" --size L --prompt Once -n 5
+expect 1 export "$model" "$folder/parts/n.mf" --split-max 100KiB
+says "allow more"
+expect 2 export "$model" "$folder/parts/n.mf" --split-max 3bananas
+expect 2 export "$model" "$folder/parts/n.mf" --shells --size S
+
 # Checkpoints of others: opened, converted, cut and exported; chats; prompts as tokens.
 here=$(dirname "$0")
 expect 0 run "$model" --prompt-tokens 65,66,67 -n 4 --temperature 0 --json

@@ -107,6 +107,45 @@ static int print_sizes(const inspection *in)
     return status;
 }
 
+/* Shell 0, 1, ..., then the tables; false past the last. */
+static bool get_shell(const inspection *in, uint32_t index, mf_shell_info *info)
+{
+    *info = (mf_shell_info)MF_SHELL_INFO_INIT;
+    const uint32_t n = in->info.n_shell;
+    return index <= n && mf_model_shell_info_get(in->model, index < n ? index : MF_SHELL_TABLES, info) == MF_OK;
+}
+
+static void print_shells(const inspection *in)
+{
+    cli_table *table = cli_table_create("<shell|<needed from|stored|in memory|<");
+    mf_shell_info s;
+    for (uint32_t i = 0; get_shell(in, i, &s); i++) {
+        cli_table_cell(table, i < in->info.n_shell ? "%u" : "tables", i);
+        cli_table_cell(table, "%s", s.granularity ? s.granularity : "-");
+        cli_table_cell(table, "%s", cli_bytes((double)s.stored_bytes).text);
+        cli_table_cell(table, "%s", cli_bytes((double)s.memory_bytes).text);
+        cli_table_cell(table, "%s", s.resident ? "resident" : s.present ? "present" : "absent");
+    }
+    putchar('\n');
+    cli_table_print(table, stdout);
+    cli_table_free(table);
+}
+
+static json_t *shells_json(const inspection *in)
+{
+    json_t *array = json_array();
+    mf_shell_info s;
+    for (uint32_t i = 0; get_shell(in, i, &s); i++)
+        json_array_append_new(array,
+                              json_pack("{s:o, s:s?, s:I, s:I, s:I, s:s, s:b, s:b}", "shell",
+                                        i < in->info.n_shell ? json_integer(i) : json_string("tables"), "granularity",
+                                        s.granularity, "offset", (json_int_t)s.file_offset, "stored_bytes",
+                                        (json_int_t)s.stored_bytes, "memory_bytes", (json_int_t)s.memory_bytes,
+                                        "content_hash", cli_format("%016llx", (unsigned long long)s.content_hash).text,
+                                        "present", s.present, "resident", s.resident));
+    return array;
+}
+
 /* What the table above says already. */
 static bool is_shown(const char *key)
 {
@@ -151,7 +190,8 @@ static int print_json(const inspection *in)
         json_decref(valid);
     }
     json_t *root = json_pack(
-        "{s:o, s:s, s:s, s:b, s:o, s:I, s:I, s:I, s:I, s:I, s:i, s:i, s:b, s:i, s:i, s:o, s:o, s:o, s:i, s:o, s:s}",
+        "{s:o, s:s, s:s, s:b, s:o, s:I, s:I, s:I, s:I, s:I, s:i, s:i, s:b, s:i, s:i, s:o, s:o, s:o, s:i, s:o, s:s, "
+        "s:o}",
         "file", cli_json_string(in->path), "family", i->family, "cpu", i->cpu, "verified",
         (int)(in->verified && i->n_shell_resident == i->n_shell), "shape", cli_shape_json(i), "params",
         (json_int_t)i->n_param, "file_bytes", (json_int_t)i->file_bytes, "weight_bytes", (json_int_t)i->weight_bytes,
@@ -159,7 +199,7 @@ static int print_json(const inspection *in)
         (int)i->n_shell, "shells_resident", (int)i->n_shell_resident, "tokenizer", (int)in->tokenizer, "bos_token",
         i->bos_token, "eos_token", i->eos_token, "granularities", granularities, "configurations", configurations,
         "metadata", metadata, "shells_verified", in->verified ? (int)i->n_shell_resident : 0, "types", types_json(in),
-        "arithmetic", cli_arithmetic_name(i->arithmetic));
+        "arithmetic", cli_arithmetic_name(i->arithmetic), "residency", shells_json(in));
     if (root && in->tensors) {
         mf_error error = MF_ERROR_INIT;
         json_t *directory = cli_directory_json(in->path, &error);
@@ -177,6 +217,7 @@ static int print_text(const inspection *in)
 {
     print_summary(in);
     int status = print_sizes(in);
+    if (status == CLI_OK) print_shells(in);
     if (status == CLI_OK) print_metadata(in);
     if (status == CLI_OK && in->tensors) {
         mf_error error = MF_ERROR_INIT;

@@ -2,7 +2,7 @@
 """A second reader of .mf files, written from docs/container-format.md alone: it shares no code with the
 library, so that each proves the other and the page. For small files: it reads whole tensors.
 
-    read_mf.py FILE                prints the directory as JSON
+    read_mf.py FILE [PART...]      prints the directory as JSON; parts have regions that the file lacks
     read_mf.py FILE --out FOLDER   writes directory.json and every tensor as NAME.npy, row major: panels
                                    unpacked, gate and up apart, shells joined, all widened to f32
 """
@@ -17,6 +17,7 @@ import xxhash
 import zstandard
 
 MAGIC = b"\x89MF\r\n\x1a\n\0"
+PART_MAGIC = b"\x89MFP\r\n\x1a\n"
 ENTRY_KINDS = {1: "metadata", 2: "region", 3: "tensor"}
 REGION_KINDS = {1: "base", 2: "shell", 3: "tables"}
 STORAGES = {0: "raw", 1: "zstd"}
@@ -185,7 +186,7 @@ class Container:
         self.metadata = dict(metadata)
         self._check_regions(head_bytes)
         self._check_tensors()
-        self._raw = {}
+        self._raw, self._pieces, self._stored = {}, {}, {}
 
     def _check_regions(self, end):
         require(self.regions and self.regions[0] and self.regions[0]["kind"] == "base", "first region")
@@ -196,7 +197,25 @@ class Container:
         require(end == self.file_bytes, "file_bytes")
         ends = [region["file_offset"] + region["stored_bytes"] for region in self.regions if region]
         require(len(self.data) in ends, "length of the file")
-        require(all(region["present"] or region["kind"] == "shell" for region in self.regions if region), "length")
+        require(all(region["present"] or region["kind"] != "base" for region in self.regions if region), "length")
+
+    def attach(self, path):
+        """Takes the regions, or pieces of regions, that a part has."""
+        part = pathlib.Path(path).read_bytes()
+        for segment in read_part(part):
+            matching = [index for index, region in enumerate(self.regions) if region and all(
+                region[key] == segment[key] for key in ("kind", "shell", "content_hash", "checksum", "stored_bytes"))]
+            require(len(matching) == 1, "the part is of another file")
+            self._pieces.setdefault(matching[0], {})[segment["begin"]] = segment["data"]
+        for index, pieces in self._pieces.items():
+            stored = b"".join(piece for _, piece in sorted(pieces.items()))
+            if len(stored) == self.regions[index]["stored_bytes"]:
+                self._stored[index] = stored
+                self.regions[index]["present"] = True
+
+    def _stored_bytes(self, index):
+        region = self.regions[index]
+        return self._stored.get(index) or self.data[region["file_offset"]:][:region["stored_bytes"]]
 
     def _check_tensors(self):
         ends = {}
@@ -211,7 +230,7 @@ class Container:
         """The raw bytes of a region, verified; None when it is absent."""
         region = self.regions[index]
         if index not in self._raw and region["present"]:
-            stored = self.data[region["file_offset"]:][:region["stored_bytes"]]
+            stored = self._stored_bytes(index)
             require(f"{xxh64(stored):016x}" == region["checksum"], f"checksum of region {index}")
             raw = stored if region["storage"] == "raw" else decode_frames(stored, region["frames"])
             require(len(raw) == region["raw_bytes"], f"size of region {index}")
@@ -254,6 +273,29 @@ class Container:
         regions = [region and {**region, "frames": len(region["frames"])} for region in self.regions]
         return {"generation": self.generation, "file_bytes": self.file_bytes, "metadata": self.metadata,
                 "regions": regions, "tensors": self.tensors}
+
+
+def read_part(part):
+    """The segments of a part file, verified."""
+    require(part[:8] == PART_MAGIC and len(part) >= 65536, "not a part")
+    checksum, version, count, zeros = struct.unpack_from("<QII40s", part, 8)
+    require(version == 1, f"version {version} of parts")
+    require(1 <= count <= 1023 and not any(zeros), "header of the part")
+    require(checksum == xxh64(part[16:64 + 64 * count]), "checksum of the part")
+    segments, end = [], 65536
+    for i in range(count):
+        kind, shell, content, region_checksum, stored, begin, size, offset, own = struct.unpack_from(
+            "<IIQQQQQQQ", part, 64 + 64 * i)
+        require(offset == align_up(end, 65536) and size > 0 and offset + size <= len(part), "place of a segment")
+        require(begin % 65536 == 0 and (begin + size == stored or (size % 65536 == 0 and begin + size < stored)),
+                "extent of a segment")
+        end = offset + size
+        require(own == xxh64(part[offset:end]), "checksum of a segment")
+        segments.append({"kind": REGION_KINDS[kind], "shell": shell, "content_hash": f"{content:016x}",
+                         "checksum": f"{region_checksum:016x}", "stored_bytes": stored, "begin": begin,
+                         "data": part[offset:end]})
+    require(end == len(part), "length of the part")
+    return segments
 
 
 def decode_frames(stored, frames):
@@ -329,10 +371,13 @@ def panel_rows(panels, type_, k, table):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file")
+    parser.add_argument("part", nargs="*")
     parser.add_argument("--out", metavar="FOLDER")
     arguments = parser.parse_args()
     try:
         container = Container(arguments.file)
+        for part in arguments.part:
+            container.attach(part)
         text = json.dumps(container.describe(), indent=1)
         if not arguments.out:
             print(text)

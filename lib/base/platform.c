@@ -4,6 +4,7 @@
 #endif
 #include "platform.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -116,6 +117,34 @@ mf_status mfi_protect_read(void *at, size_t bytes)
     return mprotect(at, bytes, PROT_READ) == 0 ? MF_OK : MF_E_NOMEM;
 }
 
+bool mfi_make_inaccessible(void *at, size_t bytes)
+{
+    return mmap(at, mfi_round_up(bytes, page_bytes()), PROT_NONE,
+                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) != MAP_FAILED;
+}
+
+/* ---- Folders ---- */
+
+static bool ends_in(const char *text, const char *suffix)
+{
+    const size_t length = strlen(text), of_suffix = strlen(suffix);
+    return length >= of_suffix && strcmp(text + length - of_suffix, suffix) == 0;
+}
+
+void mfi_list_files(const char *folder, const char *prefix, const char *suffix,
+                    void (*each)(void *user, const char *path), void *user)
+{
+    char path[4096];
+    DIR *entries = opendir(folder);
+    if (entries == NULL) return;
+    for (const struct dirent *entry; (entry = readdir(entries)) != NULL;) {
+        if (strncmp(entry->d_name, prefix, strlen(prefix)) != 0 || !ends_in(entry->d_name, suffix)) continue;
+        const int length = snprintf(path, sizeof(path), "%s/%s", folder, entry->d_name);
+        if (length > 0 && (size_t)length < sizeof(path)) each(user, path);
+    }
+    closedir(entries);
+}
+
 /* ---- The machine ---- */
 
 uint64_t mfi_now_ns(void)
@@ -123,6 +152,12 @@ uint64_t mfi_now_ns(void)
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+void mfi_sleep_ns(uint32_t ns)
+{
+    const struct timespec duration = { .tv_nsec = (long)(ns < 999999999u ? ns : 999999999u) };
+    nanosleep(&duration, NULL);
 }
 
 uint32_t mfi_usable_cores(void)

@@ -2,6 +2,8 @@
 #ifndef MFI_PLATFORM_H
 #define MFI_PLATFORM_H
 
+#include <stdbool.h>
+
 #include "matformer.h"
 
 /* Opens a regular file to be read and says how long it is; MF_E_NOT_FOUND where there is none of that name. */
@@ -18,8 +20,17 @@ void mfi_unreserve(void *base, size_t bytes);
 mf_status mfi_map_file_at(void *at, size_t bytes, int fd, uint64_t offset, mf_error *error);
 mf_status mfi_map_memory_at(void *at, size_t bytes, mf_error *error);
 mf_status mfi_protect_read(void *at, size_t bytes);
+/* Gives the memory of [at, at + bytes) back and leaves the addresses reserved: touching them faults. False when the
+ * system refuses, and then nothing changed. */
+bool mfi_make_inaccessible(void *at, size_t bytes);
+
+/* Calls each(user, path) for the files of `folder` whose names begin with `prefix` and end in `suffix`; `path` lies in
+ * that folder and is valid during the call. A folder that cannot be read has none. */
+void mfi_list_files(const char *folder, const char *prefix, const char *suffix,
+                    void (*each)(void *user, const char *path), void *user);
 
 uint64_t mfi_now_ns(void);       /* monotonic */
+void mfi_sleep_ns(uint32_t ns);  /* at least; a signal may wake it earlier */
 uint32_t mfi_usable_cores(void); /* of this process's affinity mask, at least 1 */
 /* Their numbers to cpus[MFI_MAX_CPU], and how many; 0 where the system does not tell. */
 #define MFI_MAX_CPU 1024u

@@ -30,7 +30,7 @@ typedef struct mfi_tensor {
     uint64_t panels;        /* PANEL: number of panels stored; 2 * ceil(n/16) where gate and up are interleaved */
     uint64_t offset, bytes; /* in the region */
     uint32_t tag;           /* of a declaration: the declarer's own; 0 in what was read */
-    const void *data;       /* NULL while the region is not resident; else never changes */
+    const void *data;       /* NULL while the region is not resident */
 } mfi_tensor;
 
 /* Where its first panel or row is. What is before it is the table of a Q4 tensor. */
@@ -87,6 +87,12 @@ mf_status mfi_container_open(mfi_container **out, const mfi_container_source *so
  * decodes them, verifying as the options say, with progress. Regions that the file lacks, as a prefix may,
  * stay as they are. One thread at a time. */
 mf_status mfi_container_load(mfi_container *container, uint32_t shell_count, mf_error *error);
+/* The same later, with a progress of its own: a file that was copied, and may have been changed since, is verified. */
+mf_status mfi_container_grow(mfi_container *container, uint32_t shell_count, mf_progress progress, void *progress_user,
+                             mf_error *error);
+/* Gives back the memory of SHELL regions from `shell_count` on; nobody may be reading them. Their addresses fault
+ * afterwards, but for regions in the caller's memory, which stays. */
+void mfi_container_trim(mfi_container *container, uint32_t shell_count);
 void mfi_container_close(mfi_container *container);
 
 const char *mfi_container_name(const mfi_container *container); /* the path, or "memory": for messages */
@@ -100,6 +106,13 @@ uint32_t mfi_container_region_count(const mfi_container *container);
 const mfi_region *mfi_container_region(const mfi_container *container, uint32_t index);
 uint32_t mfi_container_tensor_count(const mfi_container *container);
 const mfi_tensor *mfi_container_tensor(const mfi_container *container, uint32_t index);
+/* Any thread, at any time: whether all bytes of a region are where they can be loaded from; whether it is in memory; how
+ * many of its bytes were fed. */
+bool mfi_region_present(const mfi_container *container, uint32_t region);
+bool mfi_region_resident(const mfi_container *container, uint32_t region);
+uint64_t mfi_region_fed_bytes(const mfi_container *container, uint32_t region);
+/* Of a kind and storage that this version knows; else nothing can be loaded from it. */
+bool mfi_region_known(const mfi_container *container, uint32_t region);
 /* In O(log n); NULL when there is none. */
 const mfi_tensor *mfi_container_find(const mfi_container *container, const char *name, uint32_t shell);
 
@@ -120,6 +133,30 @@ bool mfi_container_key_known(const char *key, const char *const *known, size_t c
  * caller understands. */
 mf_status mfi_container_check_keys(const mfi_container *container, const char *const *known, size_t count,
                                    mf_error *error);
+
+/* ---- Parts: regions that lie in other files, or come piece by piece. One thread at a time ---- */
+
+/* Adds a file that holds regions of this container: a part file, or another .mf file with equal regions. They can be
+ * loaded afterwards. MF_E_FORMAT for a file that has none, or whose regions are not this container's. */
+mf_status mfi_container_attach(mfi_container *container, const mfi_container_source *source, mf_error *error);
+/* Attaches the parts that lie beside the file `path` under the names of mfi_part_name(). `first`: why one could not be
+ * taken, as the log is told for all; or MF_OK. */
+void mfi_container_attach_beside(mfi_container *container, const char *path, mf_log log, void *log_user,
+                                 mf_error *first);
+/* The next stored bytes of a region that is not resident. The last ones make it so, if the region's hash holds; else
+ * MF_E_CHECKSUM, and it begins anew. MF_E_RANGE: more than the region has, and nothing was taken. `data` NULL and 0
+ * bytes forget what was fed. */
+mf_status mfi_container_feed(mfi_container *container, uint32_t region, const void *data, size_t bytes,
+                             mf_error *error);
+/* What was opened is not read again: the caller's memory, after a copy of it. */
+void mfi_container_forget_source(mfi_container *container);
+/* Copies stored bytes of a present region out. */
+mf_status mfi_region_read(const mfi_container *container, uint32_t region, void *out, size_t bytes, uint64_t at,
+                          mf_error *error);
+/* Copies bytes of the container itself out. The range lies inside its length. */
+mf_status mfi_container_fetch(const mfi_container *container, void *out, size_t bytes, uint64_t offset,
+                              mf_error *error);
+uint64_t mfi_container_head_bytes(const mfi_container *container); /* where the first region begins */
 
 /* ---- Writing ---- */
 

@@ -70,6 +70,27 @@ typedef struct mfi_file_tensor {
     uint32_t name_bytes, zero;
 } mfi_file_tensor; /* then the name */
 
+/* A part: a file of its own that holds regions, or pieces of them, of a container whose directory is elsewhere. */
+#define MFI_PART_MAGIC "\x89MFP\r\n\x1a\n" /* 8 bytes without its terminator */
+#define MFI_PART_VERSION 1u
+#define MFI_PART_SEGMENTS ((MFI_REGION_ALIGN - 64) / 64) /* at most: the first payload begins at MFI_REGION_ALIGN */
+
+typedef struct mfi_part_header {
+    char magic[8];
+    uint64_t checksum;
+    uint32_t version, segment_count;
+    uint64_t zeros[5];
+} mfi_part_header; /* then the segments */
+
+typedef struct mfi_part_segment {
+    uint32_t kind, shell;
+    uint64_t content_hash, region_checksum, region_bytes; /* of the region: as its entry says, bytes being the stored */
+    uint64_t begin, bytes;                                /* of its stored bytes, what is here */
+    uint64_t offset, checksum;                            /* in this file */
+} mfi_part_segment;
+
+_Static_assert(sizeof(mfi_part_header) == 64, "as in the file");
+_Static_assert(sizeof(mfi_part_segment) == 64, "as in the file");
 _Static_assert(sizeof(mfi_file_header) == 64, "as in the file");
 _Static_assert(sizeof(mfi_file_slot) == 64, "as in the file");
 _Static_assert(sizeof(mfi_file_metadata) == 24, "as in the file");

@@ -22,35 +22,54 @@
 typedef struct loading {
     mfi_container *c;
     mf_error *error;
+    mf_progress progress;
+    void *progress_user;
+    bool later; /* not while the container opens */
     uint64_t done, total;
 } loading;
 
 static mf_status advance(loading *l, uint64_t bytes)
 {
     l->done += bytes;
-    if (!l->c->progress || l->c->progress(l->c->progress_user, l->done, l->total) == 0) return MF_OK;
-    return mfi_fail(l->error, MF_E_CANCELLED, "%s: opening was cancelled", l->c->name);
+    if (!l->progress || l->progress(l->progress_user, l->done, l->total) == 0) return MF_OK;
+    return mfi_fail(l->error, MF_E_CANCELLED, "%s: %s was cancelled", l->c->name, l->later ? "growing" : "opening");
 }
 
-static bool verified(const mfi_container *c, const mfi_region *region)
+/* A copy lets its file change, so that what is read of it later is always looked at. */
+static bool verified(const loading *l, uint32_t index)
 {
+    const mfi_container *c = l->c;
+    if (l->later && c->load == MF_LOAD_COPY) return true;
     if (c->verify != MF_VERIFY_DEFAULT) return c->verify == MF_VERIFY_FULL;
-    return region->storage == MFI_ZSTD || c->length < VERIFY_BELOW;
+    const mfi_piece *first = mfi_container_piece(c, index, 0);
+    const uint64_t length = first && first->store == MFI_OWN ? c->length : c->directory.file_bytes;
+    return c->directory.region[index].storage == MFI_ZSTD || length < VERIFY_BELOW;
 }
 
 static mf_status check_hash(const loading *l, uint32_t index, uint64_t found, uint64_t stated)
 {
     if (found == stated) return MF_OK;
     return mfi_fail(l->error, MF_E_CHECKSUM, "%s: the weights in region %u are damaged; fetch the file again",
-                    l->c->name, index);
+                    mfi_container_blame(l->c, index), index);
 }
 
-/* Address space for a region, `skew` bytes past a huge page's start. */
+static void release(mfi_container *c, uint32_t index)
+{
+    mfi_residence *residence = &c->residence[index];
+    mfi_unreserve(residence->reserved, residence->reserved_bytes);
+    residence->reserved = NULL;
+    residence->reserved_bytes = 0;
+}
+
+/* Address space for a region, `skew` bytes past a huge page's start: that which it had before it was trimmed, if that
+ * will do. */
 static unsigned char *reserve(const loading *l, uint32_t index, size_t skew)
 {
     mfi_residence *residence = &l->c->residence[index];
-    residence->reserved_bytes = skew + (size_t)l->c->directory.region[index].raw_bytes;
-    residence->reserved = mfi_reserve(residence->reserved_bytes, HUGE_PAGE);
+    const size_t bytes = skew + (size_t)l->c->directory.region[index].raw_bytes;
+    if (residence->reserved_bytes != bytes) release(l->c, index);
+    if (!residence->reserved) residence->reserved = mfi_reserve(bytes, HUGE_PAGE);
+    residence->reserved_bytes = residence->reserved ? bytes : 0;
     if (residence->reserved) return (unsigned char *)residence->reserved + skew;
     mfi_fail(l->error, MF_E_NOMEM, "%s: no address space for region %u", l->c->name, index);
     return NULL;
@@ -63,13 +82,6 @@ static unsigned char *reserve_memory(const loading *l, uint32_t index)
     return at;
 }
 
-static void release(mfi_container *c, uint32_t index)
-{
-    mfi_residence *residence = &c->residence[index];
-    mfi_unreserve(residence->reserved, residence->reserved_bytes);
-    *residence = (mfi_residence){ 0 };
-}
-
 /* ---- Raw regions ---- */
 
 /* Bytes that are where they stay: hashed if they are to be verified, else not touched. */
@@ -77,7 +89,7 @@ static mf_status load_in_place(loading *l, uint32_t index, const unsigned char *
 {
     const mfi_region *region = &l->c->directory.region[index];
     size_t bytes = (size_t)region->raw_bytes;
-    if (!verified(l->c, region)) return advance(l, bytes);
+    if (!verified(l, index)) return advance(l, bytes);
     XXH64_state_t hash;
     XXH64_reset(&hash, 0);
     for (size_t done = 0; done < bytes;) {
@@ -90,36 +102,50 @@ static mf_status load_in_place(loading *l, uint32_t index, const unsigned char *
     return check_hash(l, index, XXH64_digest(&hash), region->checksum);
 }
 
-/* A mapping needs the region on a page of the file: not so for an asset inside an archive, perhaps. */
-static bool can_map(const mfi_container *c)
+/* A mapping needs the pieces of the region on pages of their files: not so for an asset inside an archive, perhaps. */
+static bool can_map(const mfi_container *c, uint32_t index)
 {
-    return c->load == MF_LOAD_MAP && c->fd_offset % (uint64_t)sysconf(_SC_PAGESIZE) == 0;
+    const uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), bytes = c->directory.region[index].stored_bytes;
+    if (c->load != MF_LOAD_MAP) return false;
+    for (uint64_t at = 0, offset; at < bytes;) {
+        const mfi_piece *piece = mfi_container_piece(c, index, at);
+        if (mfi_piece_fd(c, piece, at, &offset) < 0 || offset % page != 0 || at % page != 0) return false;
+        at = piece->end;
+    }
+    return true;
 }
 
 /* The address is that of the file modulo a huge page, so that file systems can map huge pages. */
 static mf_status load_mapped(loading *l, uint32_t index, const unsigned char **data)
 {
-    const mfi_region *region = &l->c->directory.region[index];
-    uint64_t offset = l->c->fd_offset + region->file_offset;
-    unsigned char *at = reserve(l, index, (size_t)(offset % HUGE_PAGE));
-    if (!at) return MF_E_NOMEM;
-    mf_status status = mfi_map_file_at(at, (size_t)region->raw_bytes, l->c->fd, offset, l->error);
-    *data = at;
-    return status == MF_OK ? load_in_place(l, index, at) : status;
+    const uint64_t bytes = l->c->directory.region[index].raw_bytes;
+    const mfi_piece *piece = mfi_container_piece(l->c, index, 0);
+    uint64_t offset;
+    mfi_piece_fd(l->c, piece, 0, &offset);
+    unsigned char *to = reserve(l, index, (size_t)(offset % HUGE_PAGE));
+    if (!to) return MF_E_NOMEM;
+    mf_status status = mfi_container_check_files(l->c, index, l->error);
+    for (uint64_t at = 0; at < bytes && status == MF_OK; at = piece->end) {
+        piece = mfi_container_piece(l->c, index, at);
+        const int fd = mfi_piece_fd(l->c, piece, at, &offset);
+        status = mfi_map_file_at(to + at, (size_t)(piece->end - at), fd, offset, l->error);
+    }
+    *data = to;
+    return status == MF_OK ? load_in_place(l, index, to) : status;
 }
 
 static mf_status load_copied(loading *l, uint32_t index, const unsigned char **data)
 {
     const mfi_region *region = &l->c->directory.region[index];
     size_t bytes = (size_t)region->raw_bytes;
-    bool verify = verified(l->c, region);
+    bool verify = verified(l, index);
     unsigned char *at = reserve_memory(l, index);
     if (!at) return MF_E_NOMEM;
     XXH64_state_t hash;
     XXH64_reset(&hash, 0);
     for (size_t done = 0; done < bytes;) {
         size_t piece = mfi_min(bytes - done, CHUNK);
-        mf_status status = mfi_container_fetch(l->c, at + done, piece, region->file_offset + done, l->error);
+        mf_status status = mfi_region_read(l->c, index, at + done, piece, done, l->error);
         if (status != MF_OK) return status;
         if (verify) XXH64_update(&hash, at + done, piece);
         status = advance(l, piece);
@@ -135,6 +161,8 @@ static mf_status load_copied(loading *l, uint32_t index, const unsigned char **d
 /* One round: some frames that lie one after the other, taken by whichever thread is free. */
 typedef struct decoding {
     const mfi_file_frame *frame;
+    uint32_t region;
+    const unsigned char *memory; /* all stored bytes of the region, where they are there; else NULL */
     uint32_t first, count;
     const unsigned char **stored; /* [round] of each frame */
     unsigned char **raw;
@@ -204,7 +232,7 @@ static void measure_decoding(decoding *d, const loading *l, const mfi_parts *par
         if (parts->frame[i].split > 1) d->plane_bytes = mfi_max(d->plane_bytes, parts->frame[i].raw_bytes);
     }
     d->plane_bytes = mfi_round_up(d->plane_bytes, MFI_LINE);
-    d->buffer_bytes = l->c->memory ? 0 : stored_max * d->round;
+    d->buffer_bytes = d->memory ? 0 : stored_max * d->round;
 }
 
 static mf_status begin_decoding(decoding *d, const loading *l, const mfi_parts *parts)
@@ -242,9 +270,9 @@ static mf_status fill_round(decoding *d, const loading *l, uint64_t stored_at, u
     *stored_sum = *raw_sum = 0;
     for (uint32_t i = 0; i < d->count; i++)
         *stored_sum += d->frame[d->first + i].stored_bytes;
-    const unsigned char *stored = l->c->memory ? l->c->memory + stored_at : d->buffer;
-    if (!l->c->memory) {
-        mf_status status = mfi_container_fetch(l->c, d->buffer, (size_t)*stored_sum, stored_at, l->error);
+    const unsigned char *stored = d->memory ? d->memory + stored_at : d->buffer;
+    if (!d->memory) {
+        mf_status status = mfi_region_read(l->c, d->region, d->buffer, (size_t)*stored_sum, stored_at, l->error);
         if (status != MF_OK) return status;
     }
     for (uint32_t i = 0; i < d->count; i++) {
@@ -257,12 +285,13 @@ static mf_status fill_round(decoding *d, const loading *l, uint64_t stored_at, u
     return MF_OK;
 }
 
-static mf_status decode_rounds(decoding *d, loading *l, uint32_t index, unsigned char *raw)
+static mf_status decode_rounds(decoding *d, loading *l, unsigned char *raw)
 {
+    const uint32_t index = d->region;
     const mfi_region *region = &l->c->directory.region[index];
     const uint32_t n_frame = l->c->directory.parts[index].n_frame;
-    bool verify = verified(l->c, region);
-    uint64_t stored_at = region->file_offset, stored_sum;
+    bool verify = verified(l, index);
+    uint64_t stored_at = 0, stored_sum;
     size_t raw_sum;
     XXH64_state_t stored_hash, raw_hash;
     XXH64_reset(&stored_hash, 0);
@@ -278,7 +307,8 @@ static mf_status decode_rounds(decoding *d, loading *l, uint32_t index, unsigned
             decode_round(d, 0, 1);
         if (atomic_load(&d->failed))
             return mfi_fail(l->error, MF_E_FORMAT,
-                            "%s: the weights in region %u cannot be decoded; fetch the file again", l->c->name, index);
+                            "%s: the weights in region %u cannot be decoded; fetch the file again",
+                            mfi_container_blame(l->c, index), index);
         if (verify) XXH64_update(&raw_hash, raw, raw_sum);
         status = advance(l, raw_sum);
         if (status != MF_OK) return status;
@@ -290,13 +320,14 @@ static mf_status decode_rounds(decoding *d, loading *l, uint32_t index, unsigned
     return status == MF_OK ? check_hash(l, index, XXH64_digest(&raw_hash), region->content_hash) : status;
 }
 
-static mf_status load_decoded(loading *l, uint32_t index, const unsigned char **data)
+/* `stored`: all of the region's stored bytes, or NULL where they are still in files. */
+static mf_status load_decoded(loading *l, uint32_t index, const unsigned char *stored, const unsigned char **data)
 {
     unsigned char *at = reserve_memory(l, index);
     if (!at) return MF_E_NOMEM;
-    decoding d = { 0 };
+    decoding d = { .region = index, .memory = stored };
     mf_status status = begin_decoding(&d, l, &l->c->directory.parts[index]);
-    if (status == MF_OK) status = decode_rounds(&d, l, index, at);
+    if (status == MF_OK) status = decode_rounds(&d, l, at);
     end_decoding(&d, &l->c->allocator);
     *data = at;
     return status;
@@ -319,55 +350,118 @@ static uint32_t first_tensor(const mfi_directory *directory, uint32_t region)
     return low;
 }
 
-static mf_status load_region(loading *l, uint32_t index)
+/* NULL: not resident. */
+static void set_data(mfi_container *c, uint32_t index, const unsigned char *data)
 {
-    mfi_container *c = l->c;
-    mfi_region *region = &c->directory.region[index];
-    const unsigned char *data = NULL;
-    mf_status status;
-    bool mapped = false;
-    if (region->storage == MFI_ZSTD) {
-        status = load_decoded(l, index, &data);
-    } else if (c->memory && c->load == MF_LOAD_MAP) {
-        data = c->memory + region->file_offset;
-        status = load_in_place(l, index, data);
-    } else if (!c->memory && can_map(c)) {
-        mapped = true;
-        status = load_mapped(l, index, &data);
-    } else {
-        status = load_copied(l, index, &data);
-    }
-    /* Nothing writes to weights. For a file mapping this is so already. */
-    if (status == MF_OK && !mapped && c->residence[index].reserved)
-        status = mfi_protect_read(c->residence[index].reserved, c->residence[index].reserved_bytes);
+    c->directory.region[index].data = data;
+    for (uint32_t i = first_tensor(&c->directory, index);
+         i < c->directory.n_tensor && c->directory.tensor[i].region == index; i++)
+        c->directory.tensor[i].data = data ? data + c->directory.tensor[i].offset : NULL;
+    atomic_store_explicit(&c->residence[index].resident, data != NULL, memory_order_relaxed);
+}
+
+static atomic_uint_least64_t *bytes_of(mfi_container *c, uint32_t index)
+{
+    return c->residence[index].mapped ? &c->mapped_bytes : &c->allocated_bytes;
+}
+
+/* What every way of loading ends with. Nothing writes to weights; for a file mapping this is so already. */
+static mf_status end_loading(mfi_container *c, uint32_t index, mf_status status, const unsigned char *data)
+{
+    mfi_residence *residence = &c->residence[index];
+    if (status == MF_OK && !residence->mapped && residence->reserved)
+        status = mfi_protect_read(residence->reserved, residence->reserved_bytes);
     if (status != MF_OK) {
         release(c, index);
         return status;
     }
-    region->data = data;
-    for (uint32_t i = first_tensor(&c->directory, index);
-         i < c->directory.n_tensor && c->directory.tensor[i].region == index; i++)
-        c->directory.tensor[i].data = data + c->directory.tensor[i].offset;
-    if (mapped) c->mapped_bytes += region->raw_bytes;
-    if (!mapped && c->residence[index].reserved) c->allocated_bytes += region->raw_bytes;
+    set_data(c, index, data);
+    if (residence->reserved)
+        atomic_fetch_add_explicit(bytes_of(c, index), c->directory.region[index].raw_bytes, memory_order_relaxed);
     return MF_OK;
+}
+
+static mf_status load_region(loading *l, uint32_t index)
+{
+    mfi_container *c = l->c;
+    const unsigned char *in_place = mfi_container_in_place(c, index), *data = in_place;
+    const bool raw = c->directory.region[index].storage == MFI_RAW;
+    c->residence[index].mapped = raw && can_map(c, index);
+    mf_status status;
+    if (!raw)
+        status = load_decoded(l, index, in_place, &data);
+    else if (in_place && c->load == MF_LOAD_MAP)
+        status = load_in_place(l, index, in_place);
+    else if (c->residence[index].mapped)
+        status = load_mapped(l, index, &data);
+    else
+        status = load_copied(l, index, &data);
+    return end_loading(c, index, status, data);
 }
 
 /* Of a kind that we know, there, wanted and not loaded yet. */
 static bool to_load(const mfi_container *c, uint32_t index, uint32_t shell_count)
 {
     const mfi_region *region = &c->directory.region[index];
-    return c->directory.parts[index].known && region->file_offset + region->stored_bytes <= c->length &&
-           (region->kind != MFI_REGION_SHELL || region->shell < shell_count) && !region->data;
+    return mfi_region_present(c, index) && (region->kind != MFI_REGION_SHELL || region->shell < shell_count) &&
+           !region->data;
+}
+
+static mf_status load_regions(loading *l, uint32_t shell_count)
+{
+    const mfi_container *c = l->c;
+    for (uint32_t i = 0; i < c->directory.n_region; i++)
+        if (to_load(c, i, shell_count)) l->total += c->directory.region[i].raw_bytes;
+    mf_status status = advance(l, 0);
+    for (uint32_t i = 0; i < c->directory.n_region && status == MF_OK; i++)
+        if (to_load(c, i, shell_count)) status = load_region(l, i);
+    return status;
 }
 
 mf_status mfi_container_load(mfi_container *c, uint32_t shell_count, mf_error *error)
 {
-    loading l = { .c = c, .error = error };
-    for (uint32_t i = 0; i < c->directory.n_region; i++)
-        if (to_load(c, i, shell_count)) l.total += c->directory.region[i].raw_bytes;
-    mf_status status = advance(&l, 0);
-    for (uint32_t i = 0; i < c->directory.n_region && status == MF_OK; i++)
-        if (to_load(c, i, shell_count)) status = load_region(&l, i);
-    return status;
+    loading l = { .c = c, .error = error, .progress = c->progress, .progress_user = c->progress_user };
+    return load_regions(&l, shell_count);
+}
+
+mf_status mfi_container_grow(mfi_container *c, uint32_t shell_count, mf_progress progress, void *progress_user,
+                             mf_error *error)
+{
+    loading l = { .c = c, .error = error, .progress = progress, .progress_user = progress_user, .later = true };
+    return load_regions(&l, shell_count);
+}
+
+mf_status mfi_container_take_fed(mfi_container *c, uint32_t index, void *stored, size_t stored_bytes, mf_error *error)
+{
+    loading l = { .c = c, .error = error, .later = true };
+    const unsigned char *data = stored;
+    c->residence[index].mapped = false;
+    if (c->directory.region[index].storage == MFI_ZSTD) {
+        const mf_status status = load_decoded(&l, index, stored, &data);
+        mfi_unreserve(stored, stored_bytes);
+        return end_loading(c, index, status, data);
+    }
+    release(c, index);
+    c->residence[index].reserved = stored;
+    c->residence[index].reserved_bytes = stored_bytes;
+    return end_loading(c, index, MF_OK, data);
+}
+
+/* ---- And away again ---- */
+
+static void unload_region(mfi_container *c, uint32_t index)
+{
+    mfi_residence *residence = &c->residence[index];
+    set_data(c, index, NULL);
+    if (!residence->reserved) return;
+    atomic_fetch_sub_explicit(bytes_of(c, index), c->directory.region[index].raw_bytes, memory_order_relaxed);
+    if (!mfi_make_inaccessible(residence->reserved, residence->reserved_bytes)) release(c, index);
+}
+
+void mfi_container_trim(mfi_container *c, uint32_t shell_count)
+{
+    for (uint32_t i = 0; i < c->directory.n_region; i++) {
+        const mfi_region *region = &c->directory.region[i];
+        if (region->kind == MFI_REGION_SHELL && region->shell >= shell_count && region->data) unload_region(c, i);
+    }
 }

@@ -25,18 +25,18 @@ mf_status mfi_container_fetch(const mfi_container *c, void *out, size_t bytes, u
     return MF_OK;
 }
 
-static void set_name(mfi_container *c, const char *path)
+void mfi_container_set_name(char name[128], const char *path)
 {
-    size_t length = strlen(path), room = sizeof c->name - 1;
+    size_t length = strlen(path), room = 127;
     if (length <= room)
-        memcpy(c->name, path, length + 1);
+        memcpy(name, path, length + 1);
     else
-        snprintf(c->name, sizeof c->name, "...%s", path + length - (room - 3));
+        snprintf(name, room + 1, "...%s", path + length - (room - 3));
 }
 
 static mf_status open_path(mfi_container *c, const char *path, mf_error *error)
 {
-    set_name(c, path);
+    mfi_container_set_name(c->name, path);
     do
         c->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* not to wait on a FIFO */
     while (c->fd < 0 && errno == EINTR);
@@ -68,16 +68,16 @@ static mf_status measure_file(mfi_container *c, uint64_t offset, uint64_t bytes,
 static mf_status open_source(mfi_container *c, const mfi_container_source *source, mf_error *error)
 {
     if (source->image.base) {
-        set_name(c, source->name);
+        mfi_container_set_name(c->name, source->name);
         c->memory = source->image.base;
         c->length = source->image.bytes;
         c->load = MF_LOAD_MAP;
         c->verify = MF_VERIFY_NONE; /* we made it */
-        c->allocated_bytes = c->length;
+        atomic_store(&c->allocated_bytes, c->length);
         return MF_OK;
     }
     if (source->memory) {
-        set_name(c, "memory");
+        mfi_container_set_name(c->name, "memory");
         c->memory = source->memory;
         c->length = source->memory_bytes;
         if (c->load == MF_LOAD_MAP && (uintptr_t)c->memory % MFI_LINE != 0)
@@ -179,7 +179,7 @@ static mf_status choose_slot(mfi_container *c, const mfi_file_header *header, mf
     return mfi_fail(error, MF_E_CHECKSUM, "%s: the directory is damaged; fetch the file again", c->name);
 }
 
-/* Whole, or a prefix that ends where a region does and has all regions that every width needs. */
+/* Whole, or a prefix that ends where a region does and has the first: what every width needs of each layer. */
 static mf_status check_length(const mfi_container *c, mf_error *error)
 {
     const mfi_directory *directory = &c->directory;
@@ -187,7 +187,7 @@ static mf_status check_length(const mfi_container *c, mf_error *error)
     for (uint32_t i = 0; i < directory->n_region; i++) {
         const mfi_region *region = &directory->region[i];
         uint64_t end = region->file_offset + region->stored_bytes;
-        if (directory->parts[i].known && region->kind != MFI_REGION_SHELL && end > c->length)
+        if (region->kind == MFI_REGION_BASE && end > c->length)
             return mfi_fail(error, MF_E_FORMAT, "%s: %llu bytes long, but every width needs the first %llu of %llu",
                             c->name, (unsigned long long)c->length, (unsigned long long)end,
                             (unsigned long long)directory->file_bytes);
@@ -210,7 +210,7 @@ static mf_status read_directory(mfi_container *c, mf_error *error)
     if (status != MF_OK) return status;
     c->residence = mfi_alloc_array(&c->allocator, c->directory.n_region, sizeof *c->residence);
     if (!c->residence) return mfi_fail(error, MF_E_NOMEM, "%s: no memory for the regions", c->name);
-    return MF_OK;
+    return mfi_container_own_pieces(c, error);
 }
 
 mf_status mfi_container_open(mfi_container **out, const mfi_container_source *source, const mf_model_options *options,
@@ -243,8 +243,11 @@ mf_status mfi_container_open(mfi_container **out, const mfi_container_source *so
 void mfi_container_close(mfi_container *c)
 {
     if (!c) return;
-    for (uint32_t i = 0; c->residence && i < c->directory.n_region; i++)
+    for (uint32_t i = 0; c->residence && i < c->directory.n_region; i++) {
+        mfi_container_drop_feed(c, i);
         mfi_unreserve(c->residence[i].reserved, c->residence[i].reserved_bytes);
+    }
+    mfi_container_drop_stores(c);
     mfi_free(&c->allocator, c->residence, c->directory.n_region * sizeof *c->residence);
     mfi_directory_free(&c->directory, &c->allocator);
     mfi_free(&c->allocator, c->slot, c->slot_bytes);
@@ -268,12 +271,12 @@ uint64_t mfi_container_file_bytes(const mfi_container *c)
 
 uint64_t mfi_container_mapped_bytes(const mfi_container *c)
 {
-    return c->mapped_bytes;
+    return atomic_load_explicit(&c->mapped_bytes, memory_order_relaxed);
 }
 
 uint64_t mfi_container_allocated_bytes(const mfi_container *c)
 {
-    return c->allocated_bytes + c->slot_bytes + c->directory.block_bytes;
+    return atomic_load_explicit(&c->allocated_bytes, memory_order_relaxed) + c->slot_bytes + c->directory.block_bytes;
 }
 
 uint64_t mfi_container_content_hash(const mfi_container *c)
@@ -293,6 +296,26 @@ uint32_t mfi_container_region_count(const mfi_container *c)
 const mfi_region *mfi_container_region(const mfi_container *c, uint32_t index)
 {
     return &c->directory.region[index];
+}
+
+bool mfi_region_present(const mfi_container *c, uint32_t region)
+{
+    return atomic_load_explicit(&c->residence[region].present, memory_order_relaxed);
+}
+
+bool mfi_region_resident(const mfi_container *c, uint32_t region)
+{
+    return atomic_load_explicit(&c->residence[region].resident, memory_order_relaxed);
+}
+
+uint64_t mfi_region_fed_bytes(const mfi_container *c, uint32_t region)
+{
+    return atomic_load_explicit(&c->residence[region].fed_bytes, memory_order_relaxed);
+}
+
+bool mfi_region_known(const mfi_container *c, uint32_t region)
+{
+    return c->directory.parts[region].known;
 }
 
 uint32_t mfi_container_tensor_count(const mfi_container *c)

@@ -34,43 +34,16 @@ static mf_status choose_kernels(mf_model *model, const mf_model_options *options
     return MF_OK;
 }
 
-static mf_status find_granularity(const mf_model *model, const char *name, const mfi_granularity **out, mf_error *error)
+/* The program needs the directory alone, and says which shells a granularity reaches into. */
+static mf_status load_weights(mf_model *model, const mfi_container_source *source, const mf_model_options *options,
+                              mf_error *error)
 {
-    for (uint32_t g = 0; g < model->config.n_granularity; g++) {
-        *out = &model->config.granularity[g];
-        if (strcmp((*out)->name, name) == 0) return MF_OK;
-    }
-    return mfi_fail(error, MF_E_NOT_FOUND, "%s has no granularity \"%.32s\"", mfi_container_name(model->container),
-                    name);
-}
-
-/* The program needs the directory alone, and says which shells the widest granularity reaches into. */
-static mf_status load_weights(mf_model *model, const mf_model_options *options, mf_error *error)
-{
-    const mfi_granularity *widest = NULL;
-    mf_status status = MF_OK;
-    if (options->widest != NULL) status = find_granularity(model, options->widest, &widest, error);
-    if (status == MF_OK)
-        status = mfi_compile(&model->program, &model->config, model->container, &model->allocator, error);
-    if (status != MF_OK) return status;
-    uint32_t n_shell = widest != NULL ? 1 : model->program->n_shell;
-    for (uint32_t layer = 0; widest != NULL && layer < model->program->n_layer; layer++) {
-        const uint32_t needed = mfi_program_shells(model->program, layer, widest->ffn[layer]);
-        if (needed > n_shell) n_shell = needed;
-    }
-    return mfi_container_load(model->container, n_shell, error);
-}
-
-/* Shells are loaded in order, so those that can be used are the first resident ones. */
-static void count_resident_shells(mf_model *model)
-{
-    model->n_shell = model->program->n_shell;
-    model->n_shell_resident = model->n_shell;
-    for (uint32_t i = 0; i < mfi_container_region_count(model->container); i++) {
-        const mfi_region *region = mfi_container_region(model->container, i);
-        if (region->kind == MFI_REGION_SHELL && region->data == NULL && region->shell < model->n_shell_resident)
-            model->n_shell_resident = region->shell;
-    }
+    mf_status status = mfi_compile(&model->program, &model->config, model->container, &model->allocator, error);
+    if (status == MF_OK) status = mfi_residency_open(model, options->widest, error);
+    /* After a copy the caller's memory may go. */
+    if (status == MF_OK && source->memory != NULL && options->load == MF_LOAD_COPY)
+        mfi_container_forget_source(model->container);
+    return status;
 }
 
 static mf_status load_tokenizer(mf_model *model, mf_error *error)
@@ -135,6 +108,7 @@ static void destroy(mf_model *model)
     for (uint32_t type = 0; type < MFI_N_CACHE_TYPE; type++)
         mfi_page_pool_destroy(model->pool[type]);
     pthread_mutex_destroy(&model->pool_lock);
+    mfi_residency_destroy(model);
     mfi_program_free(model->program);
     mfi_tokenizer_free(model->tokenizer);
     mfi_config_free(&model->config, &allocator);
@@ -158,7 +132,7 @@ static void log_opened(const mf_model *model)
     if (model->log == NULL) return;
     snprintf(line, sizeof line, "%s: %s, %u layers, %u of %u shells loaded, kernels for %s%s",
              mfi_container_name(model->container), mfi_family_name(model->config.family), model->config.n_layer,
-             model->n_shell_resident, model->n_shell, mfk_cpu_name(model->kernels.cpu),
+             mfi_shells_resident(&model->residency), model->residency.n_shell, mfk_cpu_name(model->kernels.cpu),
              arithmetic_in_use(model) == MF_ARITHMETIC_FAST ? ", fast arithmetic" : "");
     model->log(model->log_user, 2, line);
 }
@@ -170,10 +144,9 @@ static mf_status open_parts(mf_model *model, const mfi_container_source *source,
     if (status == MF_OK) status = choose_kernels(model, options, error);
     if (status != MF_OK) return status;
     status = mfi_config_read(&model->config, model->container, &model->allocator, error);
-    if (status == MF_OK) status = load_weights(model, options, error);
+    if (status == MF_OK) status = load_weights(model, source, options, error);
     if (status == MF_OK) status = load_tokenizer(model, error);
     if (status != MF_OK) return status;
-    count_resident_shells(model);
     size_pages(model);
     log_opened(model);
     return MF_OK;
@@ -195,12 +168,17 @@ mf_status mfi_model_open(mf_model **out, const mfi_container_source *source, con
     model->log_user = options->log_user;
     model->cache_bytes = options->cache_bytes;
     atomic_init(&model->references, 1);
-    if (pthread_mutex_init(&model->pool_lock, NULL) != 0) {
+    mf_status status = mfi_residency_init(model, source, error);
+    if (status == MF_OK && pthread_mutex_init(&model->pool_lock, NULL) != 0) {
+        mfi_residency_destroy(model);
+        status = mfi_fail(error, MF_E_NOMEM, "no mutex for the model");
+    }
+    if (status != MF_OK) {
         mfi_free(&options->allocator, model, sizeof *model);
         mfi_image_free(&image);
-        return mfi_fail(error, MF_E_NOMEM, "no mutex for the model");
+        return status;
     }
-    const mf_status status = open_parts(model, source, options, error);
+    status = open_parts(model, source, options, error);
     if (status != MF_OK) {
         destroy(model);
         return status;
@@ -256,8 +234,8 @@ mf_status mfi_model_info(const mf_model *model, mf_model_info *info)
         .max_positions = config->max_positions,
         .n_granularity = config->n_granularity,
         .quantum = MFI_QUANTUM,
-        .n_shell = model->n_shell,
-        .n_shell_resident = model->n_shell_resident,
+        .n_shell = model->residency.n_shell,
+        .n_shell_resident = mfi_shells_resident(&model->residency),
         .n_param = count_parameters(model),
         .file_bytes = mfi_container_file_bytes(model->container),
         .mapped_bytes = mfi_container_mapped_bytes(model->container),

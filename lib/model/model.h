@@ -11,6 +11,7 @@
 #include "model_config.h"
 #include "page_pool.h"
 #include "program.h"
+#include "residency.h"
 #include "tokenizer.h"
 
 #define MFI_N_CACHE_TYPE 3u
@@ -24,7 +25,7 @@ struct mf_model {
     mfk_table kernels;
     mfi_config config;
     mfi_program *program;
-    uint32_t n_shell, n_shell_resident;
+    mfi_residency residency;
     mf_log log;
     void *log_user;
     /* Pages of 64 positions of one layer's keys and values, by cache type: here because the sessions of a model

@@ -30,7 +30,7 @@ static place find_place(const mf_model *model, const char *name)
     snprintf(p.stored, sizeof p.stored, "%s", name);
     if (!p.ffn) return p;
     p.layer = layer;
-    p.n_shell = model->n_shell;
+    p.n_shell = model->residency.n_shell;
     p.along_k = strcmp(part, "down") == 0;
     if (model->config.ffn == MFI_FFN_GATED && (up || gate)) {
         p.n_matrix = 2;
@@ -222,7 +222,7 @@ static mfk_type type_of(void *user, const mfi_schema_tensor *is)
 {
     const mf_model *model = user;
     mfk_type type = 0;
-    for (uint32_t shell = 0; shell < model->n_shell; shell++) {
+    for (uint32_t shell = 0; shell < model->residency.n_shell; shell++) {
         const mfi_tensor *tensor = mfi_container_find(model->container, is->name, shell);
         if (!tensor) continue;
         if (type != 0 && tensor->type != type) return 0;

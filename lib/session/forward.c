@@ -146,7 +146,6 @@ static mf_status check_outputs(const mf_request *request, mf_error *error)
 static mf_status check_request(const mf_request *request, const mf_executor *executor, mf_error *error)
 {
     const mf_session *session = request->session;
-    const mf_submodel *view = request->submodel;
     const mfi_program *program = session->model->program;
     if (request->adapter != NULL) return mfi_fail(error, MF_E_UNSUPPORTED, "adapters are not supported");
     if (request->logits_of != MF_LOGITS_LAST && request->logits_of != MF_LOGITS_NONE &&
@@ -154,13 +153,10 @@ static mf_status check_request(const mf_request *request, const mf_executor *exe
         return mfi_fail(error, MF_E_INVALID, "logits_of %d is unknown", (int)request->logits_of);
     if (request->embedding_stride != 0 && request->embedding_stride < program->d_model)
         return mfi_fail(error, MF_E_INVALID, "embedding_stride is below d_model");
-    if (view->n_shell > session->model->n_shell_resident)
-        return mfi_fail(error, MF_E_NOT_RESIDENT, "the view needs %u shells, and %u are loaded", view->n_shell,
-                        session->model->n_shell_resident);
     mf_status status =
         image_rows(request) > 0 ? check_image(request, executor, error) : check_tokens(request, session, error);
     if (status == MF_OK) status = check_outputs(request, error);
-    if (status == MF_OK) status = mfi_kv_check_view(&session->cache, view, error);
+    if (status == MF_OK) status = mfi_kv_check_view(&session->cache, request->submodel, error);
     return status;
 }
 
@@ -295,6 +291,21 @@ static void settle_batch(forward *f, uint64_t elapsed_ns)
     }
 }
 
+/* The shells that the view needs stay in memory until the request ends. */
+static mf_status pin_shells(mf_session *session, const mf_submodel *view, mf_error *error)
+{
+    if (!mfi_pin(&session->model->residency, view->n_shell))
+        return mfi_refuse_view(session->model, view->n_shell, error);
+    session->n_pinned = view->n_shell;
+    return MF_OK;
+}
+
+static void unpin_shells(mf_session *session)
+{
+    if (session->n_pinned > 0) mfi_unpin(&session->model->residency, session->n_pinned);
+    session->n_pinned = 0;
+}
+
 static void start_request(forward *f, size_t index)
 {
     mf_error reason = MF_ERROR_INIT;
@@ -305,6 +316,7 @@ static void start_request(forward *f, size_t index)
     mf_session *session = request->session;
     const mf_request input = input_at(f, index);
     mf_status status = check_request(&input, f->executor, &reason);
+    if (status == MF_OK) status = pin_shells(session, request->submodel, &reason);
     if (status == MF_OK)
         status = mfi_kv_prepare(&session->cache, request->submodel, session->position,
                                 session->position + (uint32_t)row_count(request), &reason);
@@ -314,6 +326,7 @@ static void start_request(forward *f, size_t index)
 static void finish_request(mf_request *request)
 {
     mf_session *session = request->session;
+    unpin_shells(session);
     if (request->status == MF_OK && image_rows(request) > 0) {
         mfi_kv_truncate(&session->cache, session->position);
         return;

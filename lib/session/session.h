@@ -14,6 +14,7 @@ struct mf_session {
     mfi_kv_cache cache;
     atomic_bool cancel; /* asked for; taken back by the forward that obeys */
     bool in_forward;    /* named by a request of the call in progress: finds a session given twice */
+    uint32_t n_pinned;  /* shells that its request holds in memory */
 };
 
 mf_status mfi_session_create(mf_session **out, mf_model *model, const mf_session_options *options, mf_error *error);

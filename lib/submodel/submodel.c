@@ -214,7 +214,7 @@ static uint32_t widest_loaded(const mf_model *model)
             const uint32_t needed = shells_of(model, layer, model->config.granularity[g].ffn[layer]);
             if (needed > n_shell) n_shell = needed;
         }
-        if (n_shell <= model->n_shell_resident) return g;
+        if (n_shell <= mfi_shells_resident(&model->residency)) return g;
     }
     return 0;
 }

@@ -15,9 +15,10 @@ static mf_status check_tensors(const mf_model *model, mf_error *error)
             return mfi_fail(error, MF_E_UNSUPPORTED, "%s: tensor %.80s is none that its family has",
                             mfi_container_name(model->container), name);
     }
-    if (model->n_shell_resident == model->n_shell) return MF_OK;
-    return mfi_fail(error, MF_E_FORMAT, "%s: the file ends before shell %u of %u; fetch all of it",
-                    mfi_container_name(model->container), model->n_shell_resident, model->n_shell);
+    const uint32_t n_resident = mfi_shells_resident(&model->residency), n_shell = model->residency.n_shell;
+    if (n_resident == n_shell) return MF_OK;
+    return mfi_fail(error, MF_E_FORMAT, "%s: the file, with the parts beside it, ends before shell %u of %u; fetch all",
+                    mfi_container_name(model->container), n_resident, n_shell);
 }
 
 static void fill_info(mf_source_info *info, const mf_model *model)
@@ -63,7 +64,7 @@ mf_status mfi_source_container(mf_source *source, const char *path, const mf_sou
     }
     source->keys_of = model->container;
     source->storage = mfi_container_region(model->container, 0)->storage;
-    source->one_shell = model->n_shell == 1;
+    source->one_shell = model->residency.n_shell == 1;
     fill_info(&source->info, model);
     source->info.has_tokenizer = tokenizer != NULL;
     source->object = model;
