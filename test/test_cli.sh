@@ -211,6 +211,12 @@ says "wants up to 16 numbers"
 expect 1 eval "$model" --text "$folder/text.txt" --context 48 --span 16 --mixed S:L --written 33 --threads 1
 says "has room"
 
+# bench governor: every load is run, and a speed that is held by all sizes is held by the widest.
+expect 0 bench governor "$model" --seconds 0.3 --target 1 --threads 2 --json
+json 'o["governor"]["target_tokens_per_second"] == 1 and o["governor"]["narrowed"] == 0'
+json 'sorted(set(s["sessions"] for s in o["governor"]["samples"])) == [4, 6, 8]'
+json 'all(s["bytes_share"] == 1 and s["tokens_per_second"] > 1 for s in o["governor"]["samples"])'
+
 # eval: what has no end, or is waited for, is no text.
 mkfifo "$folder/fifo"
 for path in /dev/zero "$folder/fifo"; do
