@@ -11,11 +11,12 @@ import subprocess
 import sys
 
 PAIRS = ["S:XL", "M:XL", "L:XL"]
-WRITTEN = "32,64,128,512,all"
+WRITTEN = "32,128,512,all"
 
 
 def measure(args, pair):
-    command = [args.program, "eval", args.model, "--mixed", pair, "--written", WRITTEN, "--span", str(args.span), "--json"]
+    command = [args.program, "eval", args.model, "--mixed", pair, "--written", WRITTEN, "--span", str(args.span), "--threads", str(args.threads),
+               "--json"]
     command += [word for text in args.text for word in ("--text", text)]
     result = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     result["file"] = os.path.basename(result["file"])
@@ -47,7 +48,7 @@ def write_table(args, results):
              "A session keeps its keys and values when the width changes, so a wide view reads what a narrow one wrote, and the other",
              f"way round. Measured by `matformer eval --mixed` ([cli.md](cli.md#eval)) on `{first['file']}` and {books}, which no",
              f"training saw: {first['windows']} windows of {first['context']} positions, the length that the model was trained for, so that there is no",
-             f"room for 512. Counted are the last {first['span']} tokens of each; before them the *writer* ran the last 32, 64 or all",
+             f"room for 512. Counted are the last {first['span']} tokens of each; before them the *writer* ran the last 32 or all",
              f"{first['context'] - first['span']} positions, and the *reader* the others. *More than alone*: nats per token above the reader's loss over the same tokens",
              "where it ran all positions, ± the standard error over windows. *Of the gap*: the same as a share of the difference",
              "between the two sizes, each alone; 100 % would be the other size's loss. KL and same top token: against the reader alone.", "",
@@ -70,6 +71,7 @@ def main():
     parser.add_argument("--model", default="models/tales.mf")
     parser.add_argument("--text", required=True, nargs="+", help="texts that no training saw")
     parser.add_argument("--span", type=int, default=128, help="tokens at the end of a window that count (128)")
+    parser.add_argument("--threads", type=int, default=0, help="(0: one per core)")
     parser.add_argument("--docs", required=True, help="where mixed-cache.json and mixed-cache.md go")
     args = parser.parse_args()
     results = {pair: measure(args, pair) for pair in PAIRS}
