@@ -63,7 +63,7 @@ def draw(args, result):
     speed.plot(at, [s["tokens_per_second"] for s in samples], drawstyle="steps-pre", label="achieved")
     speed.axhline(run["target_tokens_per_second"], color="black", linestyle="--", linewidth=1, label="target")
     speed.set_ylabel("tokens/s of a session")
-    speed.set_ylim(bottom=0)
+    speed.set_ylim(0, 1.3 * max(s["tokens_per_second"] for s in samples))
     speed.legend(loc="lower right")
     width.plot(at, [100 * s["bytes_share"] for s in samples], drawstyle="steps-pre", color="tab:green")
     width.set_ylabel("width, % of the\nweights read")
