@@ -249,7 +249,7 @@ Test(governor, holds_what_can_be_held_whatever_the_costs_are)
             const double load = uniform(&r, 0.3, options.ms_per_token / s.machine.rung_ms[0] * 0.9);
             const trial t = run_phase(&s, load, 4, 60);
             cr_assert(t.held >= 0.95, "round %u, phase %u: held %.3f", round, phase, t.held);
-            cr_assert(t.changes <= 16 + 4 * s.n_member, "round %u, phase %u: %u changes", round, phase,
+            cr_assert(t.changes <= 24 + 4 * s.n_member, "round %u, phase %u: %u changes", round, phase,
                       (unsigned)t.changes);
         }
         close_stage(&s);

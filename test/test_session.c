@@ -222,9 +222,8 @@ static int save_beginning(const model_file *file, const int32_t *tokens, size_t 
     mf_submodel *view = take_named(model, "M");
     mf_executor *executor = new_executor(model, 2, 0);
     mf_session *session = new_session(model);
-    const mf_request request = { .session = session, .submodel = view, .tokens = tokens, .n_token = n };
-    mf_request requests[1] = { request };
-    mf_status status = mf_forward(executor, requests, 1, sizeof(request), NULL);
+    mf_request request = { .session = session, .submodel = view, .tokens = tokens, .n_token = n };
+    mf_status status = mf_forward(executor, &request, 1, sizeof(request), NULL);
     if (status == MF_OK) status = mf_session_save(session, path, NULL);
     mf_session_close(session);
     mf_executor_close(executor);

@@ -207,6 +207,7 @@ mf_status mf_governor_join(mf_governor *governor, const mf_governor_member *opti
     m->given = (uint32_t)(mfi_governor_range(g, m) * narrowing + 0.5);
     atomic_store_explicit(&m->rung, narrowest, memory_order_relaxed); /* it is one; publish says where it stands */
     g->n_member++;
+    g->watch.rung = MFI_NO_RUNG;
     mfi_governor_recount(g);
     mfi_governor_balance(g);
     mfi_governor_publish(g);
@@ -222,6 +223,7 @@ mf_status mf_governor_leave(mf_governor *governor, uint32_t member)
     atomic_store_explicit(&m->rung, MFI_NO_RUNG, memory_order_relaxed);
     m->active = m->listed = false;
     governor->n_member--;
+    governor->watch.rung = MFI_NO_RUNG;
     mfi_governor_recount(governor);
     return MF_OK;
 }

@@ -312,6 +312,7 @@ static void set_cap(mf_governor *g, uint32_t cap, uint64_t now_ns)
     }
     g->cap = cap;
     g->cap_ns = now_ns;
+    g->watch.rung = MFI_NO_RUNG;
     mfi_governor_recount(g);
     mfi_governor_balance(g);
     if (narrowed) changed(g, now_ns, false);
