@@ -711,6 +711,148 @@ typedef struct mf_generate_result {
 MF_API mf_status mf_generate(mf_executor *executor, mf_session *session, const mf_submodel *submodel,
                              const mf_generate_options *options, mf_generate_result *result, mf_error *error);
 
+/* ---- Governor -----------------------------------------------------------------------------------
+ * Chooses the width of running sessions: it holds a speed, or a ceiling of memory, by narrowing and widening them. The
+ * host that drives mf_forward() asks it before each step and tells it afterwards how long the step took:
+ *
+ *     mf_governor_choose(governor, member, &requests[i].submodel);      for each session in the batch
+ *     mf_forward(executor, requests, n, sizeof *requests, &error);
+ *     mf_governor_report(governor, &step);                              who got tokens, and the time
+ *
+ * The views stand on a *ladder*, narrowest first; a place on it is a *rung*. A *member* is whatever has a width of its
+ * own: a session, or all sessions of a tenant. docs/governor.md says what the built-in controller does and why.
+ *
+ * mf_governor_choose() may be called from any thread at any time, and takes no lock. The others: one thread at a time.
+ * After creation nothing is allocated. */
+
+typedef struct mf_governor mf_governor;
+
+/* When a member's view is not resident (mf_submodel_info.n_shell above mf_model_info.n_shell_resident), because the
+ * host trimmed the model: NARROW runs the widest rung below that is; STATUS returns MF_E_NOT_RESIDENT. */
+typedef enum mf_when_missing { MF_MISSING_NARROW = 0, MF_MISSING_STATUS = 1 } mf_when_missing;
+
+/* What is known and decided. */
+typedef struct mf_governor_info {
+    size_t struct_size;
+    uint64_t now_ns;
+    double target_ns;        /* of a token of one member; 0: no speed is held */
+    double ns_per_token;     /* achieved, over the last smoothing_ms; 0: nothing was reported yet */
+    double narrowing;        /* rungs given up as a share of those that could be: 0 all widest, 1 all narrowest */
+    double heat;             /* as signalled last */
+    uint64_t free_bytes;     /* likewise */
+    uint32_t n_queued;       /* likewise */
+    uint32_t n_member;       /* that have joined */
+    uint32_t n_rung;         /* of the ladder */
+    uint32_t widest_rung;    /* that the ceilings of memory allow, or a member's floor if above */
+    uint32_t n_shell;        /* that it needs: mf_model_trim() may drop the others */
+    uint32_t reserved;       /* 0 */
+    const char *granularity; /* the narrowest of the file's that has them; lives as long as the model */
+    uint64_t n_narrowed;     /* decisions that narrowed members, and that widened them, since creation */
+    uint64_t n_widened;
+} mf_governor_info;
+#define MF_GOVERNOR_INFO_INIT                                                    \
+    {                                                                            \
+        sizeof(mf_governor_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, 0, 0 \
+    }
+
+/* A controller of the host's own, called by mf_governor_report() and mf_governor_signal(). Returns the `narrowing` that
+ * it wants, 0 to 1 (beyond: the nearer of both; not a number: as it is); who gives up how much follows from weights,
+ * floors and ceilings. It may call mf_governor_predict() and no other function of the governor. */
+typedef double (*mf_governor_policy)(void *user, const mf_governor *governor, const mf_governor_info *info);
+
+typedef struct mf_governor_options {
+    size_t struct_size;
+    /* [n_rung], 1 to 64, of one model, narrowest first: none reads fewer bytes per token or needs fewer shells than the
+     * one before it. They must outlive the governor, and allow the same sessions. */
+    const mf_submodel *const *rungs;
+    size_t n_rung;
+    double tokens_per_second;  /* that each member is to get; or */
+    double ms_per_token;       /* the same turned round; both 0: no speed is held */
+    double margin;             /* 0.1: predicted speed must exceed the target by this share before members widen */
+    uint64_t weight_bytes;     /* ceiling of mf_submodel_info.bytes_per_token; 0: none */
+    uint64_t least_free_bytes; /* when less memory is signalled to be free, wide rungs go; 0: not looked at */
+    uint32_t queue_full;       /* as many waiting requests narrow all members fully, fewer in proportion; 0: none do */
+    uint32_t smoothing_ms;     /* 0: 250. Time constant of the measured speed */
+    uint32_t dwell_ms;         /* 0: 1000. From any change until members widen */
+    uint32_t max_members;      /* 0: 64; at most 256 */
+    mf_when_missing when_missing;
+    uint32_t reserved;              /* 0 */
+    uint64_t (*now_ns)(void *user); /* a clock that never goes back; NULL: the system's monotonic one */
+    void *clock_user;
+    mf_governor_policy policy; /* NULL: the built-in controller */
+    void *policy_user;
+} mf_governor_options;
+#define MF_GOVERNOR_OPTIONS_INIT                                                                                      \
+    {                                                                                                                 \
+        sizeof(mf_governor_options), NULL, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, MF_MISSING_NARROW, 0, NULL, NULL, NULL, NULL \
+    }
+
+/* Keeps the model alive, with its allocator. MF_E_INVALID with the reason: a ladder that is none, numbers out of range;
+ * MF_E_NOMEM. */
+MF_API mf_status mf_governor_create(mf_governor **out, const mf_governor_options *options, mf_error *error);
+MF_API void mf_governor_close(mf_governor *governor);
+
+typedef struct mf_governor_member {
+    size_t struct_size;
+    const mf_submodel *narrowest; /* rungs of the ladder between which it stays; NULL: the ladder's ends */
+    const mf_submodel *widest;
+    /* 0: 1. Who gives up rungs: a member of weight 2 gives up one where one of weight 1 gives up two. Above 0, at most
+     * 1e6. */
+    double weight;
+} mf_governor_member;
+#define MF_GOVERNOR_MEMBER_INIT                     \
+    {                                               \
+        sizeof(mf_governor_member), NULL, NULL, 0.0 \
+    }
+
+/* Its number to *member, less than max_members; numbers of members that left are given again. It begins as narrowed as
+ * the others are. `options` may be NULL. MF_E_FULL: max_members have joined; MF_E_INVALID: no rungs of the ladder. */
+MF_API mf_status mf_governor_join(mf_governor *governor, const mf_governor_member *options, uint32_t *member,
+                                  mf_error *error);
+/* MF_E_RANGE: no such member. */
+MF_API mf_status mf_governor_leave(mf_governor *governor, uint32_t member);
+
+/* The view for the member's next tokens, which stays valid as long as the ladder. MF_E_NOT_RESIDENT as when_missing says,
+ * and where nothing of the ladder is resident; MF_E_RANGE: no such member. Then *out is NULL. Any thread. */
+MF_API mf_status mf_governor_choose(const mf_governor *governor, uint32_t member, const mf_submodel **out);
+
+typedef struct mf_governor_step {
+    size_t struct_size;
+    uint64_t elapsed_ns; /* from the beginning of the step before to that of this one, or to its end after a pause */
+    const uint32_t *members; /* [n_member] that got tokens, each once */
+    const uint32_t *n_token; /* [n_member] how many each; NULL: one */
+    size_t n_member;
+} mf_governor_step;
+#define MF_GOVERNOR_STEP_INIT                      \
+    {                                              \
+        sizeof(mf_governor_step), 0, NULL, NULL, 0 \
+    }
+
+/* A step that was run. A step without tokens or time tells nothing; one beyond four times smoothing_ms counts as that.
+ * MF_E_RANGE: no such member; MF_E_INVALID: a member twice. Then nothing changes. */
+MF_API mf_status mf_governor_report(mf_governor *governor, const mf_governor_step *step);
+
+typedef struct mf_governor_signals {
+    size_t struct_size;
+    double heat; /* 0: cool, or unknown; 1: throttled (as Android's getThermalHeadroom). From 0.8 on it narrows */
+    uint64_t free_bytes; /* of memory; 0: unknown */
+    uint32_t n_queued;   /* requests that wait */
+    uint32_t reserved;   /* 0 */
+} mf_governor_signals;
+#define MF_GOVERNOR_SIGNALS_INIT                \
+    {                                           \
+        sizeof(mf_governor_signals), 0, 0, 0, 0 \
+    }
+
+/* How the host is; holds until the next call. MF_E_INVALID: heat below 0 or not a number. Then nothing changes. */
+MF_API mf_status mf_governor_signal(mf_governor *governor, const mf_governor_signals *signals);
+
+MF_API mf_status mf_governor_info_get(const mf_governor *governor, mf_governor_info *info);
+
+/* Expected nanoseconds for a token if all members that were in the last step ran this rung, under the load of now; 0 where
+ * nothing was reported yet or there is no such rung. */
+MF_API double mf_governor_predict(const mf_governor *governor, uint32_t rung);
+
 #ifdef __cplusplus
 }
 #endif

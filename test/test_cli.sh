@@ -88,6 +88,7 @@ expect 2 run "$model" --prompt x --tokens
 says "wants a value"
 expect 2 run "$model" --prompt x --then S --schedule 0:S
 expect 2 eval "$model"
+expect 2 eval "$model" --text "$0" --mixed S:L --against L
 expect 2 convert "$model"
 expect 2 convert "$model" "$folder/x.mf" --type u8
 says "f32|bf16|f16|q8|q4"
@@ -195,6 +196,27 @@ json '[v["size"] for v in o["views"]] == ["S", "M"]'
 expect 0 demo --model "$folder/cut.mf" --text "$folder/text.txt" -p "$odd" --json --threads 1
 json '[v["size"] for v in o["views"]] == ["S", "S+M", "M"] and o["prompt"] == "a\ufffdb"'
 
+# eval: a cache that another size wrote. Read by its writer it is its own; what is asked for has to make sense.
+expect 0 eval "$model" --text "$folder/text.txt" --context 48 --span 16 --mixed M:M --written 8,all --json --threads 1
+json 'o["windows"] == 6 and [r["written"] for r in o["mixed"]] == [0, 8, 32] * 2'
+json 'all(abs(r.get("loss_difference", 0)) < 1e-9 and abs(r.get("kl", 0)) < 1e-6 for r in o["mixed"])'
+expect 0 eval "$model" --text "$folder/text.txt" --context 48 --span 16 --mixed S:L --threads 1
+says "L the last 32 " out
+expect 1 eval "$model" --text "$folder/text.txt" --mixed S --threads 1
+says "two sizes"
+expect 1 eval "$model" --text "$folder/text.txt" --context 16 --span 16 --mixed S:L --threads 1
+says "above --span"
+expect 1 eval "$model" --text "$folder/text.txt" --context 48 --span 16 --mixed S:L --written 1,x --threads 1
+says "wants up to 16 numbers"
+expect 1 eval "$model" --text "$folder/text.txt" --context 48 --span 16 --mixed S:L --written 33 --threads 1
+says "has room"
+
+# bench governor: every load is run, and a speed that is held by all sizes is held by the widest.
+expect 0 bench governor "$model" --seconds 0.3 --target 1 --threads 2 --json
+json 'o["governor"]["target_tokens_per_second"] == 1 and o["governor"]["narrowed"] == 0'
+json 'sorted(set(s["sessions"] for s in o["governor"]["samples"])) == [4, 6, 8]'
+json 'all(s["bytes_share"] == 1 and s["tokens_per_second"] > 1 for s in o["governor"]["samples"])'
+
 # eval: what has no end, or is waited for, is no text.
 mkfifo "$folder/fifo"
 for path in /dev/zero "$folder/fifo"; do
@@ -211,6 +233,10 @@ json '[v["size"] for v in o["views"]] == ["S", "M", "L"] and abs(o["views"][2]["
 json 'o["views"][2]["same_top_token"] == 1 and o["views"][0]["kl"] > 0'
 json 'all(v["loss"] > 0 for v in o["views"])'
 loss=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["views"][1]["loss"])' "$folder/out")
+expect 0 eval "$model" --text "$folder/text.txt" --context 64 --against L --positions --threads 1
+says "^Loss, by the position" out
+says "^Same top token, by the position" out
+says "^ *32-63 " out
 expect 0 eval "$model" "$folder/text.txt" --context 64 --size M --json --threads 1
 json "o['views'][0]['loss'] == $loss"
 

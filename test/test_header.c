@@ -25,6 +25,11 @@ int main(void)
     CHECK_INIT(mf_sampler_options, MF_SAMPLER_OPTIONS_INIT);
     CHECK_INIT(mf_generate_options, MF_GENERATE_OPTIONS_INIT);
     CHECK_INIT(mf_generate_result, MF_GENERATE_RESULT_INIT);
+    CHECK_INIT(mf_governor_info, MF_GOVERNOR_INFO_INIT);
+    CHECK_INIT(mf_governor_options, MF_GOVERNOR_OPTIONS_INIT);
+    CHECK_INIT(mf_governor_member, MF_GOVERNOR_MEMBER_INIT);
+    CHECK_INIT(mf_governor_step, MF_GOVERNOR_STEP_INIT);
+    CHECK_INIT(mf_governor_signals, MF_GOVERNOR_SIGNALS_INIT);
     CHECK_INIT(mf_source_options, MF_SOURCE_OPTIONS_INIT);
     CHECK_INIT(mf_source_info, MF_SOURCE_INFO_INIT);
     CHECK_INIT(mf_convert_options, MF_CONVERT_OPTIONS_INIT);

@@ -337,6 +337,66 @@ Test(many_threads, few_rows_meet_five_times_a_layer)
     random_model_free(&random);
 }
 
+typedef struct canceller {
+    host h;
+    mf_session *session;
+    unsigned at_loop; /* in which another thread cancels; 0: none */
+} canceller;
+
+static void *cancel_once(void *session)
+{
+    mf_session_cancel(session);
+    return NULL;
+}
+
+static void cancel_within(void *user, uint32_t n, mf_task task, void *task_user)
+{
+    canceller *c = user;
+    host_parallel_for(&c->h, n, task, task_user);
+    if (c->h.loops != c->at_loop) return;
+    pthread_t thread;
+    cr_assert(pthread_create(&thread, NULL, cancel_once, c->session) == 0);
+    pthread_join(thread, NULL);
+}
+
+/* Wherever in a layer another thread cancels, the next layer is not computed beyond the stage that looks for it and the
+ * one that was on its way, and the session is as it was. */
+Test(many_threads, a_forward_that_another_thread_cancels_ends_between_layers)
+{
+    enum { LAYERS = 6, A_LAYER = 5 };
+    random_model random;
+    random_shape shape = {
+        "deep", LAYERS, 32, 32, 4, 2, 128, 61, 96, 3, MFI_NORM_RMS, MFI_FFN_GATED, MFK_SILU, true, 0
+    };
+    cr_assert(random_model_init_shape(&random, &shape, 9) == MF_OK);
+    model_file file = make_random_file(&random, MFK_BF16, MFI_RAW, false);
+    mf_model *model = open_file(&file, NULL);
+    mf_submodel *view = take_named(model, "M");
+    canceller c = { .h = { .kind = HOST_THREADED }, .session = new_session(model) };
+    mf_executor_options options = MF_EXECUTOR_OPTIONS_INIT;
+    mf_executor *executor = NULL;
+    options.n_thread = 2;
+    options.parallel_for = cancel_within;
+    options.parallel_for_user = &c;
+    cr_assert(mf_executor_create(&executor, model, &options, NULL) == MF_OK);
+    const int32_t tokens[2] = { 1, 2 };
+    mf_request request = { .session = c.session, .submodel = view, .tokens = tokens, .n_token = 2 };
+    for (c.at_loop = 1; c.at_loop <= A_LAYER * (LAYERS - 2); c.at_loop++) {
+        c.h.loops = 0;
+        cr_assert(mf_forward(executor, &request, 1, sizeof(request), NULL) == MF_E_CANCELLED, "loop %u", c.at_loop);
+        cr_assert(c.h.loops - c.at_loop <= A_LAYER + 1, "%u loops after loop %u", c.h.loops - c.at_loop, c.at_loop);
+        cr_assert(mf_session_position(c.session) == 0 && request.n_token_done == 0);
+    }
+    c.at_loop = 0;
+    cr_assert(mf_forward(executor, &request, 1, sizeof(request), NULL) == MF_OK);
+    mf_executor_close(executor);
+    mf_session_close(c.session);
+    mf_submodel_close(view);
+    mf_model_close(model);
+    drop_file(&file);
+    random_model_free(&random);
+}
+
 /* A number of microseconds that means none must not be taken for one. */
 Test(many_threads, workers_told_not_to_spin_use_no_processor_time_after_a_call)
 {

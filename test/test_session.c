@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 #include <xxhash.h>
 
@@ -212,6 +213,60 @@ Test(session, a_saved_timeline_goes_on_in_another_process_image_of_the_model)
     }
     unlink(path.text);
     close_stage(&s);
+}
+
+/* The other process: what it does is in its exit status. */
+static int save_beginning(const model_file *file, const int32_t *tokens, size_t n, const char *path)
+{
+    mf_model *model = open_file(file, NULL);
+    mf_submodel *view = take_named(model, "M");
+    mf_executor *executor = new_executor(model, 2, 0);
+    mf_session *session = new_session(model);
+    mf_request request = { .session = session, .submodel = view, .tokens = tokens, .n_token = n };
+    mf_status status = mf_forward(executor, &request, 1, sizeof(request), NULL);
+    if (status == MF_OK) status = mf_session_save(session, path, NULL);
+    mf_session_close(session);
+    mf_executor_close(executor);
+    mf_submodel_close(view);
+    mf_model_close(model);
+    return status == MF_OK ? 0 : 1;
+}
+
+Test(session, a_timeline_that_one_process_saved_goes_on_in_another)
+{
+    enum { SAVED = 100 };
+    random_model random;
+    cr_assert(random_model_init_shape(&random, random_shape_find("tiny"), 7) == MF_OK);
+    model_file file = make_random_file(&random, MFK_BF16, MFI_RAW, false);
+    temporary_path path = new_path();
+    int32_t tokens[LENGTH];
+    for (int i = 0; i < LENGTH; i++)
+        tokens[i] = i * 7 % (int32_t)random.config.n_vocab;
+    pid_t child = fork(); /* before this process has a model */
+    cr_assert(child >= 0);
+    if (child == 0) _exit(save_beginning(&file, tokens, SAVED, path.text));
+    int status = -1;
+    cr_assert(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+
+    mf_model *model = open_file(&file, NULL);
+    mf_submodel *view = take_named(model, "M");
+    mf_executor *executor = new_executor(model, 1, 0);
+    mf_session *session = new_session(model);
+    mf_error error = MF_ERROR_INIT;
+    outputs out = new_outputs(model, LENGTH), expected = run_alone(model, view, tokens, LENGTH);
+    cr_assert(mf_session_load(session, path.text, &error) == MF_OK, "%s", error.detail);
+    cr_assert(memcmp(mf_session_tokens(session), tokens, SAVED * sizeof(*tokens)) == 0);
+    run_more(executor, session, view, tokens, LENGTH - SAVED, &out);
+    cr_assert(same_rows(&out, SAVED, &expected, SAVED, LENGTH - SAVED));
+    drop_outputs(&out);
+    drop_outputs(&expected);
+    mf_session_close(session);
+    mf_executor_close(executor);
+    mf_submodel_close(view);
+    mf_model_close(model);
+    unlink(path.text);
+    drop_file(&file);
+    random_model_free(&random);
 }
 
 /* Loads, expects a refusal with a sentence, and looks whether the session goes on as if nothing had been. */

@@ -37,7 +37,8 @@ typedef struct bench {
     int arithmetic; /* mf_arithmetic to open the model for */
     bench_attention_shape attention;
     bench_products products;
-    mf_model *model; /* NULL for the kernels */
+    double target, phase_seconds; /* of governor: tokens per second of a session, 0: found out; of each load */
+    mf_model *model;              /* NULL for the kernels */
     mf_model_info info;
 } bench;
 
@@ -48,6 +49,7 @@ mf_status bench_prefill(const bench *b, json_t *out, mf_error *error);
 mf_status bench_mixed(const bench *b, json_t *out, mf_error *error);
 mf_status bench_switch(const bench *b, json_t *out, mf_error *error);
 mf_status bench_attention(const bench *b, json_t *out, mf_error *error);
+mf_status bench_governor(const bench *b, json_t *out, mf_error *error);
 mf_status bench_kernels(const bench *b, json_t *out, mf_error *error);
 mf_status bench_train(const bench *b, json_t *out, mf_error *error);
 

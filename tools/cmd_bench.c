@@ -124,7 +124,7 @@ static const struct {
     { "views", bench_views, true, false },     { "decode", bench_decode, true, false },
     { "prefill", bench_prefill, true, false }, { "mixed", bench_mixed, true, false },
     { "switch", bench_switch, true, false },   { "attention", bench_attention, false, false },
-    { "kernels", bench_kernels, false, true },
+    { "kernels", bench_kernels, false, true }, { "governor", bench_governor, true, true },
 #if defined(MATFORMER_TRAIN)
     { "train", bench_train, false, true },
 #endif
@@ -166,6 +166,7 @@ static uint32_t usable_cores(void)
 static int run(const cli_command *self, int argc, char **argv)
 {
     bench b = { .rounds = 9,
+                .phase_seconds = 8,
                 .n_width = 8,
                 .attention = { .n_head = 32, .n_kv_head = 4, .d_head = 64, .n_position = 32768 } };
     bench_shape own = { 0 };
@@ -194,6 +195,10 @@ static int run(const cli_command *self, int argc, char **argv)
           0 },
         { CLI_TEXTS, "peer", 0, "NAME=PATH[:OPTION]", &b.products.peers,
           "a plugin to measure beside (those in peers/ beside the program); may be repeated", 0, 0 },
+        { CLI_SECTION, "", 0, NULL, NULL, "What governor holds", 0, 0 },
+        { CLI_REAL, "target", 0, "N", &b.target, "tokens per second of a session (0: what the first load allows)", 0,
+          1e9 },
+        { CLI_REAL, "seconds", 0, "N", &b.phase_seconds, "of each load (8)", 0.05, 3600 },
         { CLI_SECTION, "", 0, NULL, NULL, "The shape of attention", 0, 0 },
         { CLI_U32, "heads", 0, "N", &b.attention.n_head, "of queries (32)", 1, 1024 },
         { CLI_U32, "kv-heads", 0, "N", &b.attention.n_kv_head, "of keys and values, a divisor (4)", 1, 1024 },
@@ -208,8 +213,9 @@ static int run(const cli_command *self, int argc, char **argv)
     for (size_t i = 0; i < CLI_COUNT(measurements); i++)
         known = known || is_wanted(i, what);
     if (!known)
-        return cli_usage(self, "\"%s\" is not views, decode, prefill, mixed, switch, attention, kernels, train or all",
-                         what);
+        return cli_usage(
+            self, "\"%s\" is not views, decode, prefill, mixed, switch, attention, kernels, governor, train or all",
+            what);
     if (b.attention.n_head % b.attention.n_kv_head != 0 || b.attention.d_head % 32 != 0)
         return cli_usage(self, "--kv-heads must divide --heads, and --d-head be a multiple of 32");
     if (argc - first > 1) return cli_usage(self, "one file is wanted, not %d", argc - first);
@@ -232,7 +238,7 @@ static int run(const cli_command *self, int argc, char **argv)
 
 const cli_command cmd_bench = {
     .name = "bench",
-    .usage = "[views|decode|prefill|mixed|switch|attention|kernels|train|all] [FILE] [OPTION...]",
+    .usage = "[views|decode|prefill|mixed|switch|attention|kernels|governor|train|all] [FILE] [OPTION...]",
     .summary = "How fast this machine runs a model, against what the machine can do",
     .details =
         "views      the time to create a view\n"
@@ -246,6 +252,8 @@ const cli_command cmd_bench = {
         "           peaks and other libraries: BLIS, OpenBLAS and oneDNN where they were found, or any --peer.\n"
         "           BLIS_ARCH_TYPE and OPENBLAS_CORETYPE choose their kernels, MF_CPU ours; many minutes, and so not\n"
         "           part of all\n"
+        "governor   sessions that write while the load changes in steps, with a speed that is held by their widths;\n"
+        "           a minute, and so not part of all\n"
         "train      training steps, against the measured multiply-add peak; minutes, and so not part of all\n\n"
         "Both sides of a ratio are measured in turn; the numbers are medians. Nothing else should run.\n",
     .run = run,
