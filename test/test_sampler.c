@@ -263,7 +263,8 @@ Test(sampler, the_random_numbers_are_those_of_the_first_release)
                     { 1, 0, 0xbc835610e872c },
                     { UINT64_MAX, 4294967295u, 0x18ca531905c5b0 } };
     for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
-        uint64_t bits = (uint64_t)(mfi_sampler_uniform(numbers[i].seed, numbers[i].position) * 0x1p53);
+        uint64_t bits =
+            (uint64_t)(mfi_sampler_uniform(numbers[i].seed, numbers[i].position, MFI_STREAM_TOKEN) * 0x1p53);
         cr_assert_eq(bits, numbers[i].bits, "number %zu: 0x%llx", i, (unsigned long long)bits);
     }
 }
