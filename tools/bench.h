@@ -37,6 +37,10 @@ typedef struct bench {
     int arithmetic; /* mf_arithmetic to open the model for */
     bench_attention_shape attention;
     bench_products products;
+    cli_list drafts,
+        texts; /* of `speculate`: sizes and files; none: all that are narrower, and beginnings of its own */
+    const char *draft_tokens; /* "1,2,4"; NULL: the usual */
+    double temperature;
     mf_model *model; /* NULL for the kernels */
     mf_model_info info;
 } bench;
@@ -47,6 +51,7 @@ mf_status bench_decode(const bench *b, json_t *out, mf_error *error);
 mf_status bench_prefill(const bench *b, json_t *out, mf_error *error);
 mf_status bench_mixed(const bench *b, json_t *out, mf_error *error);
 mf_status bench_switch(const bench *b, json_t *out, mf_error *error);
+mf_status bench_speculate(const bench *b, json_t *out, mf_error *error);
 mf_status bench_attention(const bench *b, json_t *out, mf_error *error);
 mf_status bench_kernels(const bench *b, json_t *out, mf_error *error);
 mf_status bench_train(const bench *b, json_t *out, mf_error *error);
