@@ -671,49 +671,64 @@ Test(speculate, a_seed_writes_the_same_tokens_again_whatever_the_threads_and_the
 
 /* ---- The length of a draft ---- */
 
-/* Rounds of a draft whose tokens are accepted in turn by this share; returns the tokens drafted by the last 100. */
-static uint32_t drafted_by_last_rounds(mfi_draft_length *l, uint32_t n_round, double share, uint64_t draft_ns,
-                                       uint64_t row_ns)
+/* Rounds of a draft whose tokens are accepted by chance; returns the mean length of the last 100. */
+static double length_of_last_rounds(mfi_draft_length *l, uint32_t n_round, double probability)
 {
+    enum { LAST = 100 };
     uint32_t drafted = 0;
     rng r = { 5 };
     for (uint32_t i = 0; i < n_round; i++) {
         const uint32_t n = mfi_draft_length_next(l, MFI_MOST_DRAFT);
-        mfi_draft_round round = { .n_draft = n, .draft_ns = n * draft_ns, .verify_ns = 1000 + n * row_ns };
-        while (round.n_accepted < n && rng_below(&r, 1000) < 1000 * share)
-            round.n_accepted++;
-        round.was_refused = round.n_accepted < n;
-        mfi_draft_length_note(l, &round);
-        if (i + 100 >= n_round) drafted += n;
+        uint32_t n_accepted = 0;
+        while (n_accepted < n && rng_below(&r, 1000) < 1000 * probability)
+            n_accepted++;
+        mfi_draft_length_note(l, n_accepted, n_accepted < n);
+        if (i + LAST >= n_round) drafted += n;
     }
-    return drafted;
+    return (double)drafted / LAST;
 }
 
-Test(speculate, the_length_follows_acceptance_and_costs)
+/* The best length where drafting costs c of a token, and another row r. */
+static double best_length(double a, double c, double r)
+{
+    double best = 1;
+    uint32_t best_g = 0;
+    for (uint32_t g = 1; g <= MOST_DRAFT; g++) {
+        const double gain = (1 - pow(a, g + 1)) / (1 - a) / (1 + g * (c + r));
+        if (gain <= best) continue;
+        best = gain;
+        best_g = g;
+    }
+    return best_g;
+}
+
+Test(speculate, the_length_follows_acceptance_and_what_the_views_read)
 {
     enum { ROUNDS = 3000 };
+    static const double acceptances[] = { 0.99, 0.9, 0.8, 0.6, 0.4, 0.05 };
     static const struct {
-        double share;
-        uint64_t draft_bytes, draft_ns, row_ns;
-        bool is_timed;
-        double from, to; /* mean length */
-    } cases[] = {
-        { 1.00, 10, 0, 0, false, 15.5, 16 },   { 0.80, 10, 0, 0, false, 2, 5 },     { 0.50, 10, 0, 0, false, 1, 2 },
-        { 0.02, 10, 0, 0, false, 0, 0.05 },    { 0.95, 100, 0, 0, false, 0, 0.05 }, { 0.80, 100, 100, 50, true, 2, 6 },
-        { 0.80, 10, 700, 400, true, 0, 0.05 }, { 0.95, 100, 50, 0, true, 10, 16 },
-    };
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        mfi_draft_length l;
-        mfi_draft_length_init(&l, 0, cases[i].is_timed, cases[i].draft_bytes << 20, (uint64_t)100 << 20);
-        const double mean =
-            drafted_by_last_rounds(&l, ROUNDS, cases[i].share, cases[i].draft_ns, cases[i].row_ns) / 100.0;
-        cr_assert(mean >= cases[i].from && mean <= cases[i].to, "case %zu: %g tokens", i, mean);
-    }
-    /* What did not pay and pays now is found by the tokens tried. */
+        uint64_t draft_mb, view_mb;
+        double row;
+    } views[] = { { 10, 100, 0.1 }, { 50, 100, 0.1 }, { 95, 100, 0.1 }, { 1, 10, 0.5 }, { 5, 10, 0.5 } };
+    for (size_t v = 0; v < sizeof views / sizeof views[0]; v++)
+        for (size_t i = 0; i < sizeof acceptances / sizeof acceptances[0]; i++) {
+            const double a = acceptances[i], c = (double)views[v].draft_mb / (double)views[v].view_mb;
+            const double low = best_length(a - 0.1 * (1 - a) - 0.04, c, views[v].row);
+            const double high = best_length(a + 0.1 * (1 - a), c, views[v].row);
+            mfi_draft_length l;
+            mfi_draft_length_init(&l, 0, views[v].draft_mb << 20, views[v].view_mb << 20);
+            const double mean = length_of_last_rounds(&l, ROUNDS, a);
+            cr_assert(mean >= low - 0.6 && mean <= high + 0.6, "%g of %g: %g tokens, not %g to %g", a, c, mean, low,
+                      high);
+        }
+    /* What did not pay and pays now is found by the tokens that are tried. */
     mfi_draft_length l;
-    mfi_draft_length_init(&l, 0, false, 10 << 20, 100 << 20);
-    cr_assert(drafted_by_last_rounds(&l, ROUNDS, 0.01, 0, 0) <= 5);
-    cr_assert(drafted_by_last_rounds(&l, 20000, 0.9, 0, 0) >= 300);
+    mfi_draft_length_init(&l, 0, 10 << 20, 100 << 20);
+    cr_assert(length_of_last_rounds(&l, ROUNDS, 0.01) < 0.1);
+    cr_assert(length_of_last_rounds(&l, 20000, 0.9) > 3);
+    /* A fixed one stays. */
+    mfi_draft_length_init(&l, 5, 10 << 20, 100 << 20);
+    cr_assert(length_of_last_rounds(&l, ROUNDS, 0.01) == 5 && mfi_draft_length_next(&l, 2) == 2);
 }
 
 /* ---- The shipped model ---- */

@@ -145,7 +145,8 @@ static mf_status run_prompt(mfi_generation *g, mf_error *error)
 typedef struct round {
     uint32_t position, n_draft;
     int32_t tokens[1 + MFI_MOST_DRAFT];
-    mfi_draft_round note;
+    uint32_t n_accepted;
+    bool was_refused; /* the one behind those accepted */
 } round;
 
 /* Chooses the token behind the session's last, which ran as row `row`; a drafted one is tested. */
@@ -169,21 +170,11 @@ static mf_status verify(mfi_generation *g, round *r, mf_error *error)
 {
     const uint64_t began = mfi_now_ns();
     mf_status status = run(g, r->tokens, 1 + r->n_draft, MF_LOGITS_ALL, error);
-    r->note.verify_ns = mfi_now_ns() - began;
     if (status == MF_E_FULL) r->n_draft = 0;
     if (status != MF_OK) return status;
     g->result.n_verify++;
-    g->result.verify_ns += r->note.verify_ns;
+    g->result.verify_ns += mfi_now_ns() - began;
     return MF_OK;
-}
-
-static mf_status run_alone(mfi_generation *g, round *r, mf_error *error)
-{
-    const uint64_t began = mfi_now_ns();
-    const mf_logits logits_of = is_last(g, r->tokens[0]) ? MF_LOGITS_NONE : MF_LOGITS_LAST;
-    mf_status status = run(g, r->tokens, 1, logits_of, error);
-    r->note.verify_ns = mfi_now_ns() - began;
-    return status;
 }
 
 /* Runs the round's tokens, or the first alone where there is no room for all. MF_E_FULL: not even for that. */
@@ -192,7 +183,8 @@ static mf_status run_round(mfi_generation *g, round *r, mf_error *error)
     mf_error why = MF_ERROR_INIT;
     mf_status status = mfi_speculation_draft(g, r->tokens, &r->n_draft, &why);
     if (status == MF_OK && r->n_draft > 0) status = verify(g, r, &why);
-    if (r->n_draft == 0 && (status == MF_OK || status == MF_E_FULL)) status = run_alone(g, r, &why);
+    if (r->n_draft == 0 && (status == MF_OK || status == MF_E_FULL))
+        status = run(g, r->tokens, 1, is_last(g, r->tokens[0]) ? MF_LOGITS_NONE : MF_LOGITS_LAST, &why);
     return status == MF_OK || status == MF_E_FULL ? status : mfi_fail(error, status, "%s", why.detail);
 }
 
@@ -204,8 +196,8 @@ static mf_status follow(mfi_generation *g, round *r, uint32_t row, mf_token_logp
     mf_status status = choose(g, r, row, chosen, error);
     if (status != MF_OK || row == r->n_draft) return status;
     *is_accepted = chosen->token == r->tokens[row + 1];
-    r->note.n_accepted += *is_accepted;
-    r->note.was_refused = !*is_accepted;
+    r->n_accepted += *is_accepted;
+    r->was_refused = !*is_accepted;
     if (*is_accepted && mfi_session_take_cancel(g->session)) return mfi_fail(error, MF_E_CANCELLED, "cancelled");
     return MF_OK;
 }
@@ -232,16 +224,13 @@ static mf_status generate_round(mfi_generation *g, mf_token_logprob *chosen, boo
 {
     const mf_submodel *chosen_by = g->last_view;
     round r = { .position = mf_session_position(g->session), .tokens = { chosen->token } };
-    const uint64_t draft_ns = g->result.draft_ns;
     mf_status status = run_round(g, &r, error);
     const bool is_full = status == MF_E_FULL;
     if (status == MF_OK || is_full) status = report_round(g, &r, chosen_by, is_full, chosen, finished, error);
     if (g->options.draft) { /* what was refused goes */
         (void)mf_session_rewind(g->session, mf_session_position(g->session));
-        g->result.n_accepted += r.note.n_accepted;
-        r.note.n_draft = r.n_draft;
-        r.note.draft_ns = g->result.draft_ns - draft_ns;
-        if (g->drafted_for == g->last_view && status == MF_OK) mfi_draft_length_note(&g->length, &r.note);
+        g->result.n_accepted += r.n_accepted;
+        mfi_draft_length_note(&g->length, r.n_accepted, r.was_refused);
     }
     return status;
 }

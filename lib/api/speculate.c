@@ -67,15 +67,14 @@ void mfi_speculation_free(mfi_generation *g)
 
 /* ---- Drafting ---- */
 
-/* What is known of acceptance and costs is known of a draft and a view. */
+/* What is known of acceptance is known of a draft and a view. */
 static void begin_view(mfi_generation *g, const mf_submodel *view)
 {
     mf_submodel_info of_draft = MF_SUBMODEL_INFO_INIT, of_view = MF_SUBMODEL_INFO_INIT;
     if (view == g->drafted_for) return;
     (void)mfi_submodel_info(g->options.draft, &of_draft);
     (void)mfi_submodel_info(view, &of_view);
-    mfi_draft_length_init(&g->length, g->options.draft_tokens, mfi_sampler_is_greedy(g->sampler),
-                          of_draft.bytes_per_token, of_view.bytes_per_token);
+    mfi_draft_length_init(&g->length, g->options.draft_tokens, of_draft.bytes_per_token, of_view.bytes_per_token);
     g->drafted_for = view;
 }
 
