@@ -243,7 +243,7 @@ Test(speculate, greedy_tokens_events_and_cache_are_those_without_a_draft)
 {
     totals sum = { 0, 0 };
     static const story plain_behaviour;
-    for (uint32_t round = 0; round < test_rounds(2); round++) {
+    for (uint32_t round = 0; round < test_rounds(4); round++) {
         stage s = open_stage(round);
         static const char *const stops[] = { "ab", "ccc", "fade" };
         const mf_schedule_step steps[] = { { 3, s.middle }, { 12, s.wide }, { 30, s.draft }, { 33, s.middle } };

@@ -32,6 +32,7 @@ typedef struct drafter {
     const char *name;
     mf_submodel *view;
     double acceptance; /* probability that its token is accepted, over the texts that the wide view wrote */
+    double same;       /* that both choose it by the same random number */
     double second;     /* of those refused, how many are the draft's second choice; greedy only */
 } drafter;
 
@@ -247,14 +248,26 @@ static double partition(const float *logits, size_t n, double highest, double te
     return sum;
 }
 
-/* The probability that a token drawn from the draft is accepted: the sum of min(p, q). */
-static double overlap(const float *p, const float *q, size_t n, double temperature)
+/* How alike two distributions are. */
+typedef struct likeness {
+    double overlap; /* the sum of min(p, q): the probability that a token drawn from q is accepted */
+    double same;    /* the probability that one random number chooses the same token from both */
+} likeness;
+
+static likeness compare(const float *p, const float *q, size_t n, double temperature)
 {
     const double p_high = p[find_highest(p, n, n)], q_high = q[find_highest(q, n, n)];
     const double p_sum = partition(p, n, p_high, temperature), q_sum = partition(q, n, q_high, temperature);
-    double sum = 0;
-    for (size_t i = 0; i < n; i++)
-        sum += fmin(exp((p[i] - p_high) / temperature) / p_sum, exp((q[i] - q_high) / temperature) / q_sum);
+    likeness sum = { 0, 0 };
+    double p_begin = 0, q_begin = 0; /* token i is chosen by the numbers of [begin, end) */
+    for (size_t i = 0; i < n; i++) {
+        const double p_end = p_begin + exp((p[i] - p_high) / temperature) / p_sum;
+        const double q_end = q_begin + exp((q[i] - q_high) / temperature) / q_sum;
+        sum.overlap += fmin(p_end - p_begin, q_end - q_begin);
+        sum.same += fmax(0, fmin(p_end, q_end) - fmax(p_begin, q_begin));
+        p_begin = p_end;
+        q_begin = q_end;
+    }
     return sum;
 }
 
@@ -262,7 +275,7 @@ static double overlap(const float *p, const float *q, size_t n, double temperatu
 static mf_status measure_acceptance(stage *s, drafter *d, mf_error *error)
 {
     const size_t n_vocab = s->b->info.n_vocab, n = s->b->info.n_token;
-    double accepted = 0, refused = 0, second = 0;
+    double accepted = 0, refused = 0, second = 0, same = 0;
     mf_status status = MF_OK;
     for (uint32_t i = 0; i < N_PROMPT && status == MF_OK; i++) {
         status = run_text(s, s->wide, i, s->logits[0], error);
@@ -270,13 +283,16 @@ static mf_status measure_acceptance(stage *s, drafter *d, mf_error *error)
         for (size_t at = s->n_prompt[i] - 1; at + 1 < s->n_prompt[i] + s->n_token && status == MF_OK; at++) {
             const float *p = s->logits[0] + at * n_vocab, *q = s->logits[1] + at * n_vocab;
             const size_t wanted = find_highest(p, n, n), first = find_highest(q, n, n);
-            const double share = s->b->temperature > 0 ? overlap(p, q, n, s->b->temperature) : wanted == first;
-            accepted += share;
-            refused += 1 - share;
+            likeness like = { wanted == first, wanted == first };
+            if (s->b->temperature > 0) like = compare(p, q, n, s->b->temperature);
+            accepted += like.overlap;
+            refused += 1 - like.overlap;
+            same += like.same;
             second += wanted != first && wanted == find_highest(q, n, first);
         }
     }
     d->acceptance = accepted / (accepted + refused);
+    d->same = same / (accepted + refused);
     d->second = refused > 0 ? second / refused : 0;
     return status;
 }
@@ -385,9 +401,12 @@ static void report_drafters(const stage *s, json_t *out)
         const drafter *d = &s->drafters[i];
         cli_table_cell(table, "%s", d->name);
         cli_table_cell(table, "%.1f %%", 100 * d->acceptance);
-        if (s->b->temperature == 0) cli_table_cell(table, "%.0f %%", 100 * d->second);
-        json_array_append_new(list, json_pack("{s:s, s:f, s:f}", "draft", d->name, "acceptance", d->acceptance,
-                                              "second_of_refused", d->second));
+        if (s->b->temperature > 0)
+            cli_table_cell(table, "%.1f %%", 100 * d->same);
+        else
+            cli_table_cell(table, "%.0f %%", 100 * d->second);
+        json_array_append_new(list, json_pack("{s:s, s:f, s:f, s:f}", "draft", d->name, "acceptance", d->acceptance,
+                                              "same_by_number", d->same, "second_of_refused", d->second));
     }
     if (!s->b->json) {
         printf("\nOf every token of those texts, by itself:\n\n");
