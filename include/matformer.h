@@ -679,10 +679,13 @@ typedef struct mf_generate_options {
     void *user;
     int ignore_eos;
     uint32_t reserved;
+    const mf_submodel *draft; /* a narrower view that runs ahead, see mf_generate(); NULL: none */
+    uint32_t draft_tokens;    /* so many at once, at most 16; 0: as many as pay, by what was accepted before */
+    uint32_t reserved_too;
 } mf_generate_options;
-#define MF_GENERATE_OPTIONS_INIT                                                                   \
-    {                                                                                              \
-        sizeof(mf_generate_options), NULL, NULL, 0, 0, 0, NULL, NULL, 0, NULL, 0, NULL, NULL, 0, 0 \
+#define MF_GENERATE_OPTIONS_INIT                                                                               \
+    {                                                                                                          \
+        sizeof(mf_generate_options), NULL, NULL, 0, 0, 0, NULL, NULL, 0, NULL, 0, NULL, NULL, 0, 0, NULL, 0, 0 \
     }
 
 typedef struct mf_generate_result {
@@ -695,10 +698,15 @@ typedef struct mf_generate_result {
     mf_schedule_step *schedule;
     size_t schedule_capacity;
     size_t n_schedule;
+    /* With a draft: tokens that it wrote, those of them that were accepted, batches that verified some, and the time of
+     * either side within generate_ns. */
+    uint32_t n_drafted, n_accepted, n_verify;
+    uint32_t reserved;
+    uint64_t draft_ns, verify_ns;
 } mf_generate_result;
-#define MF_GENERATE_RESULT_INIT                                              \
-    {                                                                        \
-        sizeof(mf_generate_result), MF_FINISH_LENGTH, 0, 0, 0, 0, NULL, 0, 0 \
+#define MF_GENERATE_RESULT_INIT                                                                \
+    {                                                                                          \
+        sizeof(mf_generate_result), MF_FINISH_LENGTH, 0, 0, 0, 0, NULL, 0, 0, 0, 0, 0, 0, 0, 0 \
     }
 
 /* Runs a prompt and then a token at a time. `executor` and `session` may be NULL: fresh ones are made for
@@ -707,7 +715,17 @@ typedef struct mf_generate_result {
  * session already holds the token. Afterwards the session holds the prompt and every token that had an event,
  * but for one that found no more room: a full session ends it with MF_FINISH_LENGTH. A prompt that fails
  * leaves the session as it was. mf_session_cancel() stops it with MF_E_CANCELLED, and what was generated
- * stays in the session. `result` may be NULL. */
+ * stays in the session. `result` may be NULL.
+ *
+ * With a draft (Leviathan, Kalman and Matias, 2023), that view writes some tokens ahead on the same session, and the
+ * view of the schedule then runs all of them as one batch, writes its own keys and values over the draft's, and keeps
+ * those tokens that it would have chosen. Greedy, the tokens, events and session are those without a draft, to the bit.
+ * With a temperature, tokens are kept or drawn anew such that they have the distribution that they have without one;
+ * which ones a seed gives depends on the draft and, where it is fixed, on draft_tokens, but on nothing else. The draft
+ * must have the key/value heads of every view of the call (MF_E_REBUILD_NEEDED): it may differ in FFN widths. Tokens are
+ * reported one by one as without a draft, and the session's position is behind each when its event comes; what is in
+ * memory behind that is nobody's business. A sampler's filter is called for drafted tokens too: it must go by `tokens`
+ * alone, which may be shorter than in the call before. docs/speculation.md says when a draft pays. */
 MF_API mf_status mf_generate(mf_executor *executor, mf_session *session, const mf_submodel *submodel,
                              const mf_generate_options *options, mf_generate_result *result, mf_error *error);
 

@@ -117,28 +117,45 @@ static double chi_squared_limit(size_t freedom)
     return k * cube * cube * cube;
 }
 
-static void expect_distribution(const mf_sampler_options *options, uint32_t n_vocab, uint64_t seed)
+/* A token of the draft's logits, kept or drawn anew by those that count. */
+static mf_token_logprob verify_at(mf_sampler *s, const int32_t *tokens, size_t n_token, const float *draft,
+                                  const float *logits)
+{
+    static double distribution[MAX_VOCAB];
+    mf_token_logprob chosen;
+    int32_t drafted = -1;
+    cr_assert_eq(mfi_sampler_draft(s, tokens, n_token, draft, distribution, &drafted), MF_OK);
+    cr_assert_eq(mfi_sampler_verify(s, tokens, n_token, logits, distribution, drafted, &chosen, NULL, 0), MF_OK);
+    return chosen;
+}
+
+static void expect_distribution(const mf_sampler_options *options, uint32_t n_vocab, uint64_t seed, bool has_draft)
 {
     enum { N_DRAW = 20000 };
+    const size_t n_draw = has_draft ? 6000 : N_DRAW;
     static int32_t tokens[N_DRAW];
     static ranked expected[MAX_VOCAB];
     uint32_t counts[MAX_VOCAB] = { 0 };
-    float logits[MAX_VOCAB];
+    float logits[MAX_VOCAB], draft[MAX_VOCAB];
     mf_model model;
     mf_sampler *s = new_sampler(fake_model(&model, n_vocab), options);
     random_logits(logits, n_vocab, &seed);
+    random_logits(draft, n_vocab, &seed);
+    for (uint32_t i = 0; i < n_vocab; i++) /* like the other, but for some */
+        if (i % 4 != 3 && draft[i] > -INFINITY && logits[i] > -INFINITY) draft[i] = logits[i] + draft[i] / 8;
     /* The window must hold the same tokens at every position. */
-    for (size_t i = 0; i < N_DRAW; i++)
+    for (size_t i = 0; i < n_draw; i++)
         tokens[i] = (int32_t)(i % 3 == 2 ? n_vocab - 1 : i % 3);
     size_t n = reference(options, logits, n_vocab, tokens, 300, expected);
-    for (size_t i = 0; i < N_DRAW - 300; i++)
-        counts[sample_at(s, tokens, 300 + i, logits).token]++;
+    for (size_t i = 0; i < n_draw - 300; i++)
+        counts[(has_draft ? verify_at(s, tokens, 300 + i, draft, logits) : sample_at(s, tokens, 300 + i, logits))
+                   .token]++;
     mf_sampler_close(s);
 
     double statistic = 0, rare_expected = 0, rare_count = 0;
     size_t freedom = 0, n_counted = 0;
     for (size_t i = 0; i < n; i++) {
-        double wanted = (double)expected[i].probability * (N_DRAW - 300), got = counts[expected[i].token];
+        double wanted = (double)expected[i].probability * (n_draw - 300), got = counts[expected[i].token];
         n_counted += counts[expected[i].token];
         if (wanted < 8) {
             rare_expected += wanted;
@@ -148,7 +165,7 @@ static void expect_distribution(const mf_sampler_options *options, uint32_t n_vo
         statistic += (got - wanted) * (got - wanted) / wanted;
         freedom++;
     }
-    cr_assert_eq(n_counted, N_DRAW - 300, "tokens came that were cut off");
+    cr_assert_eq(n_counted, n_draw - 300, "tokens came that were cut off");
     if (rare_expected >= 8) {
         statistic += (rare_count - rare_expected) * (rare_count - rare_expected) / rare_expected;
         freedom++;
@@ -156,7 +173,7 @@ static void expect_distribution(const mf_sampler_options *options, uint32_t n_vo
     if (freedom > 1) cr_assert_lt(statistic, chi_squared_limit(freedom - 1), "%zu classes", freedom);
 }
 
-Test(sampler, draws_follow_the_distribution_under_every_rule)
+Test(sampler, draws_follow_the_distribution_under_every_rule_with_and_without_a_draft)
 {
     static const mf_sampler_options rules[] = {
         { .temperature = 1 },
@@ -180,7 +197,8 @@ Test(sampler, draws_follow_the_distribution_under_every_rule)
 
         options.struct_size = sizeof options;
         options.seed = 11 * i;
-        expect_distribution(&options, vocabs[i % 4], i + 1);
+        expect_distribution(&options, vocabs[i % 4], i + 1, false);
+        expect_distribution(&options, vocabs[i % 4], i + 1, true);
     }
 }
 
@@ -263,7 +281,8 @@ Test(sampler, the_random_numbers_are_those_of_the_first_release)
                     { 1, 0, 0xbc835610e872c },
                     { UINT64_MAX, 4294967295u, 0x18ca531905c5b0 } };
     for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
-        uint64_t bits = (uint64_t)(mfi_sampler_uniform(numbers[i].seed, numbers[i].position) * 0x1p53);
+        uint64_t bits =
+            (uint64_t)(mfi_sampler_uniform(numbers[i].seed, numbers[i].position, MFI_STREAM_TOKEN) * 0x1p53);
         cr_assert_eq(bits, numbers[i].bits, "number %zu: 0x%llx", i, (unsigned long long)bits);
     }
 }

@@ -1,5 +1,6 @@
 /* test_session.c - one timeline: cut, rewound, forked, saved, switched between widths, filled, cancelled. */
 #define _DEFAULT_SOURCE /* usleep */
+#include "counting_allocator.h"
 #include "run_model.h"
 
 #include <criterion/criterion.h>
@@ -543,6 +544,61 @@ Test(session, sessions_share_a_budget_and_give_it_back)
     drop_outputs(&out);
     drop_outputs(&expected);
     close_stage(&s);
+}
+
+/* A budget of pages is all the memory that thousands of timelines with one past need: each holds the past's pages and
+ * copies one when it writes there. */
+Test(session, thousands_of_forks_share_their_past_within_a_budget)
+{
+    enum { SESSIONS = 4000, PAST = 64 + 20, PAGES = 64, LAYERS = 3 };
+    counting counts = { .mutex = PTHREAD_MUTEX_INITIALIZER };
+    mf_model_options options = MF_MODEL_OPTIONS_INIT;
+    const size_t page_bytes = 64 * 2 * 2 * 32 * sizeof(float); /* of one layer, see above */
+    options.cache_bytes = PAGES * LAYERS * page_bytes;
+    options.allocator = counting_allocator(&counts);
+    stage s = open_stage_with(&options);
+    mf_session *past = new_session_of(s.model, MF_CACHE_F32, LENGTH), **forks = calloc(SESSIONS, sizeof(*forks));
+    outputs out = new_outputs(s.model, LENGTH), expected = run_alone(s.model, s.view, s.tokens, LENGTH);
+    mf_error error = MF_ERROR_INIT;
+    cr_assert(forks != NULL);
+    run_more(s.executor, past, s.view, s.tokens, PAST, &out);
+
+    /* Each costs its tables and its tokens, and no page. */
+    const size_t before = counts.live_bytes;
+    for (size_t i = 0; i < SESSIONS; i++)
+        cr_assert(mf_session_fork(&forks[i], past, &error) == MF_OK, "fork %zu: %s", i, error.detail);
+    cr_assert(counts.live_bytes - before < (size_t)SESSIONS * 4096, "%zu bytes a fork",
+              (counts.live_bytes - before) / SESSIONS);
+    const size_t with_forks = counts.live_bytes, calls = counts.n_alloc;
+
+    /* The past has two pages of each layer. Whoever writes takes a copy of the second, until there are no more. */
+    size_t n_written = 0;
+    for (; n_written < SESSIONS && try_more(&s, forks[n_written], s.view, 1, &out, &error) == MF_OK; n_written++)
+        cr_assert(same_rows(&out, PAST, &expected, PAST, 1), "fork %zu", n_written);
+    cr_assert(n_written == PAGES - 2 && error.status == MF_E_FULL && error.detail[0], "%zu wrote", n_written);
+    cr_assert(mf_session_position(forks[n_written]) == PAST);
+    cr_assert(counts.live_bytes == with_forks && counts.n_alloc == calls, "pages beyond the budget");
+
+    /* Those that close make room, and nobody's past was touched. */
+    for (size_t i = 0; i + 10 < n_written; i++) {
+        mf_session_close(forks[i]);
+        forks[i] = NULL;
+    }
+    for (size_t i = SESSIONS - (n_written - 10); i < SESSIONS; i++) {
+        cr_assert(try_more(&s, forks[i], s.view, 1, &out, &error) == MF_OK, "fork %zu: %s", i, error.detail);
+        cr_assert(same_rows(&out, PAST, &expected, PAST, 1), "fork %zu", i);
+    }
+    cr_assert(try_more(&s, past, s.view, 1, &out, &error) == MF_E_FULL);
+    for (size_t i = 0; i < SESSIONS; i++)
+        mf_session_close(forks[i]);
+    run_more(s.executor, past, s.view, s.tokens, LENGTH - PAST, &out); /* alone again: its pages are its own */
+    cr_assert(same_bits(&out, &expected));
+    mf_session_close(past);
+    drop_outputs(&out);
+    drop_outputs(&expected);
+    free(forks);
+    close_stage(&s);
+    cr_assert(counts.live_bytes == 0);
 }
 
 /* ---- Cancelling ---- */

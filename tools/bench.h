@@ -39,6 +39,11 @@ typedef struct bench {
     bench_products products;
     double target, phase_seconds; /* of governor: tokens per second of a session, 0: found out; of each load */
     mf_model *model;              /* NULL for the kernels */
+    cli_list drafts,
+        texts; /* of `speculate`: sizes and files; none: all that are narrower, and beginnings of its own */
+    const char *draft_tokens; /* "1,2,4"; NULL: the usual */
+    double temperature;
+    mf_model *model; /* NULL for the kernels */
     mf_model_info info;
 } bench;
 
@@ -48,6 +53,7 @@ mf_status bench_decode(const bench *b, json_t *out, mf_error *error);
 mf_status bench_prefill(const bench *b, json_t *out, mf_error *error);
 mf_status bench_mixed(const bench *b, json_t *out, mf_error *error);
 mf_status bench_switch(const bench *b, json_t *out, mf_error *error);
+mf_status bench_speculate(const bench *b, json_t *out, mf_error *error);
 mf_status bench_attention(const bench *b, json_t *out, mf_error *error);
 mf_status bench_governor(const bench *b, json_t *out, mf_error *error);
 mf_status bench_kernels(const bench *b, json_t *out, mf_error *error);

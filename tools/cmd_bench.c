@@ -125,6 +125,10 @@ static const struct {
     { "prefill", bench_prefill, true, false }, { "mixed", bench_mixed, true, false },
     { "switch", bench_switch, true, false },   { "attention", bench_attention, false, false },
     { "kernels", bench_kernels, false, true }, { "governor", bench_governor, true, true },
+    { "views", bench_views, true, false },        { "decode", bench_decode, true, false },
+    { "prefill", bench_prefill, true, false },    { "mixed", bench_mixed, true, false },
+    { "switch", bench_switch, true, false },      { "attention", bench_attention, false, false },
+    { "speculate", bench_speculate, true, true }, { "kernels", bench_kernels, false, true },
 #if defined(MATFORMER_TRAIN)
     { "train", bench_train, false, true },
 #endif
@@ -199,6 +203,13 @@ static int run(const cli_command *self, int argc, char **argv)
         { CLI_REAL, "target", 0, "N", &b.target, "tokens per second of a session (0: what the first load allows)", 0,
           1e9 },
         { CLI_REAL, "seconds", 0, "N", &b.phase_seconds, "of each load (8)", 0.05, 3600 },
+        { CLI_SECTION, "", 0, NULL, NULL, "What speculate measures, of a FILE that was trained", 0, 0 },
+        { CLI_TEXTS, "draft", 0, "SIZE", &b.drafts, "a size that writes ahead (all but the widest); may be repeated", 0,
+          0 },
+        { CLI_TEXT, "draft-tokens", 0, "LIST", &b.draft_tokens, "tokens ahead, 0: adapted (1,2,3,4,6,8,0)", 0, 0 },
+        { CLI_TEXTS, "text", 0, "PATH", &b.texts, "a file to take prompts from (built-in ones); may be repeated", 0,
+          0 },
+        { CLI_REAL, "temperature", 't', "T", &b.temperature, "0: always the likeliest token (0)", 0, 100 },
         { CLI_SECTION, "", 0, NULL, NULL, "The shape of attention", 0, 0 },
         { CLI_U32, "heads", 0, "N", &b.attention.n_head, "of queries (32)", 1, 1024 },
         { CLI_U32, "kv-heads", 0, "N", &b.attention.n_kv_head, "of keys and values, a divisor (4)", 1, 1024 },
@@ -216,10 +227,16 @@ static int run(const cli_command *self, int argc, char **argv)
         return cli_usage(
             self, "\"%s\" is not views, decode, prefill, mixed, switch, attention, kernels, governor, train or all",
             what);
+        return cli_usage(self,
+                         "\"%s\" is not views, decode, prefill, mixed, switch, speculate, attention, kernels, train "
+                         "or all",
+                         what);
     if (b.attention.n_head % b.attention.n_kv_head != 0 || b.attention.d_head % 32 != 0)
         return cli_usage(self, "--kv-heads must divide --heads, and --d-head be a multiple of 32");
     if (argc - first > 1) return cli_usage(self, "one file is wanted, not %d", argc - first);
     b.path = first < argc ? argv[first] : NULL;
+    if (!b.path && strcmp(what, "speculate") == 0)
+        return cli_usage(self, "speculate wants the FILE of a trained model: a random one's sizes do not agree");
     b.copy = load == 0;
     if (b.n_thread == 0) b.n_thread = usable_cores();
     const bool is_plain = named < 0 && own.d_model == 0 && own.d_ff == 0;
@@ -233,12 +250,15 @@ static int run(const cli_command *self, int argc, char **argv)
     b.products.n_shape = is_plain ? N_PRODUCT_SHAPE : 1;
     status = execute(&b, what, &shape);
     cli_list_free(&b.products.peers);
+    cli_list_free(&b.drafts);
+    cli_list_free(&b.texts);
     return status;
 }
 
 const cli_command cmd_bench = {
     .name = "bench",
     .usage = "[views|decode|prefill|mixed|switch|attention|kernels|governor|train|all] [FILE] [OPTION...]",
+    .usage = "[views|decode|prefill|mixed|switch|speculate|attention|kernels|train|all] [FILE] [OPTION...]",
     .summary = "How fast this machine runs a model, against what the machine can do",
     .details =
         "views      the time to create a view\n"
@@ -246,6 +266,7 @@ const cli_command cmd_bench = {
         "prefill    a prompt, at --widths widths, against the measured peaks of arithmetic\n"
         "mixed      a batch whose rows have widths of their own, against rows of one width and single calls\n"
         "switch     a timeline that changes its width, against one that keeps it\n"
+        "speculate  a narrow size that writes ahead and the widest that verifies, against the widest alone\n"
         "attention  of one layer by itself, at 512 to 32768 positions, with every type of the cache, with one and\n"
         "           with all threads, against both\n"
         "kernels    matrix products by themselves, at four widths of an FFN and up to 512 rows, against the measured\n"

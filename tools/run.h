@@ -14,9 +14,9 @@ typedef struct run_step {
 typedef struct run_state {
     const cli_command *command;
     /* options */
-    const char *path, *size, *prompt, *prompt_tokens_text, *then, *schedule_text, *system, *image;
-    uint32_t n_token, at, n_thread, top, context;
-    int cache_type, arithmetic, chat_format; /* as CLI_CHAT_FORMATS; -1: the model's */
+    const char *path, *size, *prompt, *prompt_tokens_text, *then, *schedule_text, *draft_size, *system, *image;
+    uint32_t n_token, at, n_thread, top, context, draft_tokens; /* draft_tokens 0: as many as pay */
+    int cache_type, arithmetic, chat_format;                    /* as CLI_CHAT_FORMATS; -1: the model's */
     mf_sampler_options sampling;
     double temperature, top_p, min_p, repetition_penalty;
     cli_list stop;
@@ -25,7 +25,7 @@ typedef struct run_state {
     mf_model *model;
     mf_model_info info;
     bool has_tokenizer;
-    mf_submodel *view;
+    mf_submodel *view, *draft; /* draft: or NULL */
     mf_session *session;
     mf_executor *executor;
     mf_sampler *sampler;

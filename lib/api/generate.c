@@ -4,125 +4,62 @@
  * known whether another one can follow, so that the last event brings all text that was held back. The
  * session therefore ends with the prompt and every token that had an event; only one for which there was no
  * more room is missing. Position p of the timeline is run by the schedule's view for p, and the logits that
- * come out of it choose the token of position p + 1. */
-#include <stdbool.h>
+ * come out of it choose the token of position p + 1.
+ *
+ * With a draft (speculate.c) several tokens are run at once, and then reported one after the other as if each had been
+ * run by itself: at each event the session stands behind its token, and the next token is chosen after it. */
+#include "generate.h"
+
 #include <string.h>
 
 #include "arena.h"
 #include "defs.h"
-#include "matformer.h"
 #include "platform.h"
-#include "sampler.h"
 #include "status.h"
-#include "submodel.h"
 #include "tokenizer.h"
 
 /* Size of an option struct in its first release. */
 #define FIRST_BYTES(type, last) (offsetof(type, last) + sizeof(((type *)0)->last))
 #define DEFAULT_MAX_TOKENS 128u
-#define MAX_TOP 64u
 #define EXECUTOR_ROWS 512u /* an executor's own default */
-#define MAX_CHARACTER_BYTES 4u
 
-typedef struct generation {
-    mf_executor *executor;
-    mf_session *session;
-    mf_sampler *sampler;
-    const mf_submodel *submodel;
-    mf_model *model;
-    mf_generate_options options;
-    mf_generate_result result;
-    int32_t eos_token;
-    const mf_submodel *last_view; /* that ran the last position */
+/* ---- Events ---- */
 
-    int32_t *prompt; /* [n_prompt] owned */
-    size_t n_prompt, prompt_capacity;
-    float *logits; /* [n_vocab] */
-    size_t n_vocab;
-
-    /* Text that was not shown yet: may become a stop string, or is the beginning of a character. */
-    char *held; /* [held_capacity] */
-    size_t n_held, held_capacity;
-    mf_token_logprob top[MAX_TOP];
-
-    /* Made for this call, or NULL. */
-    mf_executor *own_executor;
-    mf_session *own_session;
-    mf_sampler *own_sampler;
-} generation;
-
-/* ---- Text that may be shown ---- */
-
-/* Bytes of the first stop text's place in the held text, or SIZE_MAX. */
-static size_t find_stop(const generation *g)
-{
-    for (size_t at = 0; at < g->n_held; at++)
-        for (size_t i = 0; i < g->options.n_stop; i++) {
-            size_t length = strlen(g->options.stop[i]);
-            if (length <= g->n_held - at && memcmp(g->held + at, g->options.stop[i], length) == 0) return at;
-        }
-    return SIZE_MAX;
-}
-
-/* Where the first suffix begins with which a stop text begins. */
-static size_t before_partial_stop(const generation *g)
-{
-    for (size_t at = 0; at < g->n_held; at++)
-        for (size_t i = 0; i < g->options.n_stop; i++)
-            if (strncmp(g->options.stop[i], g->held + at, g->n_held - at) == 0) return at;
-    return g->n_held;
-}
-
-/* Less the beginning of a character at the end. Bytes that can no longer become one are not kept. */
-static size_t before_partial_character(const char *text, size_t bytes)
-{
-    for (size_t back = 1; back < MAX_CHARACTER_BYTES && back <= bytes; back++) {
-        unsigned char byte = (unsigned char)text[bytes - back];
-        if (byte >= 0x80 && byte < 0xc0) continue; /* its first byte stands before it */
-        size_t length = byte >= 0xf5 || byte < 0xc2 ? 1 : byte >= 0xf0 ? 4 : byte >= 0xe0 ? 3 : 2;
-        return length > back ? bytes - back : bytes;
-    }
-    return bytes;
-}
-
-/* The model's end of text, or another token that ends an answer, such as the end of a turn. */
-static bool is_end(const generation *g, int32_t token)
+bool mfi_generation_is_end(const mfi_generation *g, int32_t token)
 {
     if (g->options.ignore_eos) return false;
     return token == g->eos_token || (g->model->tokenizer && mfi_tokenizer_stops(g->model->tokenizer, token));
 }
 
-static void hold_text(generation *g, int32_t token)
+/* Whether no token can follow the next that is reported. */
+static bool is_last(const mfi_generation *g, int32_t token)
 {
-    size_t bytes;
-    const char *text = g->model->tokenizer ? mfi_tokenizer_token(g->model->tokenizer, token, &bytes) : NULL;
-    if (!text) return;
-    memcpy(g->held + g->n_held, text, bytes);
-    g->n_held += bytes;
+    return mfi_generation_is_end(g, token) || g->result.n_generated + 1 >= g->options.max_tokens;
 }
 
 /* Adds the token's text, shows what may be shown, and sets *finished and the reason where it ends here.
- * `is_last`: no token can follow. */
-static void emit(generation *g, const mf_token_logprob *chosen, uint32_t position, const mf_submodel *view,
-                 bool is_last, bool *finished)
+ * `ends`: no token can follow. */
+static void emit(mfi_generation *g, const mf_token_logprob *chosen, uint32_t position, const mf_submodel *view,
+                 bool ends, bool *finished)
 {
-    if (!is_end(g, chosen->token)) hold_text(g, chosen->token);
-    size_t stop = find_stop(g), show = g->n_held;
+    const bool is_end = mfi_generation_is_end(g, chosen->token);
+    if (!is_end) mfi_held_text_add(&g->held, g->model->tokenizer, chosen->token);
+    size_t stop = mfi_held_text_find_stop(&g->held), show = g->held.n;
     *finished = true;
     if (stop != SIZE_MAX) {
         show = stop;
         g->result.finish = MF_FINISH_STOP;
-    } else if (is_end(g, chosen->token)) {
+    } else if (is_end) {
         g->result.finish = MF_FINISH_EOS;
-    } else if (is_last) {
+    } else if (ends) {
         g->result.finish = MF_FINISH_LENGTH;
     } else {
         *finished = false;
-        show = before_partial_character(g->held, before_partial_stop(g));
+        show = mfi_held_text_showable(&g->held);
     }
     g->result.n_generated++;
     if (g->options.on_token) {
-        mf_token_event event = { chosen->token, position, g->held, show, chosen->logprob, view, NULL, 0 };
+        mf_token_event event = { chosen->token, position, g->held.text, show, chosen->logprob, view, NULL, 0 };
         event.top = g->options.n_top > 0 ? g->top : NULL;
         event.n_top = g->options.n_top;
         if (g->options.on_token(g->options.user, &event) != 0 && !*finished) {
@@ -130,14 +67,12 @@ static void emit(generation *g, const mf_token_logprob *chosen, uint32_t positio
             *finished = true;
         }
     }
-    memmove(g->held, g->held + show, g->n_held - show);
-    g->n_held -= show;
+    mfi_held_text_drop(&g->held, show);
 }
 
 /* ---- Running ---- */
 
-/* The view of a position, and the position where the next one's turn comes. */
-static const mf_submodel *view_at(const generation *g, uint32_t position, uint32_t *until)
+const mf_submodel *mfi_generation_view(const mfi_generation *g, uint32_t position, uint32_t *until)
 {
     const mf_submodel *view = g->submodel;
     size_t i = 0;
@@ -147,7 +82,7 @@ static const mf_submodel *view_at(const generation *g, uint32_t position, uint32
     return view;
 }
 
-static void record(generation *g, uint32_t position, const mf_submodel *view)
+static void record(mfi_generation *g, uint32_t position, const mf_submodel *view)
 {
     if (view == g->last_view) return;
     if (g->result.n_schedule < g->result.schedule_capacity)
@@ -156,18 +91,18 @@ static void record(generation *g, uint32_t position, const mf_submodel *view)
     g->last_view = view;
 }
 
-/* Appends tokens to the session, as many at once as the schedule allows; the last one's logits are kept. */
-static mf_status run(generation *g, const int32_t *tokens, size_t n_token, bool want_logits, mf_error *error)
+/* Appends tokens to the session, as many at once as the schedule allows, and keeps the logits that are wanted of the
+ * last that ran at once. */
+static mf_status run(mfi_generation *g, const int32_t *tokens, size_t n_token, mf_logits logits_of, mf_error *error)
 {
     for (size_t done = 0, part; done < n_token; done += part) {
         uint32_t until, position = mf_session_position(g->session);
-        const mf_submodel *view = view_at(g, position, &until);
+        const mf_submodel *view = mfi_generation_view(g, position, &until);
         part = mfi_min(n_token - done, until - position);
         mf_request request = { .session = g->session, .submodel = view, .tokens = tokens + done, .n_token = part };
-        bool is_end = done + part == n_token;
-        request.logits_of = is_end && want_logits ? MF_LOGITS_LAST : MF_LOGITS_NONE;
+        request.logits_of = done + part == n_token ? logits_of : MF_LOGITS_NONE;
         request.logits = g->logits;
-        request.logits_capacity = g->n_vocab;
+        request.logits_capacity = g->n_row * g->n_vocab;
         mf_status status = mf_forward(g->executor, &request, 1, sizeof request, error);
         if (status != MF_OK) return status;
         record(g, position, view);
@@ -177,7 +112,7 @@ static mf_status run(generation *g, const int32_t *tokens, size_t n_token, bool 
 
 /* Leaves the logits that follow the session's last token. The session keeps none, so the token runs once more,
  * on a fork: whatever happens there, the session has its past. */
-static mf_status run_last_again(generation *g, uint32_t position, mf_error *error)
+static mf_status run_last_again(mfi_generation *g, uint32_t position, mf_error *error)
 {
     mf_session *session = g->session, *probe = NULL;
     int32_t last = mf_session_tokens(session)[position - 1];
@@ -187,7 +122,7 @@ static mf_status run_last_again(generation *g, uint32_t position, mf_error *erro
     status = mf_session_rewind(probe, position - 1);
     if (status == MF_OK) {
         g->session = probe;
-        status = run(g, &last, 1, true, error);
+        status = run(g, &last, 1, MF_LOGITS_LAST, error);
         g->session = session;
     }
     mf_session_close(probe);
@@ -195,52 +130,131 @@ static mf_status run_last_again(generation *g, uint32_t position, mf_error *erro
 }
 
 /* Leaves the logits of the first new token. A failure leaves the session as it was. */
-static mf_status run_prompt(generation *g, mf_error *error)
+static mf_status run_prompt(mfi_generation *g, mf_error *error)
 {
     uint32_t start = mf_session_position(g->session);
     if (g->n_prompt == 0) return run_last_again(g, start, error);
-    mf_status status = run(g, g->prompt, g->n_prompt, true, error);
+    mf_status status = run(g, g->prompt, g->n_prompt, MF_LOGITS_LAST, error);
     if (status != MF_OK && mf_session_position(g->session) > start) (void)mf_session_rewind(g->session, start);
     return status;
 }
 
-static mf_status choose(generation *g, mf_token_logprob *chosen, mf_error *error)
+/* ---- Rounds ---- */
+
+/* A token that was chosen, and what a draft thinks comes behind it. */
+typedef struct round {
+    uint32_t position, n_draft;
+    int32_t tokens[1 + MFI_MOST_DRAFT];
+    uint32_t n_accepted;
+    bool was_refused; /* the one behind those accepted */
+} round;
+
+/* Chooses the token behind the session's last, which ran as row `row`; a drafted one is tested. */
+static mf_status choose(mfi_generation *g, const round *r, uint32_t row, mf_token_logprob *chosen, mf_error *error)
 {
-    mf_status status = mf_sampler_sample(g->sampler, mf_session_tokens(g->session), mf_session_position(g->session),
-                                         g->logits, chosen, g->top, g->options.n_top);
+    const uint32_t position = mf_session_position(g->session);
+    const int32_t *tokens = mf_session_tokens(g->session);
+    const float *logits = g->logits + row * g->n_vocab;
+    const double *distribution = g->distributions ? g->distributions + row * g->n_vocab : NULL;
+    mf_status status = row < r->n_draft
+                           ? mfi_sampler_verify(g->sampler, tokens, position, logits, distribution, r->tokens[row + 1],
+                                                chosen, g->top, g->options.n_top)
+                           : mf_sampler_sample(g->sampler, tokens, position, logits, chosen, g->top, g->options.n_top);
     if (status == MF_E_CANCELLED) return mfi_fail(error, status, "the logits filter stopped the generation");
-    if (status != MF_OK)
-        return mfi_fail(error, status, "position %u: the logits leave no token to choose",
-                        mf_session_position(g->session));
+    if (status != MF_OK) return mfi_fail(error, status, "position %u: the logits leave no token to choose", position);
     return MF_OK;
 }
 
-static mf_status run_tokens(generation *g, mf_error *error)
+/* MF_E_FULL, and no draft any more, where there is no room for all of it. */
+static mf_status verify(mfi_generation *g, round *r, mf_error *error)
 {
-    for (bool finished = false; !finished;) {
-        mf_token_logprob chosen;
-        mf_status status = choose(g, &chosen, error);
-        if (status != MF_OK) return status;
-        uint32_t position = mf_session_position(g->session);
-        const mf_submodel *view = g->last_view;
-        bool is_last = is_end(g, chosen.token) || g->result.n_generated + 1 >= g->options.max_tokens;
-        mf_error why = MF_ERROR_INIT;
-        status = run(g, &chosen.token, 1, !is_last, &why);
-        if (status != MF_OK && status != MF_E_FULL) return mfi_fail(error, status, "%s", why.detail);
-        emit(g, &chosen, position, view, is_last || status == MF_E_FULL, &finished);
-    }
+    const uint64_t began = mfi_now_ns();
+    mf_status status = run(g, r->tokens, 1 + r->n_draft, MF_LOGITS_ALL, error);
+    if (status == MF_E_FULL) r->n_draft = 0;
+    if (status != MF_OK) return status;
+    g->result.n_verify++;
+    g->result.verify_ns += mfi_now_ns() - began;
     return MF_OK;
+}
+
+/* Runs the round's tokens, or the first alone where there is no room for all. MF_E_FULL: not even for that. */
+static mf_status run_round(mfi_generation *g, round *r, mf_error *error)
+{
+    mf_error why = MF_ERROR_INIT;
+    mf_status status = mfi_speculation_draft(g, r->tokens, &r->n_draft, &why);
+    if (status == MF_OK && r->n_draft > 0) status = verify(g, r, &why);
+    if (r->n_draft == 0 && (status == MF_OK || status == MF_E_FULL))
+        status = run(g, r->tokens, 1, is_last(g, r->tokens[0]) ? MF_LOGITS_NONE : MF_LOGITS_LAST, &why);
+    return status == MF_OK || status == MF_E_FULL ? status : mfi_fail(error, status, "%s", why.detail);
+}
+
+/* After row `row` was reported: chooses the next token and says whether it is the one that ran as the next row. */
+static mf_status follow(mfi_generation *g, round *r, uint32_t row, mf_token_logprob *chosen, bool *is_accepted,
+                        mf_error *error)
+{
+    if (mf_session_position(g->session) != r->position + row + 1) r->n_draft = row; /* the callback moved it */
+    mf_status status = choose(g, r, row, chosen, error);
+    if (status != MF_OK || row == r->n_draft) return status;
+    *is_accepted = chosen->token == r->tokens[row + 1];
+    r->n_accepted += *is_accepted;
+    r->was_refused = !*is_accepted;
+    if (*is_accepted && mfi_session_take_cancel(g->session)) return mfi_fail(error, MF_E_CANCELLED, "cancelled");
+    return MF_OK;
+}
+
+/* Reports the tokens of a round that ran, up to the last that the view itself chooses; the one behind it becomes
+ * *chosen. */
+static mf_status report_round(mfi_generation *g, round *r, const mf_submodel *chosen_by, bool is_full,
+                              mf_token_logprob *chosen, bool *finished, mf_error *error)
+{
+    mf_status status = MF_OK;
+    bool is_accepted = true;
+    for (uint32_t row = 0; is_accepted; row++) {
+        if (!is_full) mfi_session_place(g->session, r->position + row + 1);
+        emit(g, chosen, r->position + row, chosen_by, is_full || is_last(g, chosen->token), finished);
+        is_accepted = false;
+        if (!*finished) status = follow(g, r, row, chosen, &is_accepted, error);
+        if (status != MF_OK) break;
+        chosen_by = g->last_view;
+    }
+    return status;
+}
+
+static mf_status generate_round(mfi_generation *g, mf_token_logprob *chosen, bool *finished, mf_error *error)
+{
+    const mf_submodel *chosen_by = g->last_view;
+    round r = { .position = mf_session_position(g->session), .tokens = { chosen->token } };
+    mf_status status = run_round(g, &r, error);
+    const bool is_full = status == MF_E_FULL;
+    if (status == MF_OK || is_full) status = report_round(g, &r, chosen_by, is_full, chosen, finished, error);
+    if (g->options.draft) { /* what was refused goes */
+        (void)mf_session_rewind(g->session, mf_session_position(g->session));
+        g->result.n_accepted += r.n_accepted;
+        mfi_draft_length_note(&g->length, r.n_accepted, r.was_refused);
+    }
+    return status;
+}
+
+static mf_status run_tokens(mfi_generation *g, mf_error *error)
+{
+    static const round no_draft = { .n_draft = 0 };
+    mf_token_logprob chosen;
+    mf_status status = choose(g, &no_draft, 0, &chosen, error);
+    for (bool finished = false; status == MF_OK && !finished;)
+        status = generate_round(g, &chosen, &finished, error);
+    return status;
 }
 
 /* ---- Preparing ---- */
 
-static mf_status check_arguments(const generation *g, mf_error *error)
+static mf_status check_arguments(const mfi_generation *g, mf_error *error)
 {
     const mf_generate_options *o = &g->options;
     if (!g->submodel) return mfi_fail(error, MF_E_INVALID, "generate: no submodel");
     if (o->prompt && o->n_token > 0) return mfi_fail(error, MF_E_INVALID, "generate: a prompt and tokens: give one");
     if (o->n_token > 0 && !o->tokens) return mfi_fail(error, MF_E_INVALID, "generate: n_token without tokens");
-    if (o->n_top > MAX_TOP) return mfi_fail(error, MF_E_INVALID, "generate: n_top %u is above %u", o->n_top, MAX_TOP);
+    if (o->n_top > MFI_MOST_TOP)
+        return mfi_fail(error, MF_E_INVALID, "generate: n_top %u is above %u", o->n_top, MFI_MOST_TOP);
     if ((o->n_stop > 0 && !o->stop) || (o->n_schedule > 0 && !o->schedule))
         return mfi_fail(error, MF_E_INVALID, "generate: a count without its array");
     for (size_t i = 0; i < o->n_stop; i++)
@@ -254,11 +268,11 @@ static mf_status check_arguments(const generation *g, mf_error *error)
         return mfi_fail(error, MF_E_INVALID, "generate: the sampler is another model's");
     if (g->result.schedule_capacity > 0 && !g->result.schedule)
         return mfi_fail(error, MF_E_INVALID, "generate: schedule_capacity without a schedule to write to");
-    return MF_OK;
+    return mfi_speculation_check(g, error);
 }
 
 /* The prompt as tokens; where there is none and nothing to go on from, the token that begins a text. */
-static mf_status read_prompt(generation *g, const mf_model_info *info, mf_error *error)
+static mf_status read_prompt(mfi_generation *g, const mf_model_info *info, mf_error *error)
 {
     const mf_generate_options *o = &g->options;
     size_t bytes = o->prompt ? strlen(o->prompt) : 0;
@@ -282,24 +296,23 @@ static mf_status read_prompt(generation *g, const mf_model_info *info, mf_error 
     return MF_OK;
 }
 
-static mf_status allocate_buffers(generation *g, mf_error *error)
+static mf_status allocate_buffers(mfi_generation *g, mf_error *error)
 {
-    size_t longest_stop = 0;
-    for (size_t i = 0; i < g->options.n_stop; i++)
-        longest_stop = mfi_max(longest_stop, strlen(g->options.stop[i]));
-    g->held_capacity = longest_stop + MAX_CHARACTER_BYTES + MFI_MAX_TOKEN_BYTES;
-    g->held = mfi_alloc(&g->model->allocator, g->held_capacity);
-    g->logits = mfi_alloc_array(&g->model->allocator, g->n_vocab, sizeof *g->logits);
-    return g->held && g->logits ? MF_OK : mfi_fail(error, MF_E_NOMEM, "no memory to generate with");
+    const mf_allocator *allocator = &g->model->allocator;
+    mf_status status = mfi_held_text_create(&g->held, allocator, g->options.stop, g->options.n_stop);
+    g->n_row = g->options.draft ? 1 + MFI_MOST_DRAFT : 1;
+    g->logits = mfi_alloc_array(allocator, g->n_row * g->n_vocab, sizeof *g->logits);
+    if (status != MF_OK || !g->logits) return mfi_fail(error, MF_E_NOMEM, "no memory to generate with");
+    return mfi_speculation_allocate(g, error);
 }
 
 /* Makes what the caller left out, no larger than this call needs. */
-static mf_status create_missing(generation *g, const mf_model_info *info, mf_error *error)
+static mf_status create_missing(mfi_generation *g, const mf_model_info *info, mf_error *error)
 {
     mf_status status = MF_OK;
     if (!g->executor) {
         mf_executor_options options = MF_EXECUTOR_OPTIONS_INIT;
-        options.max_tokens = (uint32_t)mfi_min(mfi_max(g->n_prompt, 1), EXECUTOR_ROWS);
+        options.max_tokens = (uint32_t)mfi_min(mfi_max(g->n_prompt, g->n_row), EXECUTOR_ROWS);
         options.max_requests = 1;
         status = mf_executor_create(&g->own_executor, g->model, &options, error);
         g->executor = g->own_executor;
@@ -317,7 +330,7 @@ static mf_status create_missing(generation *g, const mf_model_info *info, mf_err
     return status;
 }
 
-static mf_status generate(generation *g, mf_error *error)
+static mf_status generate(mfi_generation *g, mf_error *error)
 {
     mf_model_info info = MF_MODEL_INFO_INIT;
     mf_status status = mf_model_info_get(g->model, &info);
@@ -326,8 +339,8 @@ static mf_status generate(generation *g, mf_error *error)
     g->n_vocab = info.n_vocab;
     g->eos_token = info.eos_token;
     status = read_prompt(g, &info, error);
-    if (status == MF_OK) status = allocate_buffers(g, error);
     if (status == MF_OK) status = create_missing(g, &info, error);
+    if (status == MF_OK) status = allocate_buffers(g, error);
     if (status != MF_OK) return status;
 
     uint64_t begin = mfi_now_ns();
@@ -341,21 +354,22 @@ static mf_status generate(generation *g, mf_error *error)
     return status;
 }
 
-static void release(generation *g)
+static void release(mfi_generation *g)
 {
     const mf_allocator *allocator = &g->model->allocator;
     mf_sampler_close(g->own_sampler);
     mf_session_close(g->own_session);
     mf_executor_close(g->own_executor);
-    mfi_free(allocator, g->logits, g->n_vocab * sizeof *g->logits);
-    mfi_free(allocator, g->held, g->held_capacity);
+    mfi_speculation_free(g);
+    mfi_free(allocator, g->logits, g->n_row * g->n_vocab * sizeof *g->logits);
+    mfi_held_text_free(&g->held, allocator);
     mfi_free(allocator, g->prompt, g->prompt_capacity * sizeof *g->prompt);
 }
 
 mf_status mf_generate(mf_executor *executor, mf_session *session, const mf_submodel *submodel,
                       const mf_generate_options *options, mf_generate_result *result, mf_error *error)
 {
-    generation g = { .executor = executor, .session = session, .submodel = submodel };
+    mfi_generation g = { .executor = executor, .session = session, .submodel = submodel };
     g.options.struct_size = sizeof g.options;
     g.result.struct_size = sizeof g.result;
     mf_status status = mfi_read_options(&g.options, sizeof g.options, FIRST_BYTES(mf_generate_options, reserved),

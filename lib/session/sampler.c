@@ -40,10 +40,11 @@ static uint64_t mix(uint64_t x)
     return x ^ (x >> 31);
 }
 
-double mfi_sampler_uniform(uint64_t seed, uint64_t position)
+double mfi_sampler_uniform(uint64_t seed, uint64_t position, mfi_stream stream)
 {
     const uint64_t golden = UINT64_C(0x9e3779b97f4a7c15); /* 2^64 / the golden ratio: separates small inputs */
-    uint64_t bits = mix(mix(seed + golden) + golden * (position + 1));
+    const uint64_t index = position + ((uint64_t)stream << 32);
+    uint64_t bits = mix(mix(seed + golden) + golden * (index + 1));
     return (double)(bits >> 11) * 0x1p-53;
 }
 
@@ -148,6 +149,11 @@ void mf_sampler_close(mf_sampler *sampler)
 mf_model *mfi_sampler_model(const mf_sampler *sampler)
 {
     return sampler->model;
+}
+
+bool mfi_sampler_is_greedy(const mf_sampler *sampler)
+{
+    return sampler->options.temperature == 0;
 }
 
 /* ---- Log-probabilities ---- */
@@ -301,7 +307,28 @@ static size_t drop_impossible(candidate *c, size_t n)
     return n_possible;
 }
 
-static mf_status choose(mf_sampler *s, const int32_t *tokens, size_t n_token, const float *logits, int32_t *token)
+/* The tokens that may be chosen, weighed: [first, first + n) of the sampler's candidates. */
+typedef struct choice_set {
+    candidate *first;
+    size_t n;
+} choice_set;
+
+static double draw_number(const mf_sampler *s, size_t position, mfi_stream stream)
+{
+    return mfi_sampler_uniform(s->options.seed, position, stream);
+}
+
+static candidate find_best(const candidate *c, size_t n)
+{
+    candidate best = c[0];
+    for (size_t i = 1; i < n; i++)
+        if (c[i].logit > best.logit) best = c[i];
+    return best;
+}
+
+/* Of a greedy sampler one choice. */
+static mf_status weigh_choices(mf_sampler *s, const int32_t *tokens, size_t n_token, const float *logits,
+                               choice_set *choices)
 {
     const mf_sampler_options *o = &s->options;
     candidate *c = s->candidates;
@@ -309,31 +336,140 @@ static mf_status choose(mf_sampler *s, const int32_t *tokens, size_t n_token, co
         c[i] = (candidate){ 0, logits[i], (int32_t)i };
     if (o->repetition_penalty != 1) penalise(s, tokens, n_token);
 
-    candidate best = c[0];
-    for (size_t i = 1; i < s->n_vocab; i++)
-        if (c[i].logit > best.logit) best = c[i];
-    *token = best.token;
+    const candidate best = find_best(c, s->n_vocab);
     if (!isfinite(best.logit)) return MF_E_INVALID; /* by an extreme penalty */
-    if (o->temperature == 0) return MF_OK;
-
+    if (o->temperature == 0) {
+        c[0] = best;
+        c[0].weight = 1;
+        choices->first = c;
+        choices->n = 1;
+        return MF_OK;
+    }
     size_t n = drop_impossible(c, s->n_vocab);
     if (o->top_k > 0 || o->top_p < 1 || o->min_p > 0) {
         c = truncate(o, c, &n, best.logit);
     } else {
         weigh(c, n, best.logit, o->temperature);
     }
-    *token = draw(c, n, mfi_sampler_uniform(o->seed, n_token));
+    choices->first = c;
+    choices->n = n;
     return MF_OK;
 }
 
+/* The first of the highest logits; -1 where they are no distribution. Without a penalty it is the greedy choice. */
+static int32_t find_highest(const float *logits, size_t n)
+{
+    float highest = -INFINITY;
+    int32_t token = -1;
+    bool is_valid = true;
+    for (size_t i = 0; i < n; i++) {
+        is_valid = is_valid && logits[i] < INFINITY;
+        if (!(logits[i] > highest)) continue;
+        highest = logits[i];
+        token = (int32_t)i;
+    }
+    return is_valid ? token : -1;
+}
+
+/* Filtered, where there is a filter: `logits` may come to point to the sampler's own. */
+static mf_status filter(mf_sampler *s, const int32_t *tokens, size_t n_token, const float **logits)
+{
+    if (!s->options.filter) return MF_OK;
+    memcpy(s->filtered, *logits, s->n_vocab * sizeof **logits);
+    *logits = s->filtered;
+    const bool stops = s->options.filter(s->options.filter_user, tokens, n_token, s->filtered, s->n_vocab) != 0;
+    return stops ? MF_E_CANCELLED : MF_OK;
+}
+
+/* Weighs what may be chosen, by filtered logits. */
+static mf_status find_choices(mf_sampler *s, const int32_t *tokens, size_t n_token, const float *logits,
+                              choice_set *choices)
+{
+    if (s->options.temperature == 0 && s->options.repetition_penalty == 1) {
+        const int32_t highest = find_highest(logits, s->n_vocab);
+        if (highest < 0) return MF_E_INVALID;
+        s->candidates[0] = (candidate){ 1, logits[highest], highest };
+        choices->first = s->candidates;
+        choices->n = 1;
+        return MF_OK;
+    }
+    if (!is_distribution(logits, s->n_vocab)) return MF_E_INVALID;
+    return weigh_choices(s, tokens, n_token, logits, choices);
+}
+
+/* ---- With a draft ---- */
+
+/* What p has beyond q, in the place of p. Where nothing is left the two are equal but for rounding, and p stays. */
+static void take_away(choice_set *p, double sum, const double *distribution)
+{
+    size_t n_left = 0;
+    for (size_t i = 0; i < p->n; i++) {
+        const double beyond = p->first[i].weight / sum - distribution[p->first[i].token];
+        if (!(beyond > 0)) continue;
+        p->first[n_left] = p->first[i];
+        p->first[n_left++].weight = beyond;
+    }
+    if (n_left > 0) p->n = n_left;
+}
+
+static double weight_of(const choice_set *p, int32_t token)
+{
+    for (size_t i = 0; i < p->n; i++)
+        if (p->first[i].token == token) return p->first[i].weight;
+    return 0;
+}
+
+/* Keeps `drafted`, or draws another. */
+static int32_t accept_or_draw(const mf_sampler *s, choice_set *p, size_t position, const double *distribution,
+                              int32_t drafted)
+{
+    if (s->options.temperature == 0) return p->first[0].token;
+    const double sum = sum_weights(p->first, p->n), probability = weight_of(p, drafted) / sum;
+    if (draw_number(s, position, MFI_STREAM_ACCEPT) * distribution[drafted] < probability) return drafted;
+    take_away(p, sum, distribution);
+    return draw(p->first, p->n, draw_number(s, position, MFI_STREAM_RESIDUAL));
+}
+
+static mf_status draft(mf_sampler *s, const int32_t *tokens, size_t n_token, const float *logits, double *distribution,
+                       int32_t *drafted)
+{
+    choice_set q;
+    mf_status status = find_choices(s, tokens, n_token, logits, &q);
+    if (status != MF_OK) return status;
+    *drafted = draw(q.first, q.n, draw_number(s, n_token, MFI_STREAM_DRAFT));
+    if (s->options.temperature == 0) return MF_OK;
+    const double sum = sum_weights(q.first, q.n);
+    memset(distribution, 0, s->n_vocab * sizeof *distribution);
+    for (size_t i = 0; i < q.n; i++)
+        distribution[q.first[i].token] = q.first[i].weight / sum;
+    return MF_OK;
+}
+
+mf_status mfi_sampler_draft(mf_sampler *s, const int32_t *tokens, size_t n_token, const float *logits,
+                            double *distribution, int32_t *drafted)
+{
+    mf_status status = filter(s, tokens, n_token, &logits);
+    if (status != MF_OK) return status;
+    mfi_fp_mode mode = mfi_fp_enter();
+    status = draft(s, tokens, n_token, logits, distribution, drafted);
+    mfi_fp_leave(mode);
+    return status;
+}
+
+/* ---- The choice that counts ---- */
+
+enum { NO_DRAFT = -1 };
+
 static mf_status sample(mf_sampler *s, const int32_t *tokens, size_t n_token, const float *logits,
-                        mf_token_logprob *chosen, mf_token_logprob *top, size_t n_top)
+                        const double *distribution, int32_t drafted, mf_token_logprob *chosen, mf_token_logprob *top,
+                        size_t n_top)
 {
     float highest, sum;
-    int32_t token;
-    if (!is_distribution(logits, s->n_vocab)) return MF_E_INVALID;
-    mf_status status = choose(s, tokens, n_token, logits, &token);
+    choice_set p;
+    mf_status status = find_choices(s, tokens, n_token, logits, &p);
     if (status != MF_OK) return status;
+    const int32_t token = drafted == NO_DRAFT ? draw(p.first, p.n, draw_number(s, n_token, MFI_STREAM_TOKEN))
+                                              : accept_or_draw(s, &p, n_token, distribution, drafted);
     s->model->kernels.softmax_stats(s->n_vocab, logits, &highest, &sum);
     double log_of_sum = highest + log((double)sum);
     if (chosen) *chosen = (mf_token_logprob){ token, (float)(logits[token] - log_of_sum) };
@@ -341,18 +477,21 @@ static mf_status sample(mf_sampler *s, const int32_t *tokens, size_t n_token, co
     return MF_OK;
 }
 
+mf_status mfi_sampler_verify(mf_sampler *s, const int32_t *tokens, size_t n_token, const float *logits,
+                             const double *distribution, int32_t drafted, mf_token_logprob *chosen,
+                             mf_token_logprob *top, size_t n_top)
+{
+    mf_status status = filter(s, tokens, n_token, &logits);
+    if (status != MF_OK) return status;
+    mfi_fp_mode mode = mfi_fp_enter();
+    status = sample(s, tokens, n_token, logits, distribution, drafted, chosen, top, n_top);
+    mfi_fp_leave(mode);
+    return status;
+}
+
 mf_status mf_sampler_sample(mf_sampler *s, const int32_t *tokens, size_t n_token, const float *logits,
                             mf_token_logprob *chosen, mf_token_logprob *top, size_t n_top)
 {
     if (!s || !logits || (!tokens && n_token > 0)) return MF_E_INVALID;
-    if (s->options.filter) {
-        memcpy(s->filtered, logits, s->n_vocab * sizeof *logits);
-        if (s->options.filter(s->options.filter_user, tokens, n_token, s->filtered, s->n_vocab) != 0)
-            return MF_E_CANCELLED;
-        logits = s->filtered;
-    }
-    mfi_fp_mode mode = mfi_fp_enter();
-    mf_status status = sample(s, tokens, n_token, logits, chosen, top, n_top);
-    mfi_fp_leave(mode);
-    return status;
+    return mfi_sampler_verify(s, tokens, n_token, logits, NULL, NO_DRAFT, chosen, top, n_top);
 }

@@ -54,6 +54,16 @@ mf_status mfi_session_rewind(mf_session *session, uint32_t position)
     return MF_OK;
 }
 
+void mfi_session_place(mf_session *session, uint32_t position)
+{
+    session->position = position;
+}
+
+bool mfi_session_take_cancel(mf_session *session)
+{
+    return atomic_exchange_explicit(&session->cancel, false, memory_order_relaxed);
+}
+
 mf_status mfi_session_fork(mf_session **out, const mf_session *session, mf_error *error)
 {
     const mf_session_options options = { sizeof options, session->max_positions, session->cache.type };

@@ -20,6 +20,11 @@ struct mf_session {
 mf_status mfi_session_create(mf_session **out, mf_model *model, const mf_session_options *options, mf_error *error);
 void mfi_session_free(mf_session *session);
 mf_status mfi_session_rewind(mf_session *session, uint32_t position);
+/* Moves to `position`, backwards or up to where the session stood, and keeps every page: what stands behind it can be
+ * run over, or moved to again. mfi_session_rewind(to where it stands) gives those pages back. */
+void mfi_session_place(mf_session *session, uint32_t position);
+/* Whether it was asked to cancel; the request is taken back. */
+bool mfi_session_take_cancel(mf_session *session);
 mf_status mfi_session_fork(mf_session **out, const mf_session *session, mf_error *error);
 
 /* session_file.c */

@@ -1,0 +1,60 @@
+/* generate.h - one call of mf_generate(), as generate.c and speculate.c share it. */
+#ifndef MFI_GENERATE_H
+#define MFI_GENERATE_H
+
+#include "draft_length.h"
+#include "generate_text.h"
+#include "sampler.h"
+#include "session.h"
+
+#define MFI_MOST_TOP 64u /* log-probabilities of an event */
+
+typedef struct mfi_generation {
+    mf_executor *executor;
+    mf_session *session;
+    mf_sampler *sampler;
+    const mf_submodel *submodel;
+    mf_model *model;
+    mf_generate_options options;
+    mf_generate_result result;
+    int32_t eos_token;
+    const mf_submodel *last_view; /* that ran the last position */
+
+    int32_t *prompt; /* [n_prompt] owned */
+    size_t n_prompt, prompt_capacity;
+    size_t n_vocab;
+    size_t n_row;  /* of logits: 1, and with a draft the most that are verified at once */
+    float *logits; /* [n_row][n_vocab] of the rows that ran last */
+    mfi_held_text held;
+    mf_token_logprob top[MFI_MOST_TOP];
+
+    /* With a draft. */
+    mfi_draft_length length;
+    const mf_submodel *drafted_for; /* the view that `length` is about */
+    float *draft_logits;            /* [n_vocab] */
+    double *distributions; /* [MFI_MOST_DRAFT][n_vocab] that the drafted tokens were drawn from; NULL: greedy */
+
+    /* Made for this call, or NULL. */
+    mf_executor *own_executor;
+    mf_session *own_session;
+    mf_sampler *own_sampler;
+} mfi_generation;
+
+/* The model's end of text, or another token that ends an answer, such as the end of a turn. */
+bool mfi_generation_is_end(const mfi_generation *g, int32_t token);
+/* The view of a position, and the position where the next one's turn comes. */
+const mf_submodel *mfi_generation_view(const mfi_generation *g, uint32_t position, uint32_t *until);
+
+/* ---- speculate.c ---- */
+
+/* That the draft's keys and values can stand where those of every view of the call stand. */
+mf_status mfi_speculation_check(const mfi_generation *g, mf_error *error);
+mf_status mfi_speculation_allocate(mfi_generation *g, mf_error *error);
+void mfi_speculation_free(mfi_generation *g);
+
+/* Behind tokens[0], the token of the session's position, writes what the draft thinks comes next, and to *n_draft how
+ * many: none where there is no draft, or it does not pay. The session stays where it is. */
+mf_status mfi_speculation_draft(mfi_generation *g, int32_t tokens[1 + MFI_MOST_DRAFT], uint32_t *n_draft,
+                                mf_error *error);
+
+#endif
