@@ -214,7 +214,8 @@ typedef struct mf_convert_report {
  *
  * A matrix whose type stays keeps its bits: codes and scales of Q8 and Q4 are moved, not made again (but for shells that
  * are joined although their Q4 tables differ). Q8 and Q4 widen to F32 exactly. Everything else of the model stays:
- * configuration, granularities, vectors, tokenizer, metadata of any kind.
+ * configuration, granularities, vectors, tokenizer, metadata of any kind; the stored plan where all types and widths
+ * stay.
  *
  * Besides the source, memory is taken for some rows of a tensor: 32 of f32 for each thread, and 16 MiB (or 16 rows for
  * each thread, if these are more).

@@ -25,8 +25,12 @@ struct mfi_container {
     mfi_image image;             /* or these, which are ours */
     uint64_t length;             /* bytes that there really are */
 
-    void *slot; /* the directory's bytes */
+    mfi_file_header header;
+    void *slot; /* the directory's bytes, */
     size_t slot_bytes;
+    uint64_t slot_offset; /* and where they are */
+    void *plan;           /* the stored plan's bytes, as they are in the file; NULL: none */
+    size_t plan_bytes;
     mfi_directory directory;
     mfi_residence *residence; /* [n_region] */
     uint64_t mapped_bytes, allocated_bytes;
