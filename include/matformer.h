@@ -317,7 +317,7 @@ MF_API mf_status mf_submodel_text(const mf_submodel *submodel, char *text, size_
 
 /* ---- Stored plan --------------------------------------------------------------------------------
  * Which widths are best for a budget, as mf_plan_make() of matformer_tools.h measured it: entries of falling loss, each
- * the best that was found for what it costs. A .mf file holds one beside its directory. */
+ * the best that was found for what it costs, and last the whole model. A .mf file holds one beside its directory. */
 
 typedef struct mf_plan_info {
     size_t struct_size;

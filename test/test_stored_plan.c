@@ -316,21 +316,21 @@ Test(stored_plan, damaged_plans_are_left_out)
         size_t at;
         uint32_t value;
     } damage[] = {
-        { 0, 1 },                                              /* magic */
-        { 4, 2 },                                              /* version */
-        { 8, 2 },                                              /* layers */
-        { 12, 0 },                                             /* entries */
-        { 12, 0xffffffff },                                    /* entries, whose bytes overflow */
-        { 16, 8 },                                             /* bytes of an entry */
-        { 20, 0xffffff00 },                                    /* of a text */
-        { 84, 1 },                                             /* zero */
-        { 48, 0x7fc00000 },                                    /* a time that is NaN */
-        { entries + 24, 0x7f800000 },                          /* a loss that is infinite */
-        { entries + 24, 0 },                                   /* losses that do not fall */
-        { entries + 32, 0x40000000 },                          /* an agreement of 2 */
-        { entries + sizeof(mfi_file_plan_entry), 0 },          /* layer 0 is skipped, and may not be */
-        { entries + sizeof(mfi_file_plan_entry), 0x00041000 }, /* a width beyond the model's */
-        { entries + sizeof(mfi_file_plan_entry), 0x00050002 }, /* more heads than the model has */
+        { 0, 1 },                                                        /* magic */
+        { 4, 2 },                                                        /* version */
+        { 8, 2 },                                                        /* layers */
+        { 12, 0 },                                                       /* entries */
+        { 12, 0xffffffff },                                              /* entries, whose bytes overflow */
+        { 16, 8 },                                                       /* bytes of an entry */
+        { 20, 0xffffff00 },                                              /* of a text */
+        { 84, 1 },                                                       /* zero */
+        { 48, 0x7fc00000 },                                              /* a time that is NaN */
+        { entries + 24, 0x7f800000 },                                    /* a loss that is infinite */
+        { entries + sizeof(mfi_file_plan_entry) + 16 + 24, 0x40a00000 }, /* losses that do not fall */
+        { entries + 32, 0x40000000 },                                    /* an agreement of 2 */
+        { entries + sizeof(mfi_file_plan_entry), 0 },                    /* layer 0 is skipped, and may not be */
+        { entries + sizeof(mfi_file_plan_entry), 0x00041000 },           /* a width beyond the model's */
+        { entries + sizeof(mfi_file_plan_entry), 0x00050002 },           /* more heads than the model has */
     };
     for (size_t i = 0; i < sizeof damage / sizeof *damage; i++) {
         memcpy(work, good, bytes);

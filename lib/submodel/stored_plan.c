@@ -110,7 +110,8 @@ static const char *entries_problem(const mfi_stored_plan *plan, const mfi_config
     for (uint32_t i = 0; i < plan->file->n_entry; i++) {
         const mfi_file_plan_entry *entry = mfi_plan_entry_at(plan, i);
         if (!entry_holds(entry)) return "an entry's numbers are none";
-        if (i > 0 && !(entry->loss < mfi_plan_entry_at(plan, i - 1)->loss)) return "its losses do not fall";
+        if (i > 0 && i + 1 < plan->file->n_entry && !(entry->loss < mfi_plan_entry_at(plan, i - 1)->loss))
+            return "its losses do not fall";
         if (mfi_view_check(mfi_plan_layers_at(plan, i), config, NULL) != MF_OK)
             return "an entry is no view of this model";
     }
@@ -220,12 +221,15 @@ mf_status mfi_plan_choose(const mfi_stored_plan *plan, const mf_submodel_spec *s
                         "--measure` times it here",
                         plan->machine, plan->file->n_thread);
     }
-    for (uint32_t i = plan->file->n_entry; i-- > 0;) {
-        if (plan->n_shell[i] > n_shell || !fits(mfi_plan_entry_at(plan, i), spec)) continue;
-        memcpy(layers, mfi_plan_layers_at(plan, i), plan->file->n_layer * sizeof *layers);
-        return MF_OK;
+    const mfi_file_plan_entry *best = NULL;
+    for (uint32_t i = 0; i < plan->file->n_entry; i++) {
+        const mfi_file_plan_entry *entry = mfi_plan_entry_at(plan, i);
+        if (plan->n_shell[i] <= n_shell && fits(entry, spec) && (best == NULL || entry->loss < best->loss))
+            best = entry;
     }
-    return fail_no_fit(plan, spec, n_shell, error);
+    if (best == NULL) return fail_no_fit(plan, spec, n_shell, error);
+    memcpy(layers, best + 1, plan->file->n_layer * sizeof *layers);
+    return MF_OK;
 }
 
 /* ---- Getters ---- */

@@ -44,7 +44,7 @@ mf_status mfi_plan_load(mf_model *model, mf_error *error);
 const mfi_file_plan_entry *mfi_plan_entry_at(const mfi_stored_plan *plan, uint32_t index);
 const mfi_view_layer *mfi_plan_layers_at(const mfi_stored_plan *plan, uint32_t index); /* [n_layer] */
 
-/* The last entry that fits every budget of `spec` and needs at most n_shell shells, to layers [n_layer]. */
+/* The entry of the least loss that fits every budget of `spec` and needs at most n_shell shells, to layers [n_layer]. */
 mf_status mfi_plan_choose(const mfi_stored_plan *plan, const mf_submodel_spec *spec, uint32_t n_shell,
                           mfi_view_layer *layers, mf_error *error);
 
