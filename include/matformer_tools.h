@@ -338,7 +338,8 @@ MF_API mf_status mf_plan_time_views(mf_model *model, const mf_submodel *const *v
                                     const mf_submodel *reference, const mf_plan_options *options, uint32_t rounds,
                                     double *ms, double *reference_ms, mf_error *error);
 
-/* Losses of views on the tokens (or images) of `options`, to loss [n_view]; n_thread, context and progress are read too. */
+/* Losses of views on the tokens (or images) of `options`, to loss [n_view]; n_thread, context, resume and progress
+ * are read too. */
 MF_API mf_status mf_plan_score_views(mf_model *model, const mf_submodel *const *views, size_t n_view,
                                      const mf_plan_options *options, double *loss, mf_error *error);
 

@@ -143,13 +143,23 @@ static mf_status fill_rows(planning *p, const mf_plan *plan, int method, mf_erro
     return MF_OK;
 }
 
+/* RECORD, and RECORD.PART for what is measured beside the plan; NULL where there is none. */
+static const char *record_path(const planning *p, const char *part, char *path, size_t capacity)
+{
+    if (!p->resume || !part) return p->resume;
+    snprintf(path, capacity, "%s.%s", p->resume, part);
+    return path;
+}
+
 /* The losses of texts' views on the held-out text; `text` and `loss` are `stride` bytes apart. */
 static mf_status score_texts(planning *p, const char *text, double *loss, size_t stride, uint32_t n, mf_error *error)
 {
     mf_submodel **views = calloc(n, sizeof(*views));
     double *losses = calloc(n, sizeof *losses);
+    char path[4096];
     mf_status status = views && losses ? MF_OK : no_memory(error);
     mf_plan_options options = options_of(p, "held-out text");
+    options.resume = record_path(p, "held-out", path, sizeof path);
     options.tokens = p->held_out.tokens;
     options.n_token = p->held_out.n_token;
     for (uint32_t i = 0; i < n && status == MF_OK; i++)
@@ -219,7 +229,7 @@ static void find_hypervolumes(planning *p)
 
 static mf_status make(planning *p, int method, mf_plan **plan, mf_error *error)
 {
-    char path[4096];
+    char path[4096], part[2] = { (char)('0' + method), '\0' };
     mf_plan_options options = options_of(p, methods[method]);
     options.tokens = p->text.tokens;
     options.n_token = p->text.n_token;
@@ -230,11 +240,7 @@ static mf_status make(planning *p, int method, mf_plan **plan, mf_error *error)
     options.n_entry = p->compare ? 4096 : p->n_entry; /* none is left out of what is compared */
     options.time_limit_s = p->time_limit;
     options.seed = p->seed;
-    options.resume = p->resume;
-    if (p->resume && method != 0) { /* others are evaluated on the same text: a file of their own keeps lines few */
-        snprintf(path, sizeof path, "%s.%d", p->resume, method);
-        options.resume = path;
-    }
+    options.resume = record_path(p, method == 0 ? NULL : part, path, sizeof path);
     const mf_status status = mf_plan_make(plan, p->model, &options, error);
     cli_progress_end();
     return status;

@@ -316,24 +316,46 @@ double mf_plan_hypervolume(const double *cost, const double *loss, size_t n, dou
     return area;
 }
 
+static mf_status score_view(mfi_scorer *scorer, mfi_record *record, const mf_submodel *view, uint32_t n_layer,
+                            double *loss, mf_error *error)
+{
+    mfi_view_layer layers[MFI_MAX_LAYER];
+    mfi_plan_score score = { 0 };
+    mf_status status = MF_OK;
+    mfi_plan_layers(view, layers, n_layer);
+    if (!mfi_record_find(record, layers, &score)) {
+        status = mfi_scorer_run(scorer, view, &score, error);
+        if (status == MF_OK) status = mfi_record_add(record, layers, &score, error);
+    }
+    *loss = score.loss;
+    return status;
+}
+
 mf_status mf_plan_score_views(mf_model *model, const mf_submodel *const *views, size_t n_view,
                               const mf_plan_options *options, double *loss, mf_error *error)
 {
     if (!model || !views || !options || !loss)
         return mfi_fail(error, MF_E_INVALID, "model, views, options or loss is NULL");
+    char key[512];
     mf_plan_options o = MF_PLAN_OPTIONS_INIT;
+    mf_model_info info = MF_MODEL_INFO_INIT;
     mfi_scorer *scorer = NULL;
+    mfi_record *record = NULL;
     mf_status status = mfi_read_options(&o, sizeof o, sizeof o, options, "mf_plan_options", error);
     if (status != MF_OK) return status;
     o.allocator = mfi_allocator(&o.allocator);
+    mf_model_info_get(model, &info);
     status = mfi_scorer_create(&scorer, model, &o, error);
+    if (status == MF_OK) {
+        make_key(key, sizeof key, model, &o, scorer);
+        status = mfi_record_open(&record, o.resume, key, info.n_layer, &o.allocator, error);
+    }
     for (size_t i = 0; i < n_view && status == MF_OK; i++) {
-        mfi_plan_score score = { 0 };
-        status = mfi_scorer_run(scorer, views[i], &score, error);
-        loss[i] = score.loss;
+        status = score_view(scorer, record, views[i], info.n_layer, &loss[i], error);
         if (status == MF_OK && o.progress && o.progress(o.progress_user, i + 1, n_view) != 0)
             status = mfi_fail(error, MF_E_CANCELLED, "scoring was cancelled");
     }
+    mfi_record_close(record);
     mfi_scorer_free(scorer);
     return status;
 }
