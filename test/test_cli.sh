@@ -605,6 +605,8 @@ expect 0 convert "$folder/planned.mf" "$folder/moved.mf" --storage zstd
 expect 0 run "$folder/moved.mf" -s "ms<=1e9" -p A -n 1
 expect 0 convert "$folder/planned.mf" "$folder/moved.mf" --type q8 --force
 expect 1 run "$folder/moved.mf" -s "params<=1e9" -p A -n 1
+expect 0 plan "$folder/planned.mf" --self-text --tokens 32 --context 16 -n 6 --rounds 1 --threads 1 --json
+json '"drawn" in o["calibration"] and o["plan"]["evaluations"] == 6'
 expect 2 plan "$folder/planned.mf"
 says "\-\-text"
 expect 1 plan "$folder/llama" --text "$story" -n 8

@@ -24,7 +24,7 @@ typedef struct planning {
     double time_limit;
     uint64_t seed;
     int cost, arithmetic;
-    bool measure, compare, no_store, json;
+    bool measure, compare, no_store, self_text, json;
     /* objects */
     mf_model *model;
     mf_model_info info;
@@ -78,6 +78,67 @@ static mf_status take_sample(const planning *p, const cli_corpus *corpus, sample
     if (n == 0) memcpy(out->tokens, corpus->tokens, corpus->n_token * sizeof *out->tokens); /* a text of one window */
     out->n_token = n ? n * context : corpus->n_token;
     return MF_OK;
+}
+
+/* ---- Text that the widest view writes ---- */
+
+static int take_token(void *user, const mf_token_event *event)
+{
+    sample *s = user;
+    s->tokens[s->n_token++] = event->token;
+    return 0;
+}
+
+/* One window: a start token and what is drawn after it. */
+static mf_status write_window(planning *p, mf_executor *executor, mf_session *session, mf_sampler *sampler,
+                              const mf_submodel *widest, mf_error *error)
+{
+    const int32_t start = cli_start_token(p->model) >= 0 ? cli_start_token(p->model) : 0;
+    mf_generate_options options = MF_GENERATE_OPTIONS_INIT;
+    options.tokens = &start;
+    options.n_token = 1;
+    options.max_tokens = p->context - 1;
+    options.sampler = sampler;
+    options.ignore_eos = 1;
+    options.on_token = take_token;
+    options.user = &p->text;
+    p->text.tokens[p->text.n_token++] = start;
+    mf_session_rewind(session, 0);
+    return mf_generate(executor, session, widest, &options, NULL, error);
+}
+
+static mf_status write_text(planning *p, mf_error *error)
+{
+    const uint32_t n_window = p->n_sample / p->context > 0 ? p->n_sample / p->context : 1;
+    mf_executor *executor = NULL;
+    mf_session *session = NULL;
+    mf_submodel *widest = NULL;
+    mf_executor_options executor_options = MF_EXECUTOR_OPTIONS_INIT;
+    mf_session_options session_options = MF_SESSION_OPTIONS_INIT;
+    executor_options.n_thread = p->n_thread;
+    session_options.max_positions = p->context;
+    p->text.tokens = malloc((size_t)n_window * p->context * sizeof *p->text.tokens);
+    mf_status status = p->text.tokens ? MF_OK : no_memory(error);
+    if (status == MF_OK) status = mf_extract_submodel(&widest, p->model, NULL, error);
+    if (status == MF_OK) status = mf_executor_create(&executor, p->model, &executor_options, error);
+    if (status == MF_OK) status = mf_session_create(&session, p->model, &session_options, error);
+    for (uint32_t i = 0; i < n_window && status == MF_OK && !p->interrupted; i++) {
+        mf_sampler *sampler = NULL;
+        mf_sampler_options options = MF_SAMPLER_OPTIONS_INIT;
+        options.temperature = 1;
+        options.seed = p->seed + i;
+        cli_progress("writing text", i, n_window);
+        status = mf_sampler_create(&sampler, p->model, &options, error);
+        if (status == MF_OK) status = write_window(p, executor, session, sampler, widest, error);
+        mf_sampler_close(sampler);
+    }
+    cli_progress_end();
+    mf_session_close(session);
+    mf_executor_close(executor);
+    mf_submodel_close(widest);
+    snprintf(p->report.calibration, sizeof p->report.calibration,
+             "%zu tokens, windows of %u, drawn from the widest view", p->text.n_token, p->context);
+    return status;
 }
 
 static void describe(const planning *p, const cli_corpus *corpus, const sample *s, char text[400])
@@ -317,7 +378,7 @@ static mf_status look_up(planning *p, mf_error *error)
 
 static mf_status make_plan(planning *p, mf_error *error)
 {
-    mf_status status = p->measure ? MF_OK : read_texts(p, error);
+    mf_status status = p->measure ? MF_OK : p->self_text ? write_text(p, error) : read_texts(p, error);
     if (status == MF_OK && p->measure) {
         status = mf_plan_read(&p->plan, p->model, error);
         if (status == MF_OK) status = time_entries(p, p->plan, error);
@@ -505,9 +566,12 @@ static int check(const cli_command *self, const planning *p, int n_file)
         return cli_usage(self, "--measure times a plan that is stored: it reads no text");
     if (p->n_budget > 0 && (p->measure || p->texts.count > 0))
         return cli_usage(self, "--check-budgets times views of a plan that is stored: it makes none");
-    if (!p->measure && p->n_budget == 0 && p->texts.count == 0)
-        return cli_usage(self,
-                         "there is no text to measure on; give --text FILE (or --measure, to time a stored plan)");
+    if (p->self_text && p->texts.count + p->held_out_texts.count > 0)
+        return cli_usage(self, "--self-text takes the place of other texts");
+    if (!p->measure && !p->self_text && p->n_budget == 0 && p->texts.count == 0)
+        return cli_usage(
+            self,
+            "there is no text to measure on; give --text FILE, or --self-text (or --measure, to time a stored plan)");
     return CLI_OK;
 }
 
@@ -519,6 +583,8 @@ static int run(const cli_command *self, int argc, char **argv)
           0, 0 },
         { CLI_TEXTS, "held-out", 0, "PATH", &p.held_out_texts,
           "text that no choice depends on: losses and hypervolumes are reported on it; may be repeated", 0, 0 },
+        { CLI_FLAG, "self-text", 0, NULL, &p.self_text,
+          "measure on text that is drawn from the widest view, where there is no text, or no tokenizer", 0, 0 },
         { CLI_CHOICE, "cost", 0, "params|bytes|flops|ms", &p.cost, "what the widths are to be best for (params)", 0,
           0 },
         { CLI_U32, "evaluations", 'n', "N", &p.n_evaluation, "views whose loss is measured (200)", 4, 2000 },
