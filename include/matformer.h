@@ -356,10 +356,12 @@ typedef struct mf_submodel_spec {
     size_t n_heads;
     const uint32_t *skip; /* [n_skip] layers left out, any order */
     size_t n_skip;
-    uint64_t max_params; /* budgets: the best configuration of the file's stored plan that fits */
-    uint64_t max_bytes;
-    uint64_t max_flops;
-    double max_ms;
+    /* Budgets, alone: of the stored plan's entries that fit all that are given, and whose shells are loaded, the one of
+     * the least loss. */
+    uint64_t max_params; /* n_param */
+    uint64_t max_bytes;  /* bytes_per_token */
+    uint64_t max_flops;  /* flops_per_token */
+    double max_ms;       /* decode_ms, on the machine that the plan was timed on only */
 } mf_submodel_spec;
 #define MF_SUBMODEL_SPEC_INIT                                                          \
     {                                                                                  \
@@ -369,6 +371,10 @@ typedef struct mf_submodel_spec {
 /* Takes a view. `spec` NULL: the widest that is loaded. A wider one can be taken too, and run when the model has grown.
  * Refused with MF_E_WIDTH and the reason: a width beyond the file or off the quantum, a list of the wrong length, a layer
  * that may not be skipped. */
+/* Takes a view. `spec` NULL: the widest that is loaded. Refused with MF_E_WIDTH and the reason: a width beyond the
+ * file or off the quantum, a list of the wrong length, a layer that may not be skipped. Of budgets: MF_E_NOT_FOUND where
+ * nothing fits (the sentence names the least that there is), MF_E_UNSUPPORTED where the file has no plan, or none that
+ * was timed on this machine. mf_submodel_text() says what was chosen. */
 MF_API mf_status mf_extract_submodel(mf_submodel **out, mf_model *model, const mf_submodel_spec *spec, mf_error *error);
 
 /* The same from text, as the command line and configuration files have it. Fields separated by ';' or
@@ -403,6 +409,73 @@ MF_API mf_status mf_submodel_layer(const mf_submodel *submodel, uint32_t layer, 
 /* The view in text form, which gives the same view again. Writes at most `capacity` bytes with the
  * terminator, and the bytes needed to *bytes (may be NULL). MF_E_CAPACITY if it did not fit. */
 MF_API mf_status mf_submodel_text(const mf_submodel *submodel, char *text, size_t capacity, size_t *bytes);
+
+/* ---- Stored plan --------------------------------------------------------------------------------
+ * Which widths are best for a budget, as mf_plan_make() of matformer_tools.h measured it: entries of falling loss, each
+ * the best that was found for what it costs, and last the whole model. A .mf file holds one beside its directory. */
+
+typedef struct mf_plan_info {
+    size_t struct_size;
+    uint32_t n_entry;
+    uint32_t n_thread;         /* that the times hold for */
+    const char *machine;       /* that they were measured on: processor, level, arithmetic; "": there are none */
+    int is_timed_here;         /* budgets in milliseconds are answered: it is this one, with so many usable cores */
+    int reserved;              /* 0 */
+    const char *calibration;   /* what the losses were measured on, in the planner's words */
+    uint64_t calibration_hash; /* XXH64 of the tokens (i32) or pixels (f32) */
+    uint64_t n_predicted;      /* tokens (images) that the losses are means of */
+} mf_plan_info;
+#define MF_PLAN_INFO_INIT                                  \
+    {                                                      \
+        sizeof(mf_plan_info), 0, 0, NULL, 0, 0, NULL, 0, 0 \
+    }
+/* MF_E_NOT_FOUND where the file has no plan, or none that this version reads. Strings live as long as the model. */
+MF_API mf_status mf_model_plan_info(const mf_model *model, mf_plan_info *info);
+
+/* An entry. Losses are means over the calibration's predictions, in nats; probabilities are compared with those of the
+ * widest view. */
+typedef struct mf_plan_entry {
+    size_t struct_size;
+    uint64_t n_param, bytes_per_token, flops_per_token; /* as in mf_submodel_info */
+    double loss;                                        /* -ln p of what came; of images without labels kl */
+    double kl;         /* sum p ln(p / q), p the widest view's distribution, q this one's */
+    double agreement;  /* share of positions with the same likeliest token: accepted drafts, when greedy */
+    double acceptance; /* mean of sum min(p, q): accepted drafts, when sampling (Leviathan et al. 2023, 3.3) */
+    double decode_ms, prefill_ms; /* per token: one at a time, and of a prompt; 0: not timed */
+    uint32_t n_shell;             /* that must be resident */
+    uint32_t reserved;
+    char *text;           /* in: [text_capacity] or NULL: the view in text form goes there, terminated */
+    size_t text_capacity; /* in */
+    size_t text_bytes;    /* bytes needed, with the terminator */
+} mf_plan_entry;
+#define MF_PLAN_ENTRY_INIT                                                 \
+    {                                                                      \
+        sizeof(mf_plan_entry), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, 0, 0 \
+    }
+/* Entry `index`, of falling loss; MF_E_RANGE past the last, the whole model; MF_E_NOT_FOUND without a plan; MF_E_CAPACITY,
+ * all else filled, where the text did not fit. */
+MF_API mf_status mf_model_plan_entry(const mf_model *model, uint32_t index, mf_plan_entry *entry);
+
+/* The best draft for self-speculation, where the last entry, the whole model, verifies: `length` tokens g are drafted by
+ * an entry of relative cost c, and one forward of the whole model over g + 1 rows, v times as long as over one, keeps
+ * those before the first refusal. With an acceptance a of each, independent of the others, that is
+ * (1 - a^(g + 1)) / (1 - a) tokens in the time g c + v of one (Leviathan et al. 2023, theorem 3.8, where v is 1). */
+typedef struct mf_plan_draft {
+    size_t struct_size;
+    uint32_t entry;     /* index */
+    uint32_t length;    /* g */
+    double acceptance;  /* a: the entry's agreement where greedy is asked for, else its acceptance */
+    double cost;        /* c: its decode_ms, of the last entry's */
+    double verify_cost; /* v */
+    double speedup;     /* expected; above 1 */
+} mf_plan_draft;
+#define MF_PLAN_DRAFT_INIT                      \
+    {                                           \
+        sizeof(mf_plan_draft), 0, 0, 0, 0, 0, 0 \
+    }
+/* `greedy`: of generation that takes the likeliest token; 0: of sampling at temperature 1. MF_E_NOT_FOUND where the file
+ * has no plan with times, or no draft is expected to be of use. */
+MF_API mf_status mf_model_plan_draft(const mf_model *model, int greedy, mf_plan_draft *draft);
 
 /* ---- Executor -----------------------------------------------------------------------------------
  * Threads and workspace, reserved for a model. One call at a time; MF_E_BUSY otherwise. */

@@ -1,4 +1,4 @@
-/* matformer_tools.h - model files: converting them. A library of its own, libmatformer-tools; its ABI is not promised.
+/* matformer_tools.h - model files: converting them, and planning which widths are best. A library of its own, libmatformer-tools; its ABI is not promised.
  *
  * A *source* is a model that is read to be written anew: a .mf file, a Hugging Face folder or a GGUF file.
  *
@@ -214,7 +214,8 @@ typedef struct mf_convert_report {
  *
  * A matrix whose type stays keeps its bits: codes and scales of Q8 and Q4 are moved, not made again (but for shells that
  * are joined although their Q4 tables differ). Q8 and Q4 widen to F32 exactly. Everything else of the model stays:
- * configuration, granularities, vectors, tokenizer, metadata of any kind.
+ * configuration, granularities, vectors, tokenizer, metadata of any kind; the stored plan where all types and widths
+ * stay.
  *
  * Besides the source, memory is taken for some rows of a tensor: 32 of f32 for each thread, and 16 MiB (or 16 rows for
  * each thread, if these are more).
@@ -280,6 +281,107 @@ typedef struct mf_split_options {
  * existing ones are replaced, and after a failure whole parts may remain. MF_E_INVALID where max_bytes do not hold the
  * head; MF_E_FORMAT for a file that is not all there. */
 MF_API mf_status mf_split(const char *path, const char *out, const mf_split_options *options, mf_error *error);
+/* ---- Planning ----------------------------------------------------------------------------------
+ * Which widths are best for what they cost, measured on text and on this machine (docs/planner.md).
+ *
+ *     mf_plan *plan = NULL;
+ *     mf_plan_options options = MF_PLAN_OPTIONS_INIT;
+ *     options.tokens = tokens;
+ *     options.n_token = n_token;
+ *     if (mf_plan_make(&plan, model, &options, &error) == MF_OK &&
+ *         mf_plan_time(plan, model, NULL, 0, &error) == MF_OK)
+ *         mf_plan_store(plan, "model.mf", &error);
+ *     mf_plan_close(plan);
+ */
+
+typedef struct mf_plan mf_plan; /* one thread at a time */
+
+/* What the widths are to be best for. MS: milliseconds of a decoded token, worked out from the bytes that it reads and the
+ * layers that it runs, by a straight line through views that are timed first. */
+typedef enum mf_plan_cost { MF_PLAN_PARAMS = 0, MF_PLAN_BYTES = 1, MF_PLAN_FLOPS = 2, MF_PLAN_MS = 3 } mf_plan_cost;
+
+/* How views to evaluate are found. SEARCH is the planner; the others are what it is compared with: widths that never
+ * fall with depth, and differ by one step at most (the rule of thumb of Devvrit et al. 2023); one width for all layers;
+ * widths drawn for each layer. */
+typedef enum mf_plan_method {
+    MF_PLAN_SEARCH = 0,
+    MF_PLAN_RULE = 1,
+    MF_PLAN_UNIFORM = 2,
+    MF_PLAN_RANDOM = 3
+} mf_plan_method;
+
+typedef struct mf_plan_options {
+    size_t struct_size;
+    const int32_t
+        *tokens;    /* [n_token] calibration text: windows of `context` tokens, each read from an empty timeline; */
+    size_t n_token; /* all tokens of a window but its first are predicted */
+    const float *pixels;   /* of a model that takes images: [n_image][n_channel][image_size][image_size] */
+    const int32_t *labels; /* [n_image] or NULL */
+    size_t n_image;
+    const char *calibration; /* what to call it; NULL: nothing. At most 400 bytes */
+    mf_plan_cost cost;
+    mf_plan_method method;
+    uint32_t n_evaluation; /* views whose loss is measured, the file's granularities included; 0: 200 */
+    uint32_t context;      /* 0: the model's max_positions */
+    uint32_t n_thread;     /* 0: one for each usable core */
+    uint32_t n_entry;      /* most that a plan keeps; 0: 64 */
+    double time_limit_s;   /* begins no evaluation after it; 0: none */
+    uint64_t seed;
+    const char *resume; /* path of a file that gets a line for every evaluation. One that is there already stands in for
+                             the evaluations that it has, so that an interrupted plan goes on; or NULL */
+    mf_progress progress; /* `done` of `total` evaluations; mf_plan_time(): of timings */
+    void *progress_user;
+    mf_allocator allocator; /* alloc NULL: the C library's */
+} mf_plan_options;
+#define MF_PLAN_OPTIONS_INIT                                                                                           \
+    {                                                                                                                  \
+        sizeof(mf_plan_options), NULL, 0, NULL, NULL, 0, NULL, MF_PLAN_PARAMS, MF_PLAN_SEARCH, 0, 0, 0, 0, 0, 0, NULL, \
+            NULL, NULL,                                                                                                \
+        {                                                                                                              \
+            NULL, NULL, NULL                                                                                           \
+        }                                                                                                              \
+    }
+
+/* Measures. Every width of the plan is a multiple of the quantum between the narrowest and the widest granularity of its
+ * layer; layers that may be skipped are tried without, heads where granularities differ in them. The same options and
+ * resume file give the same plan whatever interrupts them, but for cost MS. Where time ran out the plan is of what was
+ * measured. MF_E_INVALID for a resume file of another model, text or plan; MF_E_CANCELLED; MF_E_FORMAT. */
+MF_API mf_status mf_plan_make(mf_plan **out, mf_model *model, const mf_plan_options *options, mf_error *error);
+
+/* The plan that is stored in the model's file, to be timed or stored elsewhere. MF_E_NOT_FOUND: there is none. */
+MF_API mf_status mf_plan_read(mf_plan **out, mf_model *model, mf_error *error);
+MF_API void mf_plan_close(mf_plan *plan);
+
+/* Entries of the plan, as mf_model_plan_entry() has them (n_shell too); or, with `all`, of every view that was evaluated, in
+ * that order. MF_E_RANGE past the last. */
+MF_API mf_status mf_plan_entry_get(const mf_plan *plan, int all, uint32_t index, mf_plan_entry *entry);
+
+/* Times every entry on this machine, each in turn with the widest, `rounds` times (0: 15), and keeps medians of ratios;
+ * and how long the widest takes to verify drafts. An entry that reads more never gets less time than one that reads
+ * fewer. n_thread, progress, time_limit_s (0: none) of `options` (may be NULL) are read. MF_E_CANCELLED. */
+MF_API mf_status mf_plan_time(mf_plan *plan, mf_model *model, const mf_plan_options *options, uint32_t rounds,
+                              mf_error *error);
+
+/* Times the `n_view` views in turn with `reference`, as above: ms of a decoded token (of an image) to ms [n_view], and of
+ * the reference to *reference_ms. */
+MF_API mf_status mf_plan_time_views(mf_model *model, const mf_submodel *const *views, size_t n_view,
+                                    const mf_submodel *reference, const mf_plan_options *options, uint32_t rounds,
+                                    double *ms, double *reference_ms, mf_error *error);
+
+/* Losses of views on the tokens (or images) of `options`, to loss [n_view]; n_thread, context, resume and progress
+ * are read too. */
+MF_API mf_status mf_plan_score_views(mf_model *model, const mf_submodel *const *views, size_t n_view,
+                                     const mf_plan_options *options, double *loss, mf_error *error);
+
+/* Area between the points and the reference point, of costs up to reference_cost: how far the least loss that can be had
+ * for a cost lies below reference_loss, summed over costs. */
+MF_API double mf_plan_hypervolume(const double *cost, const double *loss, size_t n, double reference_cost,
+                                  double reference_loss);
+
+/* Puts the plan into a .mf file beside its directory, in place of an older one: whenever that is interrupted the file has
+ * one of the two, and who has it open is not disturbed (docs/container-format.md, "Slots"). Entries beyond the room that
+ * the file has are thinned out. MF_E_BUSY while another process does the same; MF_E_UNSUPPORTED for a checkpoint. */
+MF_API mf_status mf_plan_store(const mf_plan *plan, const char *path, mf_error *error);
 
 #ifdef __cplusplus
 }

@@ -80,7 +80,11 @@ static inline void fixup_checksums(unsigned char *data, size_t bytes)
         uint64_t at = MFI_SLOT_BASE + i * header->slot_bytes;
         if (header->slot_bytes > bytes || header->slot_bytes % 8 || at > bytes || bytes - at < sizeof(mfi_file_slot))
             continue;
-        fixup_slot((mfi_file_slot *)(void *)(data + at), bytes - (size_t)at, data, bytes);
+        mfi_file_slot *slot = (mfi_file_slot *)(void *)(data + at);
+        const uint64_t room = bytes - at, plan = header->directory_capacity;
+        if (slot->plan_bytes > 0 && plan <= room && slot->plan_bytes <= room - plan)
+            slot->plan_checksum = mfi_hash((unsigned char *)slot + plan, (size_t)slot->plan_bytes);
+        fixup_slot(slot, bytes - (size_t)at, data, bytes);
     }
     header->checksum = mfi_hash(header, offsetof(mfi_file_header, checksum));
 }

@@ -78,6 +78,30 @@ static inline void hostile_tokenizer(const mf_model *model)
         mf_detokenize(model, tokens, n_token, text, sizeof text, &bytes);
 }
 
+/* Every getter of the stored plan, and views by budgets. */
+static inline void hostile_plan(mf_model *model)
+{
+    static const char *const budgets[] = { "params<=1e6", "bytes<=1e5;flops<=1e18", "ms<=1", "params<=1" };
+    mf_plan_info info = MF_PLAN_INFO_INIT;
+    mf_plan_draft draft = MF_PLAN_DRAFT_INIT;
+    if (mf_model_plan_info(model, &info) != MF_OK) return;
+    if (strlen(info.machine) + strlen(info.calibration) > 1024) hostile_stop("a plan's text without an end");
+    for (uint32_t i = 0; i < info.n_entry; i++) {
+        char text[64];
+        mf_plan_entry entry = MF_PLAN_ENTRY_INIT;
+        entry.text = text;
+        entry.text_capacity = sizeof text;
+        const mf_status status = mf_model_plan_entry(model, i, &entry);
+        if (status != MF_OK && status != MF_E_CAPACITY) hostile_stop("an entry of the plan cannot be read");
+    }
+    mf_model_plan_draft(model, 1, &draft);
+    for (size_t i = 0; i < sizeof budgets / sizeof *budgets; i++) {
+        mf_submodel *view = NULL;
+        mf_extract_submodel_text(&view, model, budgets[i], NULL);
+        mf_submodel_close(view);
+    }
+}
+
 /* Computes with the narrowest and the widest view. */
 static inline void hostile_use(mf_model *model)
 {
@@ -96,6 +120,7 @@ static inline void hostile_use(mf_model *model)
         hostile_forward(executor, model, NULL, logits, n_logit, pixels);
     }
     hostile_tokenizer(model);
+    hostile_plan(model);
     mf_executor_close(executor);
     free(logits);
     free(pixels);

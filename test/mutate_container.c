@@ -9,6 +9,7 @@
 #include "family_fixture.h"
 #include "hostile.h"
 #include "matlm_fixture.h"
+#include "plan_fixture.h"
 
 enum { N_MATLM = 4, N_FILE = N_MATLM + 2 };
 
@@ -47,6 +48,15 @@ static void make_family(file *to, bool vit)
     if (hostile_try(to->data, to->bytes, MF_LOAD_MAP) != 3) hostile_stop("a family's file does not open");
 }
 
+static void add_plan(const fixture_variant *v, const mf_allocator *allocator, const char *path)
+{
+    mfi_config config;
+    if (fixture_config(&config, v->plain, v->tied, allocator) != MF_OK ||
+        plan_fixture_store(path, &config, 5, "a machine", NULL) != MF_OK)
+        hostile_stop("a plan cannot be stored");
+    mfi_config_free(&config, allocator);
+}
+
 static void make_files(file files[N_FILE])
 {
     mf_allocator allocator = mfi_allocator(NULL);
@@ -56,6 +66,7 @@ static void make_files(file files[N_FILE])
         fixture_variant v = { i & 1, i != 0, i == 3, i & 2 ? MFK_F32 : MFK_BF16, i < 2 ? MFI_ZSTD : MFI_RAW };
         char *path = fixture_path();
         if (fixture_save(&v, &allocator, path, NULL) != MF_OK) hostile_stop("a fixture cannot be saved");
+        if (i % 2 == 0) add_plan(&v, &allocator, path);
         files[i].data = fixture_read(path, &files[i].bytes);
         if (hostile_try(files[i].data, files[i].bytes, MF_LOAD_MAP) != 3) hostile_stop("a fixture does not open");
         files[i].work = fixture_read(path, &files[i].bytes);

@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 
 #include "matlm_fixture.h"
+#include "plan_fixture.h"
 
 static void fail(const char *what)
 {
@@ -48,6 +49,16 @@ static void write_weights(const char *folder, const fixture_variant *v, const mf
     if (!v->plain) write_blob(path, allocator);
 }
 
+/* The second slot is the newer one then. */
+static void store_plan(const fixture_variant *v, const mf_allocator *allocator, const char *path)
+{
+    mfi_config config;
+    if (fixture_config(&config, v->plain, v->tied, allocator) != MF_OK ||
+        plan_fixture_store(path, &config, 5, "a machine", NULL) != MF_OK)
+        fail(path);
+    mfi_config_free(&config, allocator);
+}
+
 int main(int argc, char **argv)
 {
     static const fixture_variant variants[] = {
@@ -72,6 +83,7 @@ int main(int argc, char **argv)
         if (weights) write_weights(path, v, &allocator);
         memcpy(path + length, ".mf", 4);
         if (fixture_save(v, &allocator, path, &error) != MF_OK) fail(error.detail);
+        if (i % 2 == 0) store_plan(v, &allocator, path);
     }
     return 0;
 }

@@ -35,7 +35,7 @@ json() {
 }
 
 # Help and version.
-commands="demo info run eval convert export bench"
+commands="demo info run eval plan convert export bench"
 [ "$train" = yes ] && commands="$commands train"
 expect 0 --help
 for command in $commands; do
@@ -627,6 +627,41 @@ expect 1 info "$folder/nothing-there"
 mkdir "$folder/empty"
 expect 1 info "$folder/empty"
 says "config.json"
+
+# plan
+cp "$model" "$folder/planned.mf"
+expect 1 run "$folder/planned.mf" -s "params<=1e9" -p A -n 1
+says "matformer plan FILE"
+plan="plan $folder/planned.mf --text $story --tokens 128 --context 32 -n 24 --rounds 1 --threads 1"
+expect 1 $plan --time-limit 1e-9
+expect 0 $plan --held-out "$here/test_cli.sh" --compare --no-store --resume "$folder/record" --out "$folder/plan.json" --svg "$folder/plan.svg"
+says "^planner .* 24 " out
+says "Not stored" out
+[ "$(wc -l <"$folder/record")" -eq 25 ] || fail "24 evaluations are not 24 lines and a first one"
+python3 -c 'import json, sys, xml.dom.minidom as x; x.parse(sys.argv[2]); sys.exit(len(json.load(open(sys.argv[1]))["compared"]) != 3)' \
+    "$folder/plan.json" "$folder/plan.svg" || fail "the plan's JSON or its picture is none"
+expect 0 $plan --resume "$folder/record" --json
+json 'o["stored"] and o["plan"]["evaluations"] == 24 and o["plan"]["entries"][-1]["size"] == "L"'
+[ "$(wc -l <"$folder/record")" -eq 25 ] || fail "evaluations that a record has were made again"
+expect 1 $plan --resume "$folder/record" --context 16
+says "another model, text or plan"
+expect 0 run "$folder/planned.mf" -s "params<=1e9" -p A -n 1 --json
+expect 1 run "$folder/planned.mf" -s "params<=10" -p A -n 1
+says "the least are"
+expect 0 plan "$folder/planned.mf" --measure --rounds 1 --threads 1 --json
+json 'o["plan"]["entries"][0]["decode_ms"] > 0'
+expect 0 plan "$folder/planned.mf" --check-budgets 3 --rounds 1 --threads 1 --json
+json 'o["budgets"] == 3 and len(o["rows"]) == 3'
+expect 0 convert "$folder/planned.mf" "$folder/moved.mf" --storage zstd
+expect 0 run "$folder/moved.mf" -s "ms<=1e9" -p A -n 1
+expect 0 convert "$folder/planned.mf" "$folder/moved.mf" --type q8 --force
+expect 1 run "$folder/moved.mf" -s "params<=1e9" -p A -n 1
+expect 0 plan "$folder/planned.mf" --self-text --tokens 32 --context 16 -n 6 --rounds 1 --threads 1 --json
+json '"drawn" in o["calibration"] and o["plan"]["evaluations"] == 6'
+expect 2 plan "$folder/planned.mf"
+says "\-\-text"
+expect 1 plan "$folder/llama" --text "$story" -n 8
+says "nothing to plan"
 
 [ $failed -eq 0 ] && echo "ok"
 exit $failed

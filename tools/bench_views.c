@@ -22,7 +22,9 @@ static mf_status time_views(const bench *b, const mf_submodel_spec *spec, const 
 mf_status bench_views(const bench *b, json_t *out, mf_error *error)
 {
     uint32_t ffn[512];
-    mf_submodel_spec name = MF_SUBMODEL_SPEC_INIT, list = MF_SUBMODEL_SPEC_INIT;
+    mf_submodel_spec name = MF_SUBMODEL_SPEC_INIT, list = MF_SUBMODEL_SPEC_INIT, budget = MF_SUBMODEL_SPEC_INIT;
+    mf_plan_info plan = MF_PLAN_INFO_INIT;
+    budget.max_params = budget.max_bytes = budget.max_flops = UINT64_MAX;
     name.granularity = mf_model_granularity(b->model, 0);
     size_t n_layer = b->info.n_layer < CLI_COUNT(ffn) ? b->info.n_layer : CLI_COUNT(ffn);
     for (size_t i = 0; i < n_layer; i++)
@@ -33,17 +35,22 @@ mf_status bench_views(const bench *b, json_t *out, mf_error *error)
         const char *what;
         const mf_submodel_spec *spec;
         const char *text;
-    } kinds[] = { { "by name", &name, NULL }, { "width per layer", &list, NULL }, { "from text", NULL, "0.5" } };
+    } kinds[] = { { "by name", &name, NULL },
+                  { "width per layer", &list, NULL },
+                  { "from text", NULL, "0.5" },
+                  { "by budgets", &budget, NULL } };
+    /* Budgets last: only a file with a plan answers them. */
+    const size_t n_kind = CLI_COUNT(kinds) - (mf_model_plan_info(b->model, &plan) != MF_OK);
     double seconds[CLI_COUNT(kinds)][MAX_ROUND];
     mf_status status = MF_OK;
     bench_title(b, "Views: creating and closing one, median of %u batches of %d", b->rounds, VIEWS_PER_BATCH);
     for (uint32_t r = 0; r < b->rounds; r++)
-        for (size_t k = 0; k < CLI_COUNT(kinds) && status == MF_OK; k++)
+        for (size_t k = 0; k < n_kind && status == MF_OK; k++)
             status = time_views(b, kinds[k].spec, kinds[k].text, &seconds[k][r], error);
     if (status != MF_OK) return status;
     cli_table *table = cli_table_create("<specification|time");
     json_t *object = json_object();
-    for (size_t k = 0; k < CLI_COUNT(kinds); k++) {
+    for (size_t k = 0; k < n_kind; k++) {
         double median = bench_median(seconds[k], b->rounds);
         cli_table_cell(table, "%s", kinds[k].what);
         cli_table_cell(table, "%s", cli_seconds(median).text);

@@ -4,6 +4,6 @@
 
 #include "cli.h"
 
-extern const cli_command cmd_bench, cmd_convert, cmd_demo, cmd_eval, cmd_export, cmd_info, cmd_run, cmd_train;
+extern const cli_command cmd_bench, cmd_convert, cmd_demo, cmd_eval, cmd_export, cmd_info, cmd_plan, cmd_run, cmd_train;
 
 #endif

@@ -7,11 +7,11 @@
 #include "commands.h"
 
 static const cli_command *const commands[] = {
-    &cmd_demo,    &cmd_info,   &cmd_run,   &cmd_eval,
+    &cmd_demo,  &cmd_info,    &cmd_run,    &cmd_eval,
 #ifdef MATFORMER_TRAIN
     &cmd_train,
 #endif
-    &cmd_convert, &cmd_export, &cmd_bench,
+    &cmd_plan,  &cmd_convert, &cmd_export, &cmd_bench,
 };
 
 static void print_help(FILE *stream)

@@ -5,6 +5,7 @@
 #include "open_checkpoint.h"
 #include "session.h"
 #include "status.h"
+#include "stored_plan.h"
 
 /* Sizes of the option structs in their first release. */
 #define FIRST_BYTES(type, last) (offsetof(type, last) + sizeof(((type *)0)->last))
@@ -36,7 +37,12 @@ static mf_status open_source(mf_model **out, const mfi_container_source *source,
     full.allocator = mfi_allocator(&full.allocator);
     if (source->path != NULL && mfi_import_recognises(source->path))
         return mfi_open_checkpoint(out, source->path, &full, error);
-    return mfi_model_open(out, source, &full, error);
+    status = mfi_model_open(out, source, &full, error);
+    if (status == MF_OK) status = mfi_plan_load(*out, error);
+    if (status == MF_OK) return MF_OK;
+    mf_model_close(*out);
+    *out = NULL;
+    return status;
 }
 
 mf_status mf_model_open(mf_model **out, const char *path, const mf_model_options *options, mf_error *error)
@@ -148,6 +154,35 @@ mf_status mf_submodel_text(const mf_submodel *submodel, char *text, size_t capac
 {
     if (submodel == NULL || (text == NULL && capacity != 0)) return MF_E_INVALID;
     return mfi_submodel_text(submodel, text, capacity, bytes);
+}
+
+/* ---- Stored plan ---- */
+
+mf_status mf_model_plan_info(const mf_model *model, mf_plan_info *info)
+{
+    mf_plan_info full = MF_PLAN_INFO_INIT;
+    if (model == NULL || info == NULL) return MF_E_INVALID;
+    const mf_status status = mfi_plan_info(model, &full);
+    return status == MF_OK ? mfi_write_info(info, &full, sizeof full, sizeof full) : status;
+}
+
+mf_status mf_model_plan_entry(const mf_model *model, uint32_t index, mf_plan_entry *entry)
+{
+    mf_plan_entry full = MF_PLAN_ENTRY_INIT;
+    if (model == NULL || entry == NULL) return MF_E_INVALID;
+    mf_status status = mfi_read_options(&full, sizeof full, sizeof full, entry, "mf_plan_entry", NULL);
+    if (status == MF_OK) status = mfi_plan_entry(model, index, &full);
+    if (status != MF_OK && status != MF_E_CAPACITY) return status;
+    mfi_write_info(entry, &full, sizeof full, sizeof full);
+    return status;
+}
+
+mf_status mf_model_plan_draft(const mf_model *model, int greedy, mf_plan_draft *draft)
+{
+    mf_plan_draft full = MF_PLAN_DRAFT_INIT;
+    if (model == NULL || draft == NULL) return MF_E_INVALID;
+    const mf_status status = mfi_plan_draft(model, greedy != 0, &full);
+    return status == MF_OK ? mfi_write_info(draft, &full, sizeof full, sizeof full) : status;
 }
 
 /* ---- Executor ---- */

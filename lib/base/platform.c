@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/utsname.h>
 #include <time.h>
 #include <unistd.h>
 #if defined(__linux__)
@@ -232,6 +233,37 @@ size_t mfi_fast_cpus(int *cpus, size_t n, const char *sysfs)
 int64_t mfi_process_id(void)
 {
     return getpid();
+}
+
+/* The value of the first line of /proc/cpuinfo that begins with `key`, appended to name[*used]. */
+static bool append_cpuinfo(const char *info, const char *key, char *name, size_t capacity, size_t *used)
+{
+    const char *at = strstr(info, key);
+    if (at == NULL || (at = strchr(at, ':')) == NULL) return false;
+    if (*used > 0 && *used + 1 < capacity) name[(*used)++] = ' ';
+    for (at++; *at == ' '; at++)
+        ;
+    for (; *at != '\0' && *at != '\n' && *used + 1 < capacity; at++)
+        name[(*used)++] = *at > ' ' && *at <= '~' ? *at : ' ';
+    name[*used] = '\0';
+    return true;
+}
+
+void mfi_processor_name(char *name, size_t capacity)
+{
+    static const char *const numbers[] = { "CPU implementer", "CPU variant", "CPU part", "CPU revision" }; /* ARM's */
+    char info[4096]; /* the first processor's part fits */
+    struct utsname system;
+    size_t used = 0;
+    name[0] = '\0';
+    const int fd = open("/proc/cpuinfo", O_RDONLY | O_CLOEXEC);
+    const ssize_t bytes = fd >= 0 ? read(fd, info, sizeof(info) - 1) : 0;
+    if (fd >= 0) close(fd);
+    info[bytes > 0 ? bytes : 0] = '\0';
+    if (append_cpuinfo(info, "model name", name, capacity, &used)) return;
+    for (size_t i = 0; i < MFI_COUNT(numbers); i++)
+        append_cpuinfo(info, numbers[i], name, capacity, &used);
+    if (used == 0) snprintf(name, capacity, "%s", uname(&system) == 0 ? system.machine : "unknown");
 }
 
 /* ---- New files ---- */

@@ -40,6 +40,9 @@ size_t mfi_usable_cpus(int *cpus);
  * cpu_capacity under `sysfs` (/sys/devices/system/cpu), else the highest clock; all are kept where one is unknown. */
 size_t mfi_fast_cpus(int *cpus, size_t n, const char *sysfs);
 int64_t mfi_process_id(void);
+/* What the system calls the processor ("AMD EPYC 7B13"); where it has no name for it what numbers it has, else the
+ * architecture. Printable ASCII, cut to `capacity`, terminated. */
+void mfi_processor_name(char *name, size_t capacity);
 
 /* Writing a file that appears under its name only when it is whole: writes go to a temporary name beside
  * it; commit syncs file and folder and renames; abort removes. */

@@ -99,6 +99,8 @@ const char *mfi_container_name(const mfi_container *container); /* the path, or 
 uint64_t mfi_container_file_bytes(const mfi_container *container);
 uint64_t mfi_container_mapped_bytes(const mfi_container *container);
 uint64_t mfi_container_allocated_bytes(const mfi_container *container);
+/* The stored plan's bytes, aligned to 64, which only their checksum vouches for; NULL and 0: none. */
+const void *mfi_container_plan(const mfi_container *container, size_t *bytes);
 /* Hash of the directory's region hashes: the identity of the weights. */
 uint64_t mfi_container_content_hash(const mfi_container *container);
 
@@ -157,6 +159,14 @@ mf_status mfi_region_read(const mfi_container *container, uint32_t region, void 
 mf_status mfi_container_fetch(const mfi_container *container, void *out, size_t bytes, uint64_t offset,
                               mf_error *error);
 uint64_t mfi_container_head_bytes(const mfi_container *container); /* where the first region begins */
+/* ---- Changing ---- */
+
+/* Puts a plan of 1 to MFI_PLAN_MAX bytes beside the directory of a file, in place of one that is there, by filling the
+ * slot that is idle and then making it the newest: whenever it ends, by whatever, the file opens with the old plan or
+ * the new one, and who has the file open notices nothing. MF_E_CAPACITY where the room of the file is smaller;
+ * MF_E_BUSY while another process (or thread) updates it. */
+mf_status mfi_container_store_plan(const char *path, const void *plan, size_t bytes, const mf_allocator *allocator,
+                                   mf_error *error);
 
 /* ---- Writing ---- */
 
@@ -170,6 +180,8 @@ mf_status mfi_writer_u64(mfi_writer *writer, const char *key, uint64_t value, bo
 mf_status mfi_writer_f64(mfi_writer *writer, const char *key, double value, bool required);
 mf_status mfi_writer_text(mfi_writer *writer, const char *key, const char *value, bool required);
 mf_status mfi_writer_u32s(mfi_writer *writer, const char *key, const uint32_t *values, size_t count, bool required);
+/* The stored plan. The file has room for it, and for one as large later. */
+mf_status mfi_writer_plan(mfi_writer *writer, const void *plan, size_t bytes);
 /* Regions are declared in file order, tensors to a region in the order they lie there. */
 mf_status mfi_writer_region(mfi_writer *writer, mfi_region_kind kind, uint32_t shell, mfi_storage storage,
                             uint32_t *region);

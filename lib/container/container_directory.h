@@ -19,6 +19,7 @@
 #define MFI_FRAME_MAX (4u << 20) /* raw bytes of a frame */
 #define MFI_RATIO_MAX 256u       /* most that a frame may shrink: bounds what a small file makes us allocate */
 #define MFI_DIRECTORY_MAX (256u << 20)
+#define MFI_PLAN_MAX (16u << 20) /* bytes of a stored plan */
 #define MFI_REGION_MAX 65536u
 #define MFI_NAME_MAX 255u
 

@@ -114,35 +114,45 @@ static mf_status read_header(const mfi_container *c, mfi_file_header *header, ui
     return MF_OK;
 }
 
-static mf_status plan_holds(const mfi_container *c, uint64_t offset, const mfi_file_slot *slot, bool *holds,
-                            mf_error *error)
+/* The plan's bytes to c->plan if their checksum holds; *holds says whether it does, also where there is no plan. */
+static mf_status read_plan(mfi_container *c, uint64_t offset, const mfi_file_slot *slot, bool *holds, mf_error *error)
 {
-    unsigned char piece[4096];
-    XXH64_state_t hash;
-    XXH64_reset(&hash, 0);
-    for (uint64_t done = 0; done < slot->plan_bytes;) {
-        size_t bytes = slot->plan_bytes - done < sizeof piece ? (size_t)(slot->plan_bytes - done) : sizeof piece;
-        mf_status status = mfi_container_fetch(c, piece, bytes, offset + done, error);
-        if (status != MF_OK) return status;
-        XXH64_update(&hash, piece, bytes);
-        done += bytes;
+    *holds = slot->plan_bytes == 0 && slot->plan_checksum == 0;
+    if (slot->plan_bytes == 0) return MF_OK;
+    const size_t bytes = (size_t)slot->plan_bytes;
+    void *plan = mfi_alloc(&c->allocator, bytes);
+    if (!plan) return mfi_fail(error, MF_E_NOMEM, "%s: no memory for the stored plan", c->name);
+    const mf_status status = mfi_container_fetch(c, plan, bytes, offset, error);
+    *holds = status == MF_OK && slot->plan_checksum == mfi_hash(plan, bytes);
+    if (*holds) {
+        c->plan = plan;
+        c->plan_bytes = bytes;
+    } else {
+        mfi_free(&c->allocator, plan, bytes);
     }
-    *holds = slot->plan_checksum == (slot->plan_bytes ? XXH64_digest(&hash) : 0);
-    return MF_OK;
+    return status;
 }
 
-/* Reads the directory of one slot to c->slot if its checksums hold; leaves c->slot NULL if not. */
-static mf_status read_slot(mfi_container *c, const mfi_file_header *header, uint64_t offset, mf_error *error)
+static void drop_plan(mfi_container *c)
 {
+    mfi_free(&c->allocator, c->plan, c->plan_bytes);
+    c->plan = NULL;
+    c->plan_bytes = 0;
+}
+
+/* Reads the directory and the plan of one slot if their checksums hold; leaves c->slot and c->plan NULL if not. */
+static mf_status read_slot(mfi_container *c, uint64_t offset, mf_error *error)
+{
+    const mfi_file_header *header = &c->header;
     mfi_file_slot slot;
     mf_status status = mfi_container_fetch(c, &slot, sizeof slot, offset, error);
     if (status != MF_OK) return status;
     if (slot.generation == 0 || slot.directory_bytes % 8 != 0 || slot.directory_bytes < sizeof slot ||
         slot.directory_bytes > header->directory_capacity || slot.directory_bytes > MFI_DIRECTORY_MAX ||
-        slot.plan_bytes > header->slot_bytes - header->directory_capacity)
+        slot.plan_bytes > header->slot_bytes - header->directory_capacity || slot.plan_bytes > MFI_PLAN_MAX)
         return MF_OK;
     bool holds;
-    status = plan_holds(c, offset + header->directory_capacity, &slot, &holds, error);
+    status = read_plan(c, offset + header->directory_capacity, &slot, &holds, error);
     if (status != MF_OK || !holds) return status;
 
     size_t bytes = (size_t)slot.directory_bytes;
@@ -155,16 +165,18 @@ static mf_status read_slot(mfi_container *c, const mfi_file_header *header, uint
         slot.checksum == mfi_hash(&read->generation, bytes - sizeof read->checksum)) {
         c->slot = directory;
         c->slot_bytes = bytes;
+        c->slot_offset = offset;
         return MF_OK;
     }
     mfi_free(&c->allocator, directory, bytes);
+    drop_plan(c);
     return status;
 }
 
 /* The slot of the highest generation that holds. */
-static mf_status choose_slot(mfi_container *c, const mfi_file_header *header, mf_error *error)
+static mf_status choose_slot(mfi_container *c, mf_error *error)
 {
-    uint64_t offset[2] = { MFI_SLOT_BASE, MFI_SLOT_BASE + header->slot_bytes };
+    uint64_t offset[2] = { MFI_SLOT_BASE, MFI_SLOT_BASE + c->header.slot_bytes };
     mfi_file_slot slot[2];
     for (int i = 0; i < 2; i++) {
         mf_status status = mfi_container_fetch(c, &slot[i], sizeof slot[i], offset[i], error);
@@ -172,7 +184,7 @@ static mf_status choose_slot(mfi_container *c, const mfi_file_header *header, mf
     }
     int newest = slot[1].generation > slot[0].generation;
     for (int i = 0; i < 2 && !c->slot; i++) {
-        mf_status status = read_slot(c, header, offset[i ^ newest], error);
+        mf_status status = read_slot(c, offset[i ^ newest], error);
         if (status != MF_OK) return status;
     }
     if (c->slot) return MF_OK;
@@ -200,10 +212,9 @@ static mf_status check_length(const mfi_container *c, mf_error *error)
 
 static mf_status read_directory(mfi_container *c, mf_error *error)
 {
-    mfi_file_header header;
     uint64_t head_bytes = 0;
-    mf_status status = read_header(c, &header, &head_bytes, error);
-    if (status == MF_OK) status = choose_slot(c, &header, error);
+    mf_status status = read_header(c, &c->header, &head_bytes, error);
+    if (status == MF_OK) status = choose_slot(c, error);
     if (status == MF_OK)
         status = mfi_directory_decode(&c->directory, c->slot, head_bytes, &c->allocator, c->name, error);
     if (status == MF_OK) status = check_length(c, error);
@@ -251,6 +262,7 @@ void mfi_container_close(mfi_container *c)
     mfi_free(&c->allocator, c->residence, c->directory.n_region * sizeof *c->residence);
     mfi_directory_free(&c->directory, &c->allocator);
     mfi_free(&c->allocator, c->slot, c->slot_bytes);
+    mfi_free(&c->allocator, c->plan, c->plan_bytes);
     if (c->fd >= 0) close(c->fd);
     mfi_image_free(&c->image);
     mf_allocator allocator = c->allocator;
@@ -277,6 +289,13 @@ uint64_t mfi_container_mapped_bytes(const mfi_container *c)
 uint64_t mfi_container_allocated_bytes(const mfi_container *c)
 {
     return atomic_load_explicit(&c->allocated_bytes, memory_order_relaxed) + c->slot_bytes + c->directory.block_bytes;
+    return c->allocated_bytes + c->slot_bytes + c->plan_bytes + c->directory.block_bytes;
+}
+
+const void *mfi_container_plan(const mfi_container *c, size_t *bytes)
+{
+    *bytes = c->plan_bytes;
+    return c->plan;
 }
 
 uint64_t mfi_container_content_hash(const mfi_container *c)

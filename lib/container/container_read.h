@@ -59,7 +59,12 @@ struct mfi_container {
     uint32_t n_piece, piece_room;
 
     void *slot; /* the directory's bytes */
+    mfi_file_header header;
+    void *slot; /* the directory's bytes, */
     size_t slot_bytes;
+    uint64_t slot_offset; /* and where they are */
+    void *plan;           /* the stored plan's bytes, as they are in the file; NULL: none */
+    size_t plan_bytes;
     mfi_directory directory;
     mfi_residence *residence; /* [n_region] */
     atomic_uint_least64_t mapped_bytes, allocated_bytes;

@@ -30,6 +30,8 @@ struct mfi_writer {
     writer_region *region;
     mfi_tensor *tensor; /* names are ours */
     size_t n_metadata, metadata_room, n_region, region_room, n_tensor, tensor_room;
+    void *plan;
+    size_t plan_bytes;
 };
 
 static mf_status stick(mfi_writer *w, mf_status status)
@@ -90,6 +92,7 @@ void mfi_writer_close(mfi_writer *w)
     mfi_free(&a, w->tensor, w->tensor_room * sizeof *w->tensor);
     mfi_free(&a, w->region, w->region_room * sizeof *w->region);
     mfi_free(&a, w->path, strlen(w->path) + 1);
+    mfi_free(&a, w->plan, w->plan_bytes);
     mfi_free(&a, w, sizeof *w);
 }
 
@@ -147,6 +150,17 @@ mf_status mfi_writer_u32s(mfi_writer *w, const char *key, const uint32_t *values
 {
     if (count > UINT32_MAX / 8) return stick(w, MF_E_INVALID);
     return add_metadata(w, key, MFI_VALUE_U32S, values, count * sizeof *values, required);
+}
+
+mf_status mfi_writer_plan(mfi_writer *w, const void *plan, size_t bytes)
+{
+    if (w->status != MF_OK) return w->status;
+    if (w->plan || bytes == 0 || bytes > MFI_PLAN_MAX) return stick(w, MF_E_INVALID);
+    w->plan = mfi_alloc(&w->allocator, bytes);
+    if (!w->plan) return stick(w, MF_E_NOMEM);
+    memcpy(w->plan, plan, bytes);
+    w->plan_bytes = bytes;
+    return MF_OK;
 }
 
 mf_status mfi_writer_region(mfi_writer *w, mfi_region_kind kind, uint32_t shell, mfi_storage storage, uint32_t *region)
@@ -386,17 +400,20 @@ static void encode_directory(const mfi_writing *p, mfi_file_slot *slot, size_t b
     slot->directory_bytes = bytes;
     slot->file_bytes = p->at;
     slot->entry_count = (uint32_t)(w->n_metadata + w->n_region + w->n_tensor);
+    slot->plan_bytes = w->plan_bytes;
+    slot->plan_checksum = w->plan ? mfi_hash(w->plan, w->plan_bytes) : 0;
     slot->checksum = mfi_hash(&slot->generation, bytes - sizeof slot->checksum);
 }
 
 /* A quarter more than the directory takes, so that an update can add to it; the plan has what is left up
  * to where the regions begin. */
-static mfi_file_header plan_header(size_t bytes)
+static mfi_file_header make_header(const mfi_writer *w, size_t bytes)
 {
     mfi_file_header header = { .version = MFI_CONTAINER_VERSION };
     memcpy(header.magic, MFI_MAGIC, sizeof header.magic);
     header.directory_capacity = mfi_round_up(bytes + bytes / 4, MFI_SLOT_STEP);
-    uint64_t head = mfi_head_bytes(header.directory_capacity + PLAN_ROOM);
+    uint64_t head =
+        mfi_head_bytes(header.directory_capacity + mfi_round_up(mfi_max(PLAN_ROOM, w->plan_bytes), MFI_SLOT_STEP));
     header.slot_bytes = (head - MFI_SLOT_BASE) / 2 / MFI_SLOT_STEP * MFI_SLOT_STEP;
     header.checksum = mfi_hash(&header, offsetof(mfi_file_header, checksum));
     return header;
@@ -415,6 +432,8 @@ static mf_status put_directory(mfi_writing *p, const mfi_file_header *header, ui
         mfi_directory_free(&directory, allocator);
         status = write_at(p, slot, bytes, MFI_SLOT_BASE);
     }
+    if (status == MF_OK && p->w->plan)
+        status = write_at(p, p->w->plan, p->w->plan_bytes, MFI_SLOT_BASE + header->directory_capacity);
     if (status == MF_OK) status = write_at(p, header, sizeof *header, 0);
     mfi_free(allocator, slot, bytes);
     return status;
@@ -455,7 +474,7 @@ static mf_status write_all(mfi_writing *p, mfi_writer_fill fill, void *user)
 {
     mfi_writer *w = p->w;
     size_t bytes = directory_bytes(w), tensor = 0;
-    mfi_file_header header = plan_header(bytes);
+    mfi_file_header header = make_header(w, bytes);
     uint64_t head_bytes = mfi_head_bytes(header.slot_bytes);
     p->at = head_bytes;
     mf_status status = MF_OK;
@@ -493,7 +512,7 @@ mf_status mfi_writer_finish(mfi_writer *w, mfi_writer_fill fill, void *user, mf_
 /* 0 where it does not fit the address space. */
 static size_t image_bytes(const mfi_writer *w)
 {
-    uint64_t bytes = mfi_head_bytes(plan_header(directory_bytes(w)).slot_bytes);
+    uint64_t bytes = mfi_head_bytes(make_header(w, directory_bytes(w)).slot_bytes);
     for (size_t i = 0; i < w->n_region; i++) {
         const uint64_t begin = (bytes + MFI_REGION_ALIGN - 1) & ~(uint64_t)(MFI_REGION_ALIGN - 1);
         if (begin > SIZE_MAX / 2 || w->region[i].says.raw_bytes > SIZE_MAX / 2 - begin) return 0;

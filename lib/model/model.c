@@ -112,6 +112,7 @@ static void destroy(mf_model *model)
     mfi_program_free(model->program);
     mfi_tokenizer_free(model->tokenizer);
     mfi_config_free(&model->config, &allocator);
+    mfi_free(&allocator, model->plan, model->plan_bytes);
     mfi_container_close(model->container);
     mfi_free(&allocator, model, sizeof *model);
 }

@@ -16,6 +16,8 @@
 
 #define MFI_N_CACHE_TYPE 3u
 
+struct mfi_stored_plan;
+
 struct mf_model {
     atomic_uint_least32_t references;
     mf_allocator allocator;
@@ -26,6 +28,10 @@ struct mf_model {
     mfi_config config;
     mfi_program *program;
     mfi_residency residency;
+    uint32_t n_shell, n_shell_resident;
+    struct mfi_stored_plan *plan; /* lib/submodel/stored_plan.h, which makes it: one block; NULL: none */
+    size_t plan_bytes;
+    bool plan_refused; /* the file has one that this version does not read */
     mf_log log;
     void *log_user;
     /* Pages of 64 positions of one layer's keys and values, by cache type: here because the sessions of a model

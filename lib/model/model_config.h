@@ -186,8 +186,10 @@ typedef struct mfi_save_options {
     mfk_type role_type[MFI_N_ROLE]; /* instead of `type`, where not 0 */
     const mfi_container *keys_of;   /* or NULL: its metadata that is not the family's is written too */
     mfi_saved_role *saved;          /* [MFI_N_ROLE] or NULL: filled */
-    uint32_t n_thread;              /* that read and pack; 0: one */
-    mf_progress progress;           /* or NULL; bytes of matrices. MF_E_CANCELLED where it returns other than 0 */
+    const void *plan;               /* [plan_bytes] stored plan, or NULL */
+    size_t plan_bytes;
+    uint32_t n_thread;    /* that read and pack; 0: one */
+    mf_progress progress; /* or NULL; bytes of matrices. MF_E_CANCELLED where it returns other than 0 */
     void *progress_user;
 } mfi_save_options;
 

@@ -495,6 +495,7 @@ static mf_status save(saver *s, mfi_image *image)
     if (status == MF_OK) {
         declare_metadata(s);
         declare_regions(s);
+        if (s->options->plan) mfi_writer_plan(s->writer, s->options->plan, s->options->plan_bytes);
         status = image ? mfi_writer_finish_image(s->writer, fill, s, image, error)
                        : mfi_writer_finish(s->writer, fill, s, error);
     }

@@ -6,6 +6,7 @@
 
 #include "defs.h"
 #include "status.h"
+#include "stored_plan.h"
 
 static size_t view_bytes(uint32_t n_layer)
 {
@@ -43,10 +44,27 @@ static mf_status check_exclusive(const mf_submodel_spec *spec, mf_error *error)
     if ((spec->ffn == NULL && spec->n_ffn != 0) || (spec->heads == NULL && spec->n_heads != 0) ||
         (spec->skip == NULL && spec->n_skip != 0))
         return mfi_fail(error, MF_E_INVALID, "a list of the specification is NULL but its count is not 0");
-    if (spec->max_params != 0 || spec->max_bytes != 0 || spec->max_flops != 0 || spec->max_ms != 0)
-        return mfi_fail(error, MF_E_UNSUPPORTED,
-                        "a budget needs a stored plan, and this file has none; give widths or a granularity");
     return MF_OK;
+}
+
+static bool has_budget(const mf_submodel_spec *spec)
+{
+    return spec->max_params != 0 || spec->max_bytes != 0 || spec->max_flops != 0 || spec->max_ms != 0;
+}
+
+static mf_status choose_by_budget(mfi_view_layer *layers, const mfi_view_source *source, const mf_submodel_spec *spec,
+                                  mf_error *error)
+{
+    if (spec->granularity != NULL || spec->ratio != 0 || spec->ffn != NULL || spec->heads != NULL || spec->skip != NULL)
+        return mfi_fail(error, MF_E_INVALID, "budgets choose all widths: give no granularity, ratio or list with them");
+    if (source->plan_refused)
+        return mfi_fail(
+            error, MF_E_UNSUPPORTED,
+            "the file's stored plan is damaged or of another version; `matformer plan FILE` makes a new one");
+    if (source->plan == NULL)
+        return mfi_fail(error, MF_E_UNSUPPORTED,
+                        "a budget needs a stored plan, and this file has none; `matformer plan FILE` makes one");
+    return mfi_plan_choose(source->plan, spec, source->n_shell, layers, error);
 }
 
 static void set_granularity(const choice *c, const mfi_granularity *granularity)
@@ -172,16 +190,37 @@ static mf_status check_owners(const choice *c, mf_error *error)
     return MF_OK;
 }
 
-mf_status mfi_view_choose(mfi_view_layer *layers, const mfi_config *config, const mf_submodel_spec *spec,
-                          uint32_t widest, mf_error *error)
+mf_status mfi_view_check(const mfi_view_layer *layers, const mfi_config *config, mf_error *error)
 {
+    mfi_view_layer copy[MFI_MAX_LAYER];
+    const choice c = { config, copy };
+    mf_status status = MF_OK;
+    memcpy(copy, layers, config->n_layer * sizeof *copy);
+    if (count_kept(&c) == 0) return mfi_fail(error, MF_E_WIDTH, "a view keeps at least one layer");
+    for (uint32_t layer = 0; layer < config->n_layer && status == MF_OK; layer++) {
+        const uint32_t ffn = layers[layer].ffn_quanta * MFI_QUANTUM;
+        if (!is_skipped(&c, layer)) {
+            status = check_ffn(&c, layer, ffn, error);
+            if (status == MF_OK) status = check_heads(&c, layer, layers[layer].heads, error);
+        } else if (!config->may_skip[layer] || ffn != 0) {
+            status = mfi_fail(error, MF_E_WIDTH, "layer %u may not be skipped in this model", layer);
+        }
+    }
+    return status == MF_OK ? check_owners(&c, error) : status;
+}
+
+mf_status mfi_view_choose(mfi_view_layer *layers, const mfi_view_source *source, const mf_submodel_spec *spec,
+                          mf_error *error)
+{
+    const mfi_config *config = source->config;
     const choice c = { config, layers };
     mf_status status = check_exclusive(spec, error);
     if (status != MF_OK) return status;
+    if (has_budget(spec)) return choose_by_budget(layers, source, spec, error);
     if (spec->granularity != NULL)
         status = set_named(&c, spec->granularity, error);
     else if (spec->ratio == 0 && spec->ffn == NULL && spec->heads == NULL)
-        set_granularity(&c, &config->granularity[widest]);
+        set_granularity(&c, &config->granularity[source->widest]);
     else
         set_ratio(&c, spec->ratio == 0 ? 1 : spec->ratio);
     if (status == MF_OK) status = set_skips(&c, spec, error);
@@ -196,13 +235,14 @@ static uint32_t shells_of(const mf_model *model, uint32_t layer, uint32_t ffn)
     return mfi_program_shells(model->program, layer, ffn);
 }
 
-static void count_shells(mf_submodel *view)
+uint32_t mfi_view_shells(const mf_model *model, const mfi_view_layer *layers)
 {
-    view->n_shell = 0;
-    for (uint32_t layer = 0; layer < view->n_layer; layer++) {
-        const uint32_t n_shell = shells_of(view->model, layer, mfi_view_ffn(view, layer));
-        if (n_shell > view->n_shell) view->n_shell = n_shell;
+    uint32_t most = 0;
+    for (uint32_t layer = 0; layer < model->program->n_layer; layer++) {
+        const uint32_t n_shell = shells_of(model, layer, layers[layer].ffn_quanta * MFI_QUANTUM);
+        if (n_shell > most) most = n_shell;
     }
+    return most;
 }
 
 /* Only the first regions may be there: of a file still being downloaded, or opened with options.widest. */
@@ -227,12 +267,14 @@ mf_status mfi_submodel_create(mf_submodel **out, mf_model *model, const mf_submo
     if (view == NULL) return mfi_fail(error, MF_E_NOMEM, "no memory for a view");
     view->model = model;
     view->n_layer = n_layer;
-    const mf_status status = mfi_view_choose(view->layer, &model->config, spec, widest_loaded(model), error);
+    const mfi_view_source source = { &model->config, widest_loaded(model), model->plan, model->plan_refused,
+                                     model->n_shell_resident };
+    const mf_status status = mfi_view_choose(view->layer, &source, spec, error);
     if (status != MF_OK) {
         mfi_free(&model->allocator, view, view_bytes(n_layer));
         return status;
     }
-    count_shells(view);
+    view->n_shell = mfi_view_shells(model, view->layer);
     mfi_model_retain(model);
     *out = view;
     return MF_OK;

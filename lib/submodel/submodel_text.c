@@ -298,3 +298,15 @@ mf_status mfi_submodel_text(const mf_submodel *view, char *text, size_t capacity
     if (bytes != NULL) *bytes = w.used + 1;
     return w.used < capacity ? MF_OK : MF_E_CAPACITY;
 }
+
+mf_status mfi_layers_text(const mf_model *model, const mfi_view_layer *layers, char *text, size_t capacity,
+                          size_t *bytes)
+{
+    union {
+        mf_submodel view;
+        unsigned char room[sizeof(mf_submodel) + MFI_MAX_LAYER * sizeof(mfi_view_layer)];
+    } here = { .view = { .n_layer = model->config.n_layer } };
+    here.view.model = (mf_model *)(uintptr_t)model; /* it is only read */
+    memcpy(here.view.layer, layers, model->config.n_layer * sizeof *layers);
+    return mfi_submodel_text(&here.view, text, capacity, bytes);
+}

@@ -50,6 +50,15 @@ static void fill_report(mf_convert_report *report, const mfi_save_options *save)
     }
 }
 
+/* Losses and times hold while every weight keeps its type, and widths theirs. */
+static bool keeps_plan(const mf_source *source, const mf_convert_options *o)
+{
+    bool keeps = source->plan && !o->submodel;
+    for (mf_role role = 0; role < MF_N_ROLE; role++)
+        keeps = keeps && choose_type(o, role) == 0;
+    return keeps;
+}
+
 /* All of it, or cut to a view. */
 static mf_status save_source(const mf_source *source, const mf_convert_options *o, const mfi_save_options *save,
                              const char *path, mf_error *error)
@@ -91,6 +100,7 @@ mf_status mf_convert(const mf_source *source, const char *path, const mf_convert
                               .progress_user = o.progress_user };
     for (mf_role role = 0; role < MF_N_ROLE; role++)
         save.role_type[role] = choose_type(&o, role);
+    if (keeps_plan(source, &o)) save.plan = mfi_container_plan(source->keys_of, &save.plan_bytes);
 
     const mfi_fp_mode mode = mfi_fp_enter();
     status = save_source(source, &o, &save, path, error);

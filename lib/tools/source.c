@@ -66,9 +66,10 @@ mf_status mfi_source_slice(mfi_slice **out, const mf_source *source, const char 
     mfi_spec_storage storage;
     mfi_view_layer layers[MFI_MAX_LAYER];
     mf_submodel_spec spec = MF_SUBMODEL_SPEC_INIT;
+    const mfi_view_source from = { source->config, source->config->n_granularity - 1, source->plan,
+                                   source->plan_refused, UINT32_MAX };
     mf_status status = text ? mfi_submodel_parse(&spec, &storage, text, error) : MF_OK;
-    if (status == MF_OK)
-        status = mfi_view_choose(layers, source->config, &spec, source->config->n_granularity - 1, error);
+    if (status == MF_OK) status = mfi_view_choose(layers, &from, &spec, error);
     if (status != MF_OK) return status;
     return mfi_slice_create(out, source->config, &source->weights, layers, &source->allocator, error);
 }

@@ -14,11 +14,13 @@ struct mf_source {
     mfi_weights weights;
     const void *tokenizer; /* blob of tokenizer.h, or NULL */
     size_t tokenizer_bytes;
-    const char *folder;           /* of Hugging Face, or NULL */
-    const mfi_container *keys_of; /* the maker's metadata, or NULL */
-    const mfi_import *import;     /* NULL of a .mf file */
-    mfi_storage storage;          /* that KEEP means */
-    bool one_shell;               /* likewise */
+    const char *folder;                 /* of Hugging Face, or NULL */
+    const mfi_container *keys_of;       /* the maker's metadata, or NULL */
+    const mfi_import *import;           /* NULL of a .mf file */
+    const struct mfi_stored_plan *plan; /* of a .mf file, or NULL: */
+    bool plan_refused;                  /* it has one that cannot be read */
+    mfi_storage storage;                /* that KEEP means */
+    bool one_shell;                     /* likewise */
     mf_source_info info;
     void *object; /* all of this belongs to it */
     void (*close)(void *object);

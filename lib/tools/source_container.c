@@ -5,6 +5,7 @@
 #include "schema.h"
 #include "source.h"
 #include "status.h"
+#include "stored_plan.h"
 
 /* What the saver writes again: anything else would be lost without a word. */
 static mf_status check_tensors(const mf_model *model, mf_error *error)
@@ -51,6 +52,7 @@ mf_status mfi_source_container(mf_source *source, const char *path, const mf_sou
     mf_status status = mfi_model_open(&model, &file, &open, error);
     if (status != MF_OK) return status;
     status = check_tensors(model, error);
+    if (status == MF_OK) status = mfi_plan_load(model, error);
     if (status != MF_OK) {
         mfi_model_release(model);
         return status;
@@ -63,6 +65,8 @@ mf_status mfi_source_container(mf_source *source, const char *path, const mf_sou
         source->tokenizer_bytes = (size_t)tokenizer->bytes;
     }
     source->keys_of = model->container;
+    source->plan = model->plan;
+    source->plan_refused = model->plan_refused;
     source->storage = mfi_container_region(model->container, 0)->storage;
     source->one_shell = model->residency.n_shell == 1;
     fill_info(&source->info, model);
