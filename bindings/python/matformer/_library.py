@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import os
+import sysconfig
 from pathlib import Path
 
 from . import _abi
 
 LIBRARY_VARIABLE = "MATFORMER_LIBRARY"
+_NAME = "libmatformer.so"
+_FOLDER = ".matformer.mesonpy.libs"  # meson-python's, beside the package
 
 
 def _path() -> str:
     named = os.environ.get(LIBRARY_VARIABLE)
     if named:
         return named
-    beside = Path(__file__).with_name("libmatformer.so")
-    if not beside.exists():
-        raise ImportError(f"libmatformer.so is not beside the package: install it with `pip install .` in the "
-                          f"repository, or set {LIBRARY_VARIABLE} to the library's path")
-    return str(beside)
+    package = Path(__file__).resolve().parent
+    # Some systems keep what is of one platform in a site-packages of its own.
+    for folder in (package, package.parent / _FOLDER, Path(sysconfig.get_path("platlib")) / _FOLDER):
+        if (folder / _NAME).exists():
+            return str(folder / _NAME)
+    raise ImportError(f"{_NAME} is not beside the package in {package.parent}: install both with `pip install .` in the "
+                      f"repository, or set {LIBRARY_VARIABLE} to the library's path")
 
 
 def _load() -> _abi.Library:
