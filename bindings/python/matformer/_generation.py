@@ -175,9 +175,9 @@ class Generation(Iterator[Event]):
             on_token=self._run.on_token, ignore_eos=ignore_eos)
         keep: List[Any] = [self._run.on_token, [view._live() for view in self._views.values()]]
         if isinstance(prompt, str):
-            options.prompt = prompt.encode("utf-8", "surrogateescape")
-            if b"\0" in options.prompt:
+            if "\0" in prompt:
                 raise ValueError("the prompt has a zero byte: give it as tokens")
+            options.prompt = prompt.encode("utf-8", "surrogateescape")
         elif prompt is not None:
             tokens = as_tokens(prompt)
             keep.append(tokens)
@@ -186,6 +186,8 @@ class Generation(Iterator[Event]):
             handle = sampler._live()
             keep.append(handle)
             options.sampler = handle.address
+        if any("\0" in text for text in stop):
+            raise ValueError("a stop text has a zero byte")
         if stop:
             options.stop = (ctypes.c_char_p * len(stop))(*(text.encode() for text in stop))
             options.n_stop = len(stop)
