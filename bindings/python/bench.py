@@ -1,0 +1,136 @@
+#!/usr/bin/env python3
+"""What Python costs: tokens per second of Session.generate() beside those of mf_generate() itself.
+
+    MATFORMER_LIBRARY=build/lib/libmatformer.so PYTHONPATH=bindings/python bindings/python/bench.py models/tales.mf
+
+The two take turns in this process, on one executor and the same tokens: the library's own call has no callback, or one
+in Python that does nothing, and the package's iterator gives every event to an empty loop. Medians over the turns of
+each one's time divided by that of the call beside it, with the quartiles.
+
+`--threads-scale`: forwards of two sessions on two threads, each with an executor of one thread, against one after the
+other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import statistics
+import sys
+import threading
+import time
+from typing import Any, Callable, Dict, List
+
+import matformer
+from matformer import Executor, Session, Submodel, _abi
+from matformer._library import lib
+
+PROMPT = [1, 2, 3, 4, 5]
+
+
+def library_call(executor: Executor, session: Session, view: Submodel, n: int, on_token: Any) -> float:
+    """Seconds for the generated tokens, as the library measures them."""
+    prompt = (ctypes.c_int32 * len(PROMPT))(*PROMPT)
+    options = _abi.mf_generate_options(struct_size=ctypes.sizeof(_abi.mf_generate_options),
+                                       tokens=ctypes.addressof(prompt), n_token=len(PROMPT), max_tokens=n, ignore_eos=1)
+    if on_token is not None:
+        options.on_token = on_token
+    begin = time.perf_counter()
+    status = lib.mf_generate(executor._live(), session._live(), view._live(), options, None, None)
+    assert status == 0, status
+    return time.perf_counter() - begin
+
+
+def iterator(session: Session, view: Submodel, n: int) -> float:
+    begin = time.perf_counter()
+    for _ in session.generate(PROMPT, view, max_tokens=n, ignore_eos=True):
+        pass
+    return time.perf_counter() - begin
+
+
+def quartiles(values: List[float]) -> Dict[str, float]:
+    low, middle, high = statistics.quantiles(values, n=4)
+    return {"median": middle, "low": low, "high": high}
+
+
+def measure_generation(model: matformer.Model, size: str, n: int, rounds: int, threads: int) -> Dict[str, Any]:
+    executor = Executor(model, threads=threads)
+    session = Session(model, executor=executor, max_positions=len(PROMPT) + n + 1)
+    view = Submodel(model, size)
+    nothing = _abi.mf_generate_options_on_token(lambda user, event: 0)
+    calls: Dict[str, Callable[[], float]] = {
+        "library": lambda: library_call(executor, session, view, n, None),
+        "callback": lambda: library_call(executor, session, view, n, nothing),
+        "iterator": lambda: iterator(session, view, n),
+    }
+    seconds: Dict[str, List[float]] = {name: [] for name in calls}
+    for turn in range(rounds + 1):
+        for name in list(calls) if turn % 2 else list(calls)[::-1]:
+            session.rewind()
+            spent = calls[name]()
+            if turn > 0:  # the first warms up
+                seconds[name].append(spent)
+    rate = n / statistics.median(seconds["library"])
+    ratios = {name: quartiles([a / b for a, b in zip(seconds["library"], seconds[name])])
+              for name in ("callback", "iterator")}
+    best = {name: n / min(values) for name, values in seconds.items()}
+    return {"size": size, "tokens": n, "rounds": rounds, "threads": threads, "tokens_per_second": rate,
+            "speed_relative_to_library": ratios, "best_tokens_per_second": best}
+
+
+def measure_threads(model: matformer.Model, size: str, rounds: int) -> Dict[str, float]:
+    sessions = [Session(model, executor=Executor(model, threads=1), max_positions=256) for _ in range(2)]
+    view, prompt = Submodel(model, size), [5] * 200
+
+    def work(session: Session) -> None:
+        for _ in range(4):
+            session.rewind()
+            session.forward(prompt, view)
+
+    ratios = []
+    for _ in range(rounds):
+        begin = time.perf_counter()
+        for session in sessions:
+            work(session)
+        between = time.perf_counter()
+        threads = [threading.Thread(target=work, args=(session,)) for session in sessions]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        ratios.append((between - begin) / (time.perf_counter() - between))
+    return quartiles(ratios)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What Python costs, against the library's own calls.")
+    parser.add_argument("model")
+    parser.add_argument("--size", default="XL", help="which submodel (XL)")
+    parser.add_argument("--tokens", type=int, default=400, help="generated in each turn (400)")
+    parser.add_argument("--rounds", type=int, default=30, help="turns of each (30)")
+    parser.add_argument("--threads", type=int, default=0, help="of the executor (0: one per usable core)")
+    parser.add_argument("--threads-scale", action="store_true", help="two sessions on two threads instead")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    arguments = parser.parse_args()
+    with matformer.open(arguments.model) as model:
+        if arguments.threads_scale:
+            scale = measure_threads(model, arguments.size, arguments.rounds)
+            json.dump(scale, sys.stdout, indent=2) if arguments.json else print(
+                f"two threads do {scale['median']:.2f} times the work of one ({scale['low']:.2f} to "
+                f"{scale['high']:.2f})")
+            return
+        result = measure_generation(model, arguments.size, arguments.tokens, arguments.rounds, arguments.threads)
+    if arguments.json:
+        json.dump(result, sys.stdout, indent=2)
+        return
+    print(f"mf_generate, no callback: {result['tokens_per_second']:.0f} tokens/s")
+    for name, what in (("callback", "with an empty callback in Python"), ("iterator", "Session.generate()")):
+        ratio = result["speed_relative_to_library"][name]
+        print(f"{what}: {100 * ratio['median']:.1f} % of that speed ({100 * ratio['low']:.1f} to "
+              f"{100 * ratio['high']:.1f}); the fastest turns: "
+              f"{100 * result['best_tokens_per_second'][name] / result['best_tokens_per_second']['library']:.1f} %")
+
+
+if __name__ == "__main__":
+    main()
