@@ -38,7 +38,6 @@ typedef struct bench {
     bench_attention_shape attention;
     bench_products products;
     double target, phase_seconds; /* of governor: tokens per second of a session, 0: found out; of each load */
-    mf_model *model;              /* NULL for the kernels */
     cli_list drafts,
         texts; /* of `speculate`: sizes and files; none: all that are narrower, and beginnings of its own */
     const char *draft_tokens; /* "1,2,4"; NULL: the usual */

@@ -121,14 +121,11 @@ static const struct {
     bool needs_model;
     bool only_by_name; /* takes minutes */
 } measurements[] = {
-    { "views", bench_views, true, false },     { "decode", bench_decode, true, false },
-    { "prefill", bench_prefill, true, false }, { "mixed", bench_mixed, true, false },
-    { "switch", bench_switch, true, false },   { "attention", bench_attention, false, false },
-    { "kernels", bench_kernels, false, true }, { "governor", bench_governor, true, true },
     { "views", bench_views, true, false },        { "decode", bench_decode, true, false },
     { "prefill", bench_prefill, true, false },    { "mixed", bench_mixed, true, false },
     { "switch", bench_switch, true, false },      { "attention", bench_attention, false, false },
     { "speculate", bench_speculate, true, true }, { "kernels", bench_kernels, false, true },
+    { "governor", bench_governor, true, true },
 #if defined(MATFORMER_TRAIN)
     { "train", bench_train, false, true },
 #endif
@@ -224,12 +221,9 @@ static int run(const cli_command *self, int argc, char **argv)
     for (size_t i = 0; i < CLI_COUNT(measurements); i++)
         known = known || is_wanted(i, what);
     if (!known)
-        return cli_usage(
-            self, "\"%s\" is not views, decode, prefill, mixed, switch, attention, kernels, governor, train or all",
-            what);
         return cli_usage(self,
-                         "\"%s\" is not views, decode, prefill, mixed, switch, speculate, attention, kernels, train "
-                         "or all",
+                         "\"%s\" is not views, decode, prefill, mixed, switch, speculate, attention, kernels, "
+                         "governor, train or all",
                          what);
     if (b.attention.n_head % b.attention.n_kv_head != 0 || b.attention.d_head % 32 != 0)
         return cli_usage(self, "--kv-heads must divide --heads, and --d-head be a multiple of 32");
@@ -257,8 +251,7 @@ static int run(const cli_command *self, int argc, char **argv)
 
 const cli_command cmd_bench = {
     .name = "bench",
-    .usage = "[views|decode|prefill|mixed|switch|attention|kernels|governor|train|all] [FILE] [OPTION...]",
-    .usage = "[views|decode|prefill|mixed|switch|speculate|attention|kernels|train|all] [FILE] [OPTION...]",
+    .usage = "[views|decode|prefill|mixed|switch|speculate|attention|kernels|governor|train|all] [FILE] [OPTION...]",
     .summary = "How fast this machine runs a model, against what the machine can do",
     .details =
         "views      the time to create a view\n"

@@ -236,7 +236,7 @@ mf_status mf_governor_choose(const mf_governor *governor, uint32_t member, const
     if (member >= governor->options.max_members) return MF_E_RANGE;
     uint32_t rung = atomic_load_explicit(&governor->member[member].rung, memory_order_relaxed);
     if (rung == MFI_NO_RUNG) return MF_E_RANGE;
-    const uint32_t n_resident = governor->model->n_shell_resident;
+    const uint32_t n_resident = mfi_shells_resident(&governor->model->residency);
     while (governor->rung[rung]->n_shell > n_resident) {
         if (rung == 0 || governor->options.when_missing == MF_MISSING_STATUS) return MF_E_NOT_RESIDENT;
         rung--;

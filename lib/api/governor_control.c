@@ -286,7 +286,7 @@ void mfi_governor_look(mf_governor *g)
 {
     g->resident = 0;
     for (uint32_t r = 0; r < g->n_rung; r++)
-        if (g->rung[r]->n_shell <= g->model->n_shell_resident) g->resident = r;
+        if (g->rung[r]->n_shell <= mfi_shells_resident(&g->model->residency)) g->resident = r;
 }
 
 static void changed(mf_governor *g, uint64_t now_ns, bool widened)

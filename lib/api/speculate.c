@@ -37,9 +37,8 @@ mf_status mfi_speculation_check(const mfi_generation *g, mf_error *error)
         return mfi_fail(error, MF_E_INVALID, "generate: draft_tokens %u is above %u", o->draft_tokens, MFI_MOST_DRAFT);
     if (draft->model != g->submodel->model)
         return mfi_fail(error, MF_E_INVALID, "generate: the draft is another model's");
-    if (draft->n_shell > draft->model->n_shell_resident)
-        return mfi_fail(error, MF_E_NOT_RESIDENT, "generate: the draft needs %u shells, and %u are loaded",
-                        draft->n_shell, draft->model->n_shell_resident);
+    if (draft->n_shell > mfi_shells_resident(&draft->model->residency))
+        return mfi_refuse_view(draft->model, draft->n_shell, error);
     mf_status status = check_cache(draft, g->submodel, error);
     for (size_t i = 0; i < o->n_schedule && status == MF_OK; i++)
         status = check_cache(draft, o->schedule[i].submodel, error);

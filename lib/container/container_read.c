@@ -288,8 +288,8 @@ uint64_t mfi_container_mapped_bytes(const mfi_container *c)
 
 uint64_t mfi_container_allocated_bytes(const mfi_container *c)
 {
-    return atomic_load_explicit(&c->allocated_bytes, memory_order_relaxed) + c->slot_bytes + c->directory.block_bytes;
-    return c->allocated_bytes + c->slot_bytes + c->plan_bytes + c->directory.block_bytes;
+    return atomic_load_explicit(&c->allocated_bytes, memory_order_relaxed) + c->slot_bytes + c->plan_bytes +
+           c->directory.block_bytes;
 }
 
 const void *mfi_container_plan(const mfi_container *c, size_t *bytes)

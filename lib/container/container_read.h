@@ -58,7 +58,6 @@ struct mfi_container {
     mfi_piece *piece; /* [n_piece] */
     uint32_t n_piece, piece_room;
 
-    void *slot; /* the directory's bytes */
     mfi_file_header header;
     void *slot; /* the directory's bytes, */
     size_t slot_bytes;

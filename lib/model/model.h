@@ -28,7 +28,6 @@ struct mf_model {
     mfi_config config;
     mfi_program *program;
     mfi_residency residency;
-    uint32_t n_shell, n_shell_resident;
     struct mfi_stored_plan *plan; /* lib/submodel/stored_plan.h, which makes it: one block; NULL: none */
     size_t plan_bytes;
     bool plan_refused; /* the file has one that this version does not read */

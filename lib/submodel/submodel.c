@@ -268,7 +268,7 @@ mf_status mfi_submodel_create(mf_submodel **out, mf_model *model, const mf_submo
     view->model = model;
     view->n_layer = n_layer;
     const mfi_view_source source = { &model->config, widest_loaded(model), model->plan, model->plan_refused,
-                                     model->n_shell_resident };
+                                     mfi_shells_resident(&model->residency) };
     const mf_status status = mfi_view_choose(view->layer, &source, spec, error);
     if (status != MF_OK) {
         mfi_free(&model->allocator, view, view_bytes(n_layer));
