@@ -12,6 +12,8 @@ from typing import Any, Callable, Optional
 MF_VERSION_MAJOR = 0
 MF_VERSION_MINOR = 1
 MF_VERSION_PATCH = 0
+MF_WAIT_NONE = 4294967295
+MF_SHELL_TABLES = 4294967295
 MF_SPIN_NONE = 4294967295
 
 
@@ -92,6 +94,13 @@ class Finish(IntEnum):
     EOS = 1
     STOP = 2
     CALLBACK = 3
+
+
+class WhenMissing(IntEnum):
+    """mf_when_missing"""
+
+    MF_MISSING_NARROW = 0
+    MF_MISSING_STATUS = 1
 
 
 STATUS_TEXTS = {
@@ -310,6 +319,78 @@ class ModelInfo:
         )
 
 
+class mf_grow_options(Structure):
+    struct_size: int
+    progress: Any
+    progress_user: Optional[int]
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("progress", mf_progress),
+        ("progress_user", c_void_p),
+    ]
+
+
+class mf_trim_options(Structure):
+    struct_size: int
+    wait_ms: int
+    reserved: int
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("wait_ms", c_uint32),
+        ("reserved", c_uint32),
+    ]
+
+
+class mf_shell_info(Structure):
+    struct_size: int
+    file_offset: int
+    stored_bytes: int
+    memory_bytes: int
+    content_hash: int
+    fed_bytes: int
+    granularity: Optional[bytes]
+    present: int
+    resident: int
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("file_offset", c_uint64),
+        ("stored_bytes", c_uint64),
+        ("memory_bytes", c_uint64),
+        ("content_hash", c_uint64),
+        ("fed_bytes", c_uint64),
+        ("granularity", c_char_p),
+        ("present", c_int),
+        ("resident", c_int),
+    ]
+
+
+@dataclass(frozen=True)
+class ShellInfo:
+    """The fields of mf_shell_info, whose units and meaning matformer.h gives."""
+
+    file_offset: int
+    stored_bytes: int
+    memory_bytes: int
+    content_hash: int
+    fed_bytes: int
+    granularity: str
+    present: int
+    resident: int
+
+    @classmethod
+    def read(cls, values: mf_shell_info) -> "ShellInfo":
+        return cls(
+            values.file_offset,
+            values.stored_bytes,
+            values.memory_bytes,
+            values.content_hash,
+            values.fed_bytes,
+            (values.granularity or b"").decode("utf-8", "replace"),
+            values.present,
+            values.resident,
+        )
+
+
 class mf_submodel_spec(Structure):
     struct_size: int
     text: Optional[bytes]
@@ -391,6 +472,110 @@ class SubmodelInfo:
             values.n_shell,
             values.view_bytes,
         )
+
+
+class mf_plan_info(Structure):
+    struct_size: int
+    n_entry: int
+    n_thread: int
+    machine: Optional[bytes]
+    is_timed_here: int
+    reserved: int
+    calibration: Optional[bytes]
+    calibration_hash: int
+    n_predicted: int
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("n_entry", c_uint32),
+        ("n_thread", c_uint32),
+        ("machine", c_char_p),
+        ("is_timed_here", c_int),
+        ("reserved", c_int),
+        ("calibration", c_char_p),
+        ("calibration_hash", c_uint64),
+        ("n_predicted", c_uint64),
+    ]
+
+
+@dataclass(frozen=True)
+class PlanInfo:
+    """The fields of mf_plan_info, whose units and meaning matformer.h gives."""
+
+    n_entry: int
+    n_thread: int
+    machine: str
+    is_timed_here: int
+    reserved: int
+    calibration: str
+    calibration_hash: int
+    n_predicted: int
+
+    @classmethod
+    def read(cls, values: mf_plan_info) -> "PlanInfo":
+        return cls(
+            values.n_entry,
+            values.n_thread,
+            (values.machine or b"").decode("utf-8", "replace"),
+            values.is_timed_here,
+            values.reserved,
+            (values.calibration or b"").decode("utf-8", "replace"),
+            values.calibration_hash,
+            values.n_predicted,
+        )
+
+
+class mf_plan_entry(Structure):
+    struct_size: int
+    n_param: int
+    bytes_per_token: int
+    flops_per_token: int
+    loss: float
+    kl: float
+    agreement: float
+    acceptance: float
+    decode_ms: float
+    prefill_ms: float
+    n_shell: int
+    reserved: int
+    text: Optional[int]
+    text_capacity: int
+    text_bytes: int
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("n_param", c_uint64),
+        ("bytes_per_token", c_uint64),
+        ("flops_per_token", c_uint64),
+        ("loss", c_double),
+        ("kl", c_double),
+        ("agreement", c_double),
+        ("acceptance", c_double),
+        ("decode_ms", c_double),
+        ("prefill_ms", c_double),
+        ("n_shell", c_uint32),
+        ("reserved", c_uint32),
+        ("text", c_void_p),
+        ("text_capacity", c_size_t),
+        ("text_bytes", c_size_t),
+    ]
+
+
+class mf_plan_draft(Structure):
+    struct_size: int
+    entry: int
+    length: int
+    acceptance: float
+    cost: float
+    verify_cost: float
+    speedup: float
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("entry", c_uint32),
+        ("length", c_uint32),
+        ("acceptance", c_double),
+        ("cost", c_double),
+        ("verify_cost", c_double),
+        ("speedup", c_double),
+    ]
 
 
 mf_task = CFUNCTYPE(None, c_void_p, c_uint32)
@@ -588,6 +773,9 @@ class mf_generate_options(Structure):
     user: Optional[int]
     ignore_eos: int
     reserved: int
+    draft: Optional[int]
+    draft_tokens: int
+    reserved_too: int
     _fields_ = [
         ("struct_size", c_size_t),
         ("prompt", c_char_p),
@@ -604,6 +792,9 @@ class mf_generate_options(Structure):
         ("user", c_void_p),
         ("ignore_eos", c_int),
         ("reserved", c_uint32),
+        ("draft", c_void_p),
+        ("draft_tokens", c_uint32),
+        ("reserved_too", c_uint32),
     ]
 
 
@@ -617,6 +808,12 @@ class mf_generate_result(Structure):
     schedule: Any
     schedule_capacity: int
     n_schedule: int
+    n_drafted: int
+    n_accepted: int
+    n_verify: int
+    reserved: int
+    draft_ns: int
+    verify_ns: int
     _fields_ = [
         ("struct_size", c_size_t),
         ("finish", c_int),
@@ -627,10 +824,184 @@ class mf_generate_result(Structure):
         ("schedule", POINTER(mf_schedule_step)),
         ("schedule_capacity", c_size_t),
         ("n_schedule", c_size_t),
+        ("n_drafted", c_uint32),
+        ("n_accepted", c_uint32),
+        ("n_verify", c_uint32),
+        ("reserved", c_uint32),
+        ("draft_ns", c_uint64),
+        ("verify_ns", c_uint64),
     ]
 
 
-STRUCTS = (mf_error, mf_allocator, mf_model_options, mf_model_info, mf_submodel_spec, mf_submodel_info, mf_executor_options, mf_session_options, mf_request, mf_tokenize_options, mf_chat_message, mf_sampler_options, mf_token_logprob, mf_token_event, mf_schedule_step, mf_generate_options, mf_generate_result)
+class mf_governor_info(Structure):
+    struct_size: int
+    now_ns: int
+    target_ns: float
+    ns_per_token: float
+    narrowing: float
+    heat: float
+    free_bytes: int
+    n_queued: int
+    n_member: int
+    n_rung: int
+    widest_rung: int
+    n_shell: int
+    reserved: int
+    granularity: Optional[bytes]
+    n_narrowed: int
+    n_widened: int
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("now_ns", c_uint64),
+        ("target_ns", c_double),
+        ("ns_per_token", c_double),
+        ("narrowing", c_double),
+        ("heat", c_double),
+        ("free_bytes", c_uint64),
+        ("n_queued", c_uint32),
+        ("n_member", c_uint32),
+        ("n_rung", c_uint32),
+        ("widest_rung", c_uint32),
+        ("n_shell", c_uint32),
+        ("reserved", c_uint32),
+        ("granularity", c_char_p),
+        ("n_narrowed", c_uint64),
+        ("n_widened", c_uint64),
+    ]
+
+
+@dataclass(frozen=True)
+class GovernorInfo:
+    """The fields of mf_governor_info, whose units and meaning matformer.h gives."""
+
+    now_ns: int
+    target_ns: float
+    ns_per_token: float
+    narrowing: float
+    heat: float
+    free_bytes: int
+    n_queued: int
+    n_member: int
+    n_rung: int
+    widest_rung: int
+    n_shell: int
+    reserved: int
+    granularity: str
+    n_narrowed: int
+    n_widened: int
+
+    @classmethod
+    def read(cls, values: mf_governor_info) -> "GovernorInfo":
+        return cls(
+            values.now_ns,
+            values.target_ns,
+            values.ns_per_token,
+            values.narrowing,
+            values.heat,
+            values.free_bytes,
+            values.n_queued,
+            values.n_member,
+            values.n_rung,
+            values.widest_rung,
+            values.n_shell,
+            values.reserved,
+            (values.granularity or b"").decode("utf-8", "replace"),
+            values.n_narrowed,
+            values.n_widened,
+        )
+
+
+mf_governor_policy = CFUNCTYPE(c_double, c_void_p, c_void_p, c_void_p)
+
+
+mf_governor_options_now_ns = CFUNCTYPE(c_uint64, c_void_p)
+
+
+class mf_governor_options(Structure):
+    struct_size: int
+    rungs: Any
+    n_rung: int
+    tokens_per_second: float
+    ms_per_token: float
+    margin: float
+    weight_bytes: int
+    least_free_bytes: int
+    queue_full: int
+    smoothing_ms: int
+    dwell_ms: int
+    max_members: int
+    when_missing: int
+    reserved: int
+    now_ns: Any
+    clock_user: Optional[int]
+    policy: Any
+    policy_user: Optional[int]
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("rungs", POINTER(c_void_p)),
+        ("n_rung", c_size_t),
+        ("tokens_per_second", c_double),
+        ("ms_per_token", c_double),
+        ("margin", c_double),
+        ("weight_bytes", c_uint64),
+        ("least_free_bytes", c_uint64),
+        ("queue_full", c_uint32),
+        ("smoothing_ms", c_uint32),
+        ("dwell_ms", c_uint32),
+        ("max_members", c_uint32),
+        ("when_missing", c_int),
+        ("reserved", c_uint32),
+        ("now_ns", mf_governor_options_now_ns),
+        ("clock_user", c_void_p),
+        ("policy", mf_governor_policy),
+        ("policy_user", c_void_p),
+    ]
+
+
+class mf_governor_member(Structure):
+    struct_size: int
+    narrowest: Optional[int]
+    widest: Optional[int]
+    weight: float
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("narrowest", c_void_p),
+        ("widest", c_void_p),
+        ("weight", c_double),
+    ]
+
+
+class mf_governor_step(Structure):
+    struct_size: int
+    elapsed_ns: int
+    members: Optional[int]
+    n_token: Optional[int]
+    n_member: int
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("elapsed_ns", c_uint64),
+        ("members", c_void_p),
+        ("n_token", c_void_p),
+        ("n_member", c_size_t),
+    ]
+
+
+class mf_governor_signals(Structure):
+    struct_size: int
+    heat: float
+    free_bytes: int
+    n_queued: int
+    reserved: int
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("heat", c_double),
+        ("free_bytes", c_uint64),
+        ("n_queued", c_uint32),
+        ("reserved", c_uint32),
+    ]
+
+
+STRUCTS = (mf_error, mf_allocator, mf_model_options, mf_model_info, mf_grow_options, mf_trim_options, mf_shell_info, mf_submodel_spec, mf_submodel_info, mf_plan_info, mf_plan_entry, mf_plan_draft, mf_executor_options, mf_session_options, mf_request, mf_tokenize_options, mf_chat_message, mf_sampler_options, mf_token_logprob, mf_token_event, mf_schedule_step, mf_generate_options, mf_generate_result, mf_governor_info, mf_governor_options, mf_governor_member, mf_governor_step, mf_governor_signals)
 
 class Library:
     """The functions of a libmatformer. AttributeError: the library lacks one that this package calls."""
@@ -666,6 +1037,18 @@ class Library:
             "mf_model_configuration", c_char_p, c_void_p, c_uint32)
         self.mf_model_metadata: Callable[[Any, Any, Any], Optional[bytes]] = function(
             "mf_model_metadata", c_char_p, c_void_p, c_char_p, c_uint32)
+        self.mf_model_grow: Callable[[Any, Any, Any, Any], int] = function(
+            "mf_model_grow", c_int, c_void_p, c_char_p, POINTER(mf_grow_options), POINTER(mf_error))
+        self.mf_model_trim: Callable[[Any, Any, Any, Any], int] = function(
+            "mf_model_trim", c_int, c_void_p, c_char_p, POINTER(mf_trim_options), POINTER(mf_error))
+        self.mf_model_attach: Callable[[Any, Any, Any], int] = function(
+            "mf_model_attach", c_int, c_void_p, c_char_p, POINTER(mf_error))
+        self.mf_model_attach_fd: Callable[[Any, Any, Any, Any, Any], int] = function(
+            "mf_model_attach_fd", c_int, c_void_p, c_int, c_uint64, c_uint64, POINTER(mf_error))
+        self.mf_model_shell_info_get: Callable[[Any, Any, Any], int] = function(
+            "mf_model_shell_info_get", c_int, c_void_p, c_uint32, POINTER(mf_shell_info))
+        self.mf_model_feed: Callable[[Any, Any, Any, Any, Any], int] = function(
+            "mf_model_feed", c_int, c_void_p, c_uint32, c_void_p, c_size_t, POINTER(mf_error))
         self.mf_extract_submodel: Callable[[Any, Any, Any, Any], int] = function(
             "mf_extract_submodel", c_int, POINTER(c_void_p), c_void_p, POINTER(mf_submodel_spec), POINTER(mf_error))
         self.mf_extract_submodel_text: Callable[[Any, Any, Any, Any], int] = function(
@@ -678,6 +1061,12 @@ class Library:
             "mf_submodel_layer", c_int, c_void_p, c_uint32, c_void_p, c_void_p, c_void_p)
         self.mf_submodel_text: Callable[[Any, Any, Any, Any], int] = function(
             "mf_submodel_text", c_int, c_void_p, c_void_p, c_size_t, c_void_p)
+        self.mf_model_plan_info: Callable[[Any, Any], int] = function(
+            "mf_model_plan_info", c_int, c_void_p, POINTER(mf_plan_info))
+        self.mf_model_plan_entry: Callable[[Any, Any, Any], int] = function(
+            "mf_model_plan_entry", c_int, c_void_p, c_uint32, POINTER(mf_plan_entry))
+        self.mf_model_plan_draft: Callable[[Any, Any, Any], int] = function(
+            "mf_model_plan_draft", c_int, c_void_p, c_int, POINTER(mf_plan_draft))
         self.mf_executor_create: Callable[[Any, Any, Any, Any], int] = function(
             "mf_executor_create", c_int, POINTER(c_void_p), c_void_p, POINTER(mf_executor_options), POINTER(mf_error))
         self.mf_executor_close: Callable[[Any], None] = function(
@@ -722,3 +1111,21 @@ class Library:
             "mf_sampler_sample", c_int, c_void_p, c_void_p, c_size_t, c_void_p, POINTER(mf_token_logprob), POINTER(mf_token_logprob), c_size_t)
         self.mf_generate: Callable[[Any, Any, Any, Any, Any, Any], int] = function(
             "mf_generate", c_int, c_void_p, c_void_p, c_void_p, POINTER(mf_generate_options), POINTER(mf_generate_result), POINTER(mf_error))
+        self.mf_governor_create: Callable[[Any, Any, Any], int] = function(
+            "mf_governor_create", c_int, POINTER(c_void_p), POINTER(mf_governor_options), POINTER(mf_error))
+        self.mf_governor_close: Callable[[Any], None] = function(
+            "mf_governor_close", None, c_void_p)
+        self.mf_governor_join: Callable[[Any, Any, Any, Any], int] = function(
+            "mf_governor_join", c_int, c_void_p, POINTER(mf_governor_member), c_void_p, POINTER(mf_error))
+        self.mf_governor_leave: Callable[[Any, Any], int] = function(
+            "mf_governor_leave", c_int, c_void_p, c_uint32)
+        self.mf_governor_choose: Callable[[Any, Any, Any], int] = function(
+            "mf_governor_choose", c_int, c_void_p, c_uint32, POINTER(c_void_p))
+        self.mf_governor_report: Callable[[Any, Any], int] = function(
+            "mf_governor_report", c_int, c_void_p, POINTER(mf_governor_step))
+        self.mf_governor_signal: Callable[[Any, Any], int] = function(
+            "mf_governor_signal", c_int, c_void_p, POINTER(mf_governor_signals))
+        self.mf_governor_info_get: Callable[[Any, Any], int] = function(
+            "mf_governor_info_get", c_int, c_void_p, POINTER(mf_governor_info))
+        self.mf_governor_predict: Callable[[Any, Any], float] = function(
+            "mf_governor_predict", c_double, c_void_p, c_uint32)
