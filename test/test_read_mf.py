@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""test_read_mf.py SAVE_FIXTURES READ_MF [MATFORMER] - the reader in Python, which knows the specification only, finds in
-the C writer's files what went into them."""
+"""test_read_mf.py SAVE_FIXTURES READ_MF [MATFORMER] - the reader in Python, which knows the specification only, finds
+in the C writer's files what went into them."""
 import json
 import pathlib
 import subprocess

@@ -201,11 +201,13 @@ static void change(crowd *c, rng *r)
     mf_trim_options options = MF_TRIM_OPTIONS_INIT;
     static const uint32_t waits[] = { 0, 1, MF_WAIT_NONE };
     options.wait_ms = waits[rng_below(r, 3)];
-    const bool grows = rng_below(r, 3) > 0;
-    const mf_status status =
-        grows ? mf_model_grow(c->model, name, NULL, &error) : mf_model_trim(c->model, name, &options, &error);
-    const bool busy = status == MF_E_BUSY && !grows && options.wait_ms != 0;
-    if (status != MF_OK && !busy) c->failure = "growing or trimming failed";
+    const uint32_t what = rng_below(r, 8);
+    const bool trims = what < 3;
+    const mf_status status = trims      ? mf_model_trim(c->model, name, &options, &error)
+                             : what < 7 ? mf_model_grow(c->model, name, NULL, &error)
+                                        : mf_model_attach(c->model, c->s->path, &error);
+    const bool busy = status == MF_E_BUSY && trims && options.wait_ms != 0;
+    if (status != MF_OK && !busy) c->failure = "growing, trimming or attaching failed";
     /* So that others come in between, also where there are few processors. */
     const struct timespec pause = { .tv_nsec = (long)rng_below(r, 400000) };
     nanosleep(&pause, NULL);
