@@ -46,7 +46,11 @@ def budgets(args):
                      entries=[{key: entry[key] for key in ("size", "decode_ms", "prefill_ms")}
                               for entry in plan["plan"]["entries"]])
         results.append(check)
-    (args.docs / "budgets.json").write_text(json.dumps(results, indent=1) + "\n")
+    path = args.docs / "budgets.json"
+    measured = {result["file"] for result in results}
+    if path.exists():  # those of other models stay
+        results = [result for result in json.loads(path.read_text()) if result["file"] not in measured] + results
+    path.write_text(json.dumps(results, indent=1) + "\n")
 
 
 def compared(plan):
