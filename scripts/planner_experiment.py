@@ -68,7 +68,7 @@ def compared(plan):
     for i in range(12):
         entry = entries[i * (len(entries) - 1) // 11]
         lines.append(f"| `{entry['size']}` | {entry['params'] / 1e6:.2f} M | {entry['loss']:.4f} "
-                     f"| {entry['held_out_loss']:.4f} | {entry['kl']:.4f} | {100 * entry['same_top_token']:.1f} % "
+                     f"| {entry['held_out_loss']:.4f} | {max(entry['kl'], 0):.4f} | {100 * entry['same_top_token']:.1f} % "
                      f"| {100 * entry['acceptance']:.1f} % |")
     return lines
 
