@@ -38,13 +38,19 @@ def search(args):
 def budgets(args):
     results = []
     for model in args.model:
-        plan = run(args, "plan", model, "--measure", "--rounds", args.rounds, "--json")
-        check = run(args, "plan", model, "--check-budgets", args.count, "--rounds", args.rounds, "--json")
+        plan = run(args, "plan", model, "--measure", "--rounds", args.rounds, "--threads", args.threads,
+                   "--json")
+        check = run(args, "plan", model, "--check-budgets", args.count, "--rounds", args.rounds, "--threads", args.threads,
+                    "--json")
         check.update(file=plan["file"], machine=plan["machine"], threads=plan["threads"], draft=plan["draft"],
                      entries=[{key: entry[key] for key in ("size", "decode_ms", "prefill_ms")}
                               for entry in plan["plan"]["entries"]])
         results.append(check)
-    (args.docs / "budgets.json").write_text(json.dumps(results, indent=1) + "\n")
+    path = args.docs / "budgets.json"
+    measured = {result["file"] for result in results}
+    if path.exists():  # those of other models stay
+        results = [result for result in json.loads(path.read_text()) if result["file"] not in measured] + results
+    path.write_text(json.dumps(results, indent=1) + "\n")
 
 
 def compared(plan):
@@ -62,7 +68,7 @@ def compared(plan):
     for i in range(12):
         entry = entries[i * (len(entries) - 1) // 11]
         lines.append(f"| `{entry['size']}` | {entry['params'] / 1e6:.2f} M | {entry['loss']:.4f} "
-                     f"| {entry['held_out_loss']:.4f} | {entry['kl']:.4f} | {100 * entry['same_top_token']:.1f} % "
+                     f"| {entry['held_out_loss']:.4f} | {max(entry['kl'], 0):.4f} | {100 * entry['same_top_token']:.1f} % "
                      f"| {100 * entry['acceptance']:.1f} % |")
     return lines
 
@@ -70,7 +76,7 @@ def compared(plan):
 def kept(result):
     off = sorted(abs(row["off"]) for row in result["rows"])
     lines = [f"### {result['file']}", "",
-             f"{result['machine']}, {result['threads']} threads. {result['within_10_percent']} of {result['budgets']} "
+             f"{result['machine']}, {result['threads']} thread{'s' * (result['threads'] > 1)}. {result['within_10_percent']} of {result['budgets']} "
              f"budgets within 10 %; median deviation {100 * off[len(off) // 2]:.1f} %, largest {100 * off[-1]:.1f} %. "
              f"The widest view took {result['widest_ms']:.4g} ms a token.", "",
              "| budget, ms | promised | measured | off, as ratios to the widest |", "|---|---|---|---|"]
@@ -78,7 +84,7 @@ def kept(result):
         lines.append(f"| {row['budget_ms']:.4g} | {row['promised_ms']:.4g} | {row['measured_ms']:.4g} "
                      f"| {100 * row['off']:+.1f} % |")
     lines += ["", "Best draft for self-speculation: " + "; ".join(
-        f"{how}: " + (f"{d['length']} tokens by `{d['size']}`, {100 * d['acceptance']:.1f} % accepted, at {d['cost']:.2f} of "
+        f"{how}: " + (f"{d['length']} token{'s' * (d['length'] > 1)} by `{d['size']}`, {100 * d['acceptance']:.1f} % accepted, at {d['cost']:.2f} of "
                       f"the widest's time, verified in {d['verify_cost']:.2f}: {d['speedup']:.2f} times as fast"
                       if d else "none is expected to be of use") for how, d in result["draft"].items()) + ".", ""]
     return lines

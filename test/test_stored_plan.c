@@ -103,7 +103,9 @@ Test(stored_plan, a_plan_comes_back_as_it_was_and_all_else_stays)
         mf_submodel_close(view);
     }
     cr_assert(mf_model_plan_entry(model, 9, &entry) == MF_E_RANGE);
-    entry.text_capacity = 3;
+    char little[3];
+    entry.text = little;
+    entry.text_capacity = sizeof little;
     cr_assert(mf_model_plan_entry(model, 1, &entry) == MF_E_CAPACITY && entry.text_bytes > 3);
     mf_model_close(model);
     free(plan);
