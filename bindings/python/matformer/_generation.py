@@ -1,16 +1,18 @@
 """Generation: an iterator over the tokens that the library generates on a thread of its own.
 
 mf_generate() blocks and reports each token to a callback. It runs on a helper thread, so that Ctrl-C reaches the
-caller; the callback puts what it is told into a queue. To wake the consumer costs more than a small model's token, so
-after it was woken it looks again 4 ms later at the earliest, and takes what has come by then.
+caller; the callback puts what it is told into a queue. Waking the consumer costs a good part of a small model's token,
+so after it was woken it looks again 10 ms later at the earliest, and takes what has come by then.
 
-The helper may be some tokens ahead. If the caller leaves early, the session goes back to what the caller has seen.
+The helper may be a tenth of a second ahead, or 128 tokens. If the caller leaves early, the session goes back to what
+the caller has seen.
 """
 
 from __future__ import annotations
 
 import atexit
 import ctypes
+import struct
 import threading
 import time
 import weakref
@@ -32,11 +34,16 @@ if TYPE_CHECKING:  # which imports this module
     from ._executor import Executor
     from ._session import Session
 
-_PAUSE_SECONDS = 0.004
-_MOST_AHEAD = 64  # events that nobody has taken
+_PAUSE_SECONDS = 0.01
+_FEW_AHEAD = 128  # events
+_PAUSES_AHEAD = 10
+_LONGEST_TEXT = 4096  # bytes of one event that are read without a call
 _MOST_STEPS = 1 << 16  # of the schedule that was run
 
-_Raw = Tuple[int, int, bytes, float, int, Tuple[Candidate, ...]]
+# Of mf_token_event: token, position, text, text_bytes, logprob, submodel.
+EVENT_FIELDS = struct.Struct("@iIPNfP")
+
+_Raw = Tuple[Tuple[Any, ...], bytes, Tuple[Candidate, ...]]
 
 
 class Event(NamedTuple):
@@ -78,6 +85,7 @@ class _Run:
         self.room = threading.Event()
         self.room.set()
         self.stop = 0
+        self.most_ahead = _FEW_AHEAD  # events; the consumer raises it to what comes in a tenth of a second
         self.status = int(Status.OK)
         self.failure: Optional[BaseException] = None
         self.thread: Optional[threading.Thread] = None
@@ -86,18 +94,25 @@ class _Run:
         self.on_token = _abi.mf_generate_options_on_token(self._make_on_token(n_top))
 
     def _make_on_token(self, n_top: int) -> Callable[[Any, int], int]:
-        put, size, string_at = self.events.put, self.events.qsize, ctypes.string_at
-        event = _abi.mf_token_event()
-        at = 0
+        """Everything here is paid for each token, in cold caches: the event's fields are read at once, and the text
+        without a call. The library's event and text stay at one address during a generation."""
+        put, size, read = self.events.put, self.events.qsize, EVENT_FIELDS.unpack_from
+        event: Any = None
+        text: Any = None
+        event_at = text_at = 0
 
         def on_token(_user: Any, address: int) -> int:
-            nonlocal event, at
+            nonlocal event, text, event_at, text_at
             try:
-                if address != at:  # the library's is on its stack, so that it stays where it is
-                    event, at = _abi.mf_token_event.from_address(address), address
-                put((event.token, event.position, string_at(event.text or 0, event.text_bytes), event.logprob,
-                     event.submodel or 0, read_candidates(event.top, event.n_top) if n_top else ()))
-                if size() > _MOST_AHEAD and not self.stop:
+                if address != event_at:
+                    event, event_at = (ctypes.c_char * EVENT_FIELDS.size).from_address(address), address
+                fields = read(event)
+                if fields[2] != text_at:
+                    text, text_at = (ctypes.c_char * _LONGEST_TEXT).from_address(fields[2]), fields[2]
+                n_byte = fields[3]
+                shown = text[:n_byte] if n_byte <= _LONGEST_TEXT else ctypes.string_at(text_at, n_byte)
+                put((fields, shown, self._read_top(address) if n_top else ()))
+                if size() > self.most_ahead:
                     self._wait_for_room()
                 return self.stop
             except BaseException as failure:  # cannot go through the library
@@ -106,9 +121,14 @@ class _Run:
 
         return on_token
 
+    @staticmethod
+    def _read_top(address: int) -> Tuple[Candidate, ...]:
+        event = _abi.mf_token_event.from_address(address)
+        return read_candidates(event.top, event.n_top)
+
     def _wait_for_room(self) -> None:
         self.room.clear()
-        if self.events.qsize() > _MOST_AHEAD and not self.stop:
+        if self.events.qsize() > self.most_ahead and not self.stop:
             self.room.wait()
 
     def start(self, call: Callable[[], int]) -> None:
@@ -141,7 +161,7 @@ class Generation(Iterator[Event]):
         self._session_handle = session._live()
         self._views: Dict[int, Submodel] = {v._live().address or 0: v for v in [view, *(v for _, v in schedule)]}
         self._result: Optional[GenerationResult] = None
-        self._n_taken = 0
+        self._n_taken = self._n_taken_before = 0
         self._woken = 0.0
         self._run = _Run(n_top)
         self._take: Callable[[], Optional[_Raw]] = self._run.events.get_nowait
@@ -212,7 +232,7 @@ class Generation(Iterator[Event]):
         if raw is None:
             self._finish()
             raise StopIteration
-        token, position, text, logprob, view, top = raw
+        (token, position, _, _, logprob, view), text, top = raw
         self._next_position = position + 1
         self._n_taken += 1
         if not self._run.room.is_set():
@@ -226,6 +246,9 @@ class Generation(Iterator[Event]):
                 self._run.finished.wait(pause)
             raw = self._run.events.get()
             self._woken = time.monotonic()
+            since = self._n_taken - self._n_taken_before
+            self._n_taken_before = self._n_taken
+            self._run.most_ahead = max(_FEW_AHEAD, _PAUSES_AHEAD * since)
             return raw
         except BaseException:  # Ctrl-C
             self.close()

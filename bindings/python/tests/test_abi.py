@@ -12,6 +12,7 @@ from pathlib import Path
 
 from common import ROOT
 from matformer import _abi
+from matformer._generation import EVENT_FIELDS
 
 sys.path.insert(0, str(ROOT / "bindings" / "python"))
 import generate_abi  # noqa: E402
@@ -132,6 +133,10 @@ class AbiTest(unittest.TestCase):
                   "\n".join(lines) + "\n}\n")
         self.assertGreater(len(expected), 8)
         self.assertEqual(compile_and_run(C, source, "source.c"), expected)
+
+    def test_the_fields_of_an_event_that_are_read_at_once_lie_where_they_are(self):
+        event = _abi.mf_token_event(1, 2, 3, 4, 0.5, 6)
+        self.assertEqual(EVENT_FIELDS.unpack_from(event), (1, 2, 3, 4, 0.5, 6))
 
     @unittest.skipUnless(CXX, "no C++ compiler")
     def test_arguments_and_fields_have_the_compilers_kinds(self):
