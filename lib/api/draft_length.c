@@ -9,11 +9,12 @@
 #define MOST_WEIGHT 64.0
 /* At most so sure: a^g stays below 1, and one refusal counts. */
 #define MOST_ACCEPTANCE 0.995
-/* A row more to verify, in tokens of the view: where weights come from memory it hides behind reading them, and where
- * they stay in a cache the arithmetic is most of the time (`matformer bench speculate` prints both). */
-#define ROW_COST_FROM_MEMORY 0.1
+/* A row more to verify, in tokens of the view: where weights come from memory, most of it hides behind reading them; what
+ * stays in a last-level cache of the usual size is read so fast that arithmetic is most of the time. Between what
+ * `matformer bench speculate` shows of models, types and machines (docs/speculation.md). */
+#define ROW_COST_FROM_MEMORY 0.2
 #define ROW_COST_FROM_CACHE 0.5
-#define CACHED_BYTES (16u << 20)
+#define CACHED_BYTES (32u << 20)
 /* Rounds without a draft before one is tried: doubled while it does not pay. */
 #define FIRST_IDLE 16u
 #define MOST_IDLE 256u
