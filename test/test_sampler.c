@@ -155,7 +155,7 @@ static void expect_distribution(const mf_sampler_options *options, uint32_t n_vo
     double statistic = 0, rare_expected = 0, rare_count = 0;
     size_t freedom = 0, n_counted = 0;
     for (size_t i = 0; i < n; i++) {
-        double wanted = (double)expected[i].probability * (n_draw - 300), got = counts[expected[i].token];
+        double wanted = (double)expected[i].probability * (double)(n_draw - 300), got = counts[expected[i].token];
         n_counted += counts[expected[i].token];
         if (wanted < 8) {
             rare_expected += wanted;
