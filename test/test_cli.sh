@@ -150,6 +150,19 @@ python3 -c 'import json, sys; print([t["token"] for t in json.load(open(sys.argv
 expect 0 run "$model" -p "$text" -n 12 -t 9 --schedule "$schedule" --json --threads 1
 python3 -c 'import json, sys; print([t["token"] for t in json.load(open(sys.argv[1]))["tokens"]])' "$folder/out" >"$folder/second"
 cmp -s "$folder/first" "$folder/second" || fail "the schedule \"$schedule\" did not replay"
+# A draft: greedy the same text; with a temperature one that its seed writes again.
+expect 0 run "$model" -p "$text" -n 24 -t 0 --quiet --ignore-eos --threads 1
+cp "$folder/out" "$folder/greedy"
+expect 0 run "$model" -p "$text" -n 24 -t 0 --ignore-eos --draft S --draft-tokens 3 --threads 1
+cmp -s "$folder/out" "$folder/greedy" || fail "a draft changed a greedy text"
+says "S drafted"
+expect 0 run "$model" -p "$text" -n 24 -t 9 --ignore-eos --draft S --draft-tokens 3 --json --threads 1
+json 'o["draft"]["size"] == "S" and 0 <= o["draft"]["accepted_tokens"] <= o["draft"]["drafted_tokens"]'
+json 'o["draft"]["verifications"] > 0 and o["generated_tokens"] == 24'
+expect 2 run "$model" -p "$text" --draft-tokens 3
+expect 2 run "$model" -p "$text" --draft S --draft-tokens 17
+expect 1 run "$model" -p "$text" --draft "S;heads=2x3"
+says "key/value heads"
 expect 0 run "$model" -p "$text" -n 12 -t 0 --size 0.5 --json --threads 1
 json 'all(t["logprob"] <= 0 for t in o["tokens"])'
 
@@ -294,6 +307,14 @@ json '(set(o["mixed"]) == {"mixed", "all_widest", "one_widest", "one_by_one"} an
 expect 0 bench switch "$model" --rounds 5 --json --threads 1
 json '(abs(o["switch"]["narrow"]["to_mean"] + o["switch"]["wide"]["to_mean"] - 2) < 1e-6 and
        all(o["switch"][w][k] > 0 for w in ("first_narrow", "first_wide") for k in ("steady_seconds", "first_seconds")))'
+expect 0 bench speculate "$model" --draft S --draft-tokens 2,0 --rounds 5 --json --threads 1
+json 'len(o["speculate"]["trials"]) == 2 and o["speculate"]["trials"][0]["ceiling"] > 0'
+json '0 <= o["speculate"]["drafts"][0]["acceptance"] <= 1'
+expect 0 bench speculate "$model" --draft M --draft-tokens 1 --text "$story" -t 0.8 --rounds 5 --threads 1
+says "M " out
+expect 2 bench speculate
+expect 1 bench speculate "$model" --draft-tokens 1,x
+says "0 adapts"
 expect 0 bench attention --positions 512 --heads 4 --kv-heads 2 --d-head 32 --rounds 5 --json --threads 2
 json '[(p["threads"], p["cache"]) for p in o["attention"]["points"]] == [(t, c) for t in (1, 2) for c in ("f32", "bf16", "q8")]'
 json 'all(p["decode_seconds"] > 0 and p["prefill_seconds"] > 0 for p in o["attention"]["points"])'

@@ -367,6 +367,15 @@ static double ceiling_of(const trial *t, double alone, double draft, double veri
     return tokens * alone / (draft + verify);
 }
 
+/* Of one length; an adapted one has none. */
+static void measured_cell(cli_table *table, const trial *t, double value)
+{
+    if (t->ahead > 0)
+        cli_table_cell(table, "%.2f", value);
+    else
+        cli_table_cell(table, "%s", "");
+}
+
 static void report_trial(stage *s, trial *t, double alone_forward, cli_table *table, json_t *list)
 {
     const uint32_t rounds = s->b->rounds;
@@ -377,14 +386,17 @@ static void report_trial(stage *s, trial *t, double alone_forward, cli_table *ta
     const double accepted = t->n_drafted > 0 ? (double)t->n_accepted / (double)t->n_drafted : 0;
     const double ceiling = t->ahead > 0 ? ceiling_of(t, alone_forward, draft, verify) : 0;
     cli_table_cell(table, "%s", t->by->name);
-    cli_table_cell(table, t->ahead > 0 ? "%u" : "adapted", t->ahead);
+    if (t->ahead > 0)
+        cli_table_cell(table, "%u", t->ahead);
+    else
+        cli_table_cell(table, "adapted");
     cli_table_cell(table, "%.1f", 1 / seconds);
     cli_table_cell(table, "%.2f", gain);
-    cli_table_cell(table, t->ahead > 0 ? "%.2f" : "", ceiling);
+    measured_cell(table, t, ceiling);
     cli_table_cell(table, "%.0f %%", 100 * accepted);
     cli_table_cell(table, "%.2f", per_batch);
-    cli_table_cell(table, t->ahead > 0 ? "%.2f" : "", draft / alone_forward);
-    cli_table_cell(table, t->ahead > 0 ? "%.2f" : "", verify / alone_forward);
+    measured_cell(table, t, draft / alone_forward);
+    measured_cell(table, t, verify / alone_forward);
     json_array_append_new(list, json_pack("{s:s, s:i, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "draft", t->by->name,
                                           "ahead", (int)t->ahead, "tokens_per_second", 1 / seconds, "to_alone", gain,
                                           "least_to_alone", t->gain[0], "most_to_alone", t->gain[rounds - 1], "ceiling",

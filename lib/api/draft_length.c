@@ -6,14 +6,15 @@
 /* Until something was accepted or refused, and as many tokens as that weighs; and the most that the past weighs. */
 #define FIRST_ACCEPTANCE 0.75
 #define FIRST_WEIGHT 4u
-#define MOST_WEIGHT 64.0
+#define MOST_WEIGHT 64u
 /* At most so sure: a^g stays below 1, and one refusal counts. */
 #define MOST_ACCEPTANCE 0.995
-/* A row more to verify, in tokens of the view: where weights come from memory it hides behind reading them, and where
- * they stay in a cache the arithmetic is most of the time (`matformer bench speculate` prints both). */
-#define ROW_COST_FROM_MEMORY 0.1
+/* A row more to verify, in tokens of the view: where weights come from memory, most of it hides behind reading them; what
+ * stays in a last-level cache of the usual size is read so fast that arithmetic is most of the time. Between what
+ * `matformer bench speculate` shows of models, types and machines (docs/speculation.md). */
+#define ROW_COST_FROM_MEMORY 0.2
 #define ROW_COST_FROM_CACHE 0.5
-#define CACHED_BYTES (16u << 20)
+#define CACHED_BYTES (32u << 20)
 /* Rounds without a draft before one is tried: doubled while it does not pay. */
 #define FIRST_IDLE 16u
 #define MOST_IDLE 256u
@@ -60,10 +61,9 @@ uint32_t mfi_draft_length_next(mfi_draft_length *l, uint32_t most)
 void mfi_draft_length_note(mfi_draft_length *l, uint32_t n_accepted, bool was_refused)
 {
     for (uint32_t i = 0; i < n_accepted + was_refused; i++) {
-        const double weight =
-            l->n_tested + FIRST_WEIGHT < MOST_WEIGHT ? (double)(l->n_tested + FIRST_WEIGHT) : MOST_WEIGHT;
+        const uint32_t weight = FIRST_WEIGHT + l->n_tested;
         l->acceptance += ((i < n_accepted) - l->acceptance) / (weight + 1);
-        l->n_tested++;
+        if (weight < MOST_WEIGHT) l->n_tested++;
     }
     if (l->acceptance > MOST_ACCEPTANCE) l->acceptance = MOST_ACCEPTANCE;
 }

@@ -17,7 +17,7 @@
 
 typedef struct mfi_draft_length {
     uint32_t fixed;                   /* 0: adapted */
-    uint64_t n_tested;                /* tokens that were accepted or refused */
+    uint32_t n_tested;                /* tokens that were accepted or refused, as far as they weigh */
     double acceptance;                /* a */
     double draft_cost, row_cost;      /* c and r */
     uint32_t idle_rounds, idle_limit; /* rounds without a draft, and after how many one is tried */
