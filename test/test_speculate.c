@@ -321,7 +321,7 @@ Test(speculate, it_ends_within_accepted_tokens_as_it_does_without_a_draft)
         options.n_stop = at % 3;
         compare(&s, &options, MAX_POSITIONS, &(story){ .stop_at = 0 }, &sum);
         options.n_stop = 0;
-        text.text = "one two three four five six" + at; /* ends with an end of text */
+        text.text = &"one two three four five six"[at]; /* ends with an end of text */
         compare(&s, &options, MAX_POSITIONS, &(story){ .stop_at = 0 }, &sum);
         text.text = "one two three four five six";
     }
