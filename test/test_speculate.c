@@ -297,7 +297,7 @@ static int force(void *user, const int32_t *tokens, size_t n_token, float *logit
 /* Every way of ending, at every place within the accepted tokens. */
 Test(speculate, it_ends_within_accepted_tokens_as_it_does_without_a_draft)
 {
-    stage s = open_stage(1);
+    stage s = open_stage(10);
     totals sum = { 0, 0 };
     script text = { "one two three four five six", 2, false };
     static const char *const stop[] = { "fou", "six!" };
@@ -321,7 +321,7 @@ Test(speculate, it_ends_within_accepted_tokens_as_it_does_without_a_draft)
         options.n_stop = at % 3;
         compare(&s, &options, MAX_POSITIONS, &(story){ .stop_at = 0 }, &sum);
         options.n_stop = 0;
-        text.text = "one two three four five six" + at; /* ends with an end of text */
+        text.text = &"one two three four five six"[at]; /* ends with an end of text */
         compare(&s, &options, MAX_POSITIONS, &(story){ .stop_at = 0 }, &sum);
         text.text = "one two three four five six";
     }
@@ -363,7 +363,7 @@ Test(speculate, a_filter_that_stops_or_forbids_everything_does_so_at_the_same_to
 /* What a callback does to the session counts, whatever was accepted. */
 Test(speculate, a_callback_that_rewinds_goes_on_from_there)
 {
-    stage s = open_stage(3);
+    stage s = open_stage(12);
     totals sum = { 0, 0 };
     script text = { "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", 0, false };
     mf_sampler_options sampling = { .struct_size = sizeof sampling, .filter = force, .filter_user = &text };
