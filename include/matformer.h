@@ -755,10 +755,13 @@ typedef struct mf_generate_options {
     const mf_submodel *draft; /* a narrower view that runs ahead, see mf_generate(); NULL: none */
     uint32_t draft_tokens;    /* so many at once, at most 16; 0: as many as pay, by what was accepted before */
     uint32_t reserved_too;
+    /* Runs the tokens whose view is not resident, as after mf_model_trim(), from the next token on; NULL: the generation
+     * ends with MF_E_NOT_RESIDENT. When the model has grown again, the view's turn comes again. */
+    const mf_submodel *fallback;
 } mf_generate_options;
-#define MF_GENERATE_OPTIONS_INIT                                                                               \
-    {                                                                                                          \
-        sizeof(mf_generate_options), NULL, NULL, 0, 0, 0, NULL, NULL, 0, NULL, 0, NULL, NULL, 0, 0, NULL, 0, 0 \
+#define MF_GENERATE_OPTIONS_INIT                                                                                     \
+    {                                                                                                                \
+        sizeof(mf_generate_options), NULL, NULL, 0, 0, 0, NULL, NULL, 0, NULL, 0, NULL, NULL, 0, 0, NULL, 0, 0, NULL \
     }
 
 typedef struct mf_generate_result {

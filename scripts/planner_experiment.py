@@ -121,7 +121,7 @@ def main():
     parser.add_argument("--arithmetic", default="fast")
     parser.add_argument("--store", action="store_true")
     parser.add_argument("--count", type=int, default=20)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=45)
     args = parser.parse_args()
     if args.what == "search":
         search(args)

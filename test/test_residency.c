@@ -11,6 +11,7 @@
 #include <time.h>
 
 #include "counting_allocator.h"
+#include "defs.h"
 #include "residency_fixture.h"
 
 static mf_status grow_to(mf_model *model, const char *name, mf_error *error)
@@ -410,6 +411,68 @@ Test(residency, generation_with_a_view_that_went_ends_with_its_status)
     cr_assert(mf_generate(NULL, session, view, &options, NULL, &error) == MF_OK, "%s", error.detail);
     mf_session_close(session);
     mf_submodel_close(view);
+    mf_model_close(model);
+    drop_scene(&s);
+}
+
+/* What trims and grows while a text is written, and the views that its tokens were chosen from. */
+typedef struct trimmed {
+    mf_model *model;
+    uint32_t n_event, trim_at, grow_at;
+    const mf_submodel *by[16];
+} trimmed;
+
+static int trim_and_grow(void *user, const mf_token_event *event)
+{
+    trimmed *t = user;
+    t->by[t->n_event++] = event->submodel;
+    if (t->n_event == t->trim_at) cr_assert(mf_model_trim(t->model, NULL, NULL, NULL) == MF_OK);
+    if (t->n_event == t->grow_at) grow(t->model, 2);
+    return 0;
+}
+
+Test(residency, a_fallback_writes_on_while_a_view_is_gone)
+{
+    enum { N = 12 };
+    scene s = new_scene(MFK_BF16, MFI_RAW, 256, 18);
+    mf_model *model = open_path(s.path, MF_LOAD_MAP, NULL);
+    mf_submodel *wide = take_named(model, "L"), *narrow = take_named(model, "S");
+    for (uint32_t drafts = 0; drafts < 2; drafts++) {
+        mf_session *session = new_session(model), *replayed = new_session(model);
+        mf_generate_options options = MF_GENERATE_OPTIONS_INIT;
+        mf_generate_result result = MF_GENERATE_RESULT_INIT;
+        mf_schedule_step steps[4];
+        mf_error error = MF_ERROR_INIT;
+        trimmed t = { .model = model, .trim_at = 3, .grow_at = 8 };
+        options.tokens = s.tokens;
+        options.n_token = 2;
+        options.max_tokens = N;
+        options.ignore_eos = 1;
+        options.on_token = trim_and_grow;
+        options.user = &t;
+        options.fallback = narrow;
+        options.draft = drafts ? narrow : NULL;
+        options.draft_tokens = drafts ? 2 : 0;
+        result.schedule = steps;
+        result.schedule_capacity = MFI_COUNT(steps);
+        cr_assert(mf_generate(NULL, session, wide, &options, &result, &error) == MF_OK, "%s", error.detail);
+        cr_assert(t.n_event == N && result.n_schedule == 3, "%zu steps", result.n_schedule);
+        cr_assert(steps[0].submodel == wide && steps[1].submodel == narrow && steps[2].submodel == wide);
+        cr_assert(t.by[0] == wide && t.by[7] == narrow && t.by[N - 1] == wide);
+        mf_generate_options replay = MF_GENERATE_OPTIONS_INIT;
+        replay.tokens = s.tokens;
+        replay.n_token = 2;
+        replay.max_tokens = N;
+        replay.ignore_eos = 1;
+        replay.schedule = steps;
+        replay.n_schedule = 3;
+        cr_assert(mf_generate(NULL, replayed, wide, &replay, NULL, &error) == MF_OK, "%s", error.detail);
+        cr_assert(memcmp(mf_session_tokens(session), mf_session_tokens(replayed), (2 + N) * sizeof(int32_t)) == 0);
+        mf_session_close(session);
+        mf_session_close(replayed);
+    }
+    mf_submodel_close(wide);
+    mf_submodel_close(narrow);
     mf_model_close(model);
     drop_scene(&s);
 }

@@ -91,6 +91,18 @@ static void record(mfi_generation *g, uint32_t position, const mf_submodel *view
     g->last_view = view;
 }
 
+/* By the fallback, where the shells of the view went. */
+static mf_status forward(const mfi_generation *g, mf_request *request, mf_error *error)
+{
+    mf_error why = MF_ERROR_INIT;
+    mf_status status = mf_forward(g->executor, request, 1, sizeof *request, &why);
+    if (status == MF_E_NOT_RESIDENT && g->options.fallback) {
+        request->submodel = g->options.fallback;
+        status = mf_forward(g->executor, request, 1, sizeof *request, &why);
+    }
+    return status == MF_OK ? MF_OK : mfi_fail(error, status, "%s", why.detail);
+}
+
 /* Appends tokens to the session, as many at once as the schedule allows, and keeps the logits that are wanted of the
  * last that ran at once. */
 static mf_status run(mfi_generation *g, const int32_t *tokens, size_t n_token, mf_logits logits_of, mf_error *error)
@@ -103,9 +115,9 @@ static mf_status run(mfi_generation *g, const int32_t *tokens, size_t n_token, m
         request.logits_of = done + part == n_token ? logits_of : MF_LOGITS_NONE;
         request.logits = g->logits;
         request.logits_capacity = g->n_row * g->n_vocab;
-        mf_status status = mf_forward(g->executor, &request, 1, sizeof request, error);
+        mf_status status = forward(g, &request, error);
         if (status != MF_OK) return status;
-        record(g, position, view);
+        record(g, position, request.submodel);
     }
     return MF_OK;
 }
@@ -266,6 +278,8 @@ static mf_status check_arguments(const mfi_generation *g, mf_error *error)
     }
     if (o->sampler && mfi_sampler_model(o->sampler) != g->submodel->model)
         return mfi_fail(error, MF_E_INVALID, "generate: the sampler is another model's");
+    if (o->fallback && o->fallback->model != g->submodel->model)
+        return mfi_fail(error, MF_E_INVALID, "generate: the fallback is another model's");
     if (g->result.schedule_capacity > 0 && !g->result.schedule)
         return mfi_fail(error, MF_E_INVALID, "generate: schedule_capacity without a schedule to write to");
     return mfi_speculation_check(g, error);

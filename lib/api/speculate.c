@@ -92,8 +92,8 @@ static uint32_t length_now(mfi_generation *g)
     return mfi_draft_length_next(&g->length, (uint32_t)mfi_min(most, MFI_MOST_DRAFT));
 }
 
-/* Runs tokens[i] with the draft and chooses tokens[i + 1]. False where it leaves nothing to choose, or there is no room
- * for more pages: then the draft is as long as it is. */
+/* Runs tokens[i] with the draft and chooses tokens[i + 1]. False where it leaves nothing to choose, there is no room for
+ * more pages, or its shells went and something else may run instead: then the draft is as long as it is. */
 static bool draft_one(mfi_generation *g, int32_t *tokens, uint32_t i, mf_status *status, mf_error *error)
 {
     mf_error why = MF_ERROR_INIT;
@@ -101,7 +101,7 @@ static bool draft_one(mfi_generation *g, int32_t *tokens, uint32_t i, mf_status 
     request.logits = g->draft_logits;
     request.logits_capacity = g->n_vocab;
     *status = mf_forward(g->executor, &request, 1, sizeof request, &why);
-    if (*status == MF_E_FULL)
+    if (*status == MF_E_FULL || (*status == MF_E_NOT_RESIDENT && g->options.fallback))
         *status = MF_OK;
     else if (*status != MF_OK)
         mfi_fail(error, *status, "%s", why.detail);

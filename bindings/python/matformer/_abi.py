@@ -776,6 +776,7 @@ class mf_generate_options(Structure):
     draft: Optional[int]
     draft_tokens: int
     reserved_too: int
+    fallback: Optional[int]
     _fields_ = [
         ("struct_size", c_size_t),
         ("prompt", c_char_p),
@@ -795,6 +796,7 @@ class mf_generate_options(Structure):
         ("draft", c_void_p),
         ("draft_tokens", c_uint32),
         ("reserved_too", c_uint32),
+        ("fallback", c_void_p),
     ]
 
 

@@ -74,6 +74,8 @@ class GenerationResult:
     prompt_seconds: float
     generate_seconds: float
     schedule: Tuple[Tuple[int, Submodel], ...]
+    n_drafted: int  # tokens that the draft wrote ahead, and how many of them
+    n_accepted: int  # became the text's
 
 
 class _Run:
@@ -155,17 +157,22 @@ class Generation(Iterator[Event]):
 
     def __init__(self, session: Session, executor: Executor, view: Submodel, prompt: Union[str, Tokens, None],
                  max_tokens: int, sampler: Optional[Sampler], stop: Tuple[str, ...], n_top: int,
-                 schedule: Sequence[Tuple[int, Submodel]], ignore_eos: bool) -> None:
+                 schedule: Sequence[Tuple[int, Submodel]], ignore_eos: bool, draft: Optional[Submodel],
+                 draft_tokens: int, fallback: Optional[Submodel]) -> None:
         self._ended = True  # until it has begun
         self._session, self._sampler = session, sampler
         self._session_handle = session._live()
-        self._views: Dict[int, Submodel] = {v._live().address or 0: v for v in [view, *(v for _, v in schedule)]}
+        views = [view, *(v for _, v in schedule), *(v for v in (draft, fallback) if v is not None)]
+        self._views: Dict[int, Submodel] = {v._live().address or 0: v for v in views}
         self._result: Optional[GenerationResult] = None
         self._n_taken = self._n_taken_before = 0
         self._woken = 0.0
         self._run = _Run(n_top)
         self._take: Callable[[], Optional[_Raw]] = self._run.events.get_nowait
         options, keep = self._make_options(prompt, max_tokens, sampler, stop, n_top, schedule, ignore_eos)
+        options.draft_tokens = draft_tokens
+        options.draft = draft._live().address if draft is not None else None
+        options.fallback = fallback._live().address if fallback is not None else None
         self._steps = (_abi.mf_schedule_step * min(len(schedule) + (max_tokens or 128) + 1, _MOST_STEPS))()
         self._raw_result = _abi.mf_generate_result(struct_size=ctypes.sizeof(_abi.mf_generate_result),
                                                    schedule=self._steps, schedule_capacity=len(self._steps))
@@ -313,7 +320,8 @@ class Generation(Iterator[Event]):
         n_step = min(raw.n_schedule, raw.schedule_capacity)
         self._result = GenerationResult(
             finish, raw.n_prompt, self._n_taken, 1e-9 * raw.prompt_ns, 1e-9 * raw.generate_ns,
-            tuple((step.position, self._views[step.submodel or 0]) for step in self._steps[:n_step]))
+            tuple((step.position, self._views[step.submodel or 0]) for step in self._steps[:n_step]),
+            raw.n_drafted, raw.n_accepted)
 
     def __enter__(self) -> Generation:
         return self

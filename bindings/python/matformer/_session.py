@@ -153,7 +153,8 @@ class Session(Closable):
 
     def generate(self, prompt: Union[str, Tokens, None] = None, submodel: View = None, *, max_tokens: int = 128,
                  sampler: Optional[Sampler] = None, stop: Union[str, Iterable[str]] = (), n_top: int = 0,
-                 schedule: Sequence[Tuple[int, View]] = (), ignore_eos: bool = False) -> Generation:
+                 schedule: Sequence[Tuple[int, View]] = (), ignore_eos: bool = False, draft: View = None,
+                 draft_tokens: int = 0, fallback: View = None) -> Generation:
         """Runs a prompt and then a token at a time. Returns an iterator of Events that begins at once.
 
             for event in session.generate("Once upon a time", "M"):
@@ -167,6 +168,9 @@ class Session(Closable):
         n_top       log-probabilities of so many top tokens with each event, at most 64
         schedule    (position, submodel) ascending: from that position of the timeline on, that view
         ignore_eos  goes on after the end of a text
+        draft       a narrower submodel that writes ahead, for the other to verify several tokens at once; the same text
+        draft_tokens  so many at once, at most 16; 0: as many as pay
+        fallback    writes on while the shells of the submodel are trimmed away
 
         What goes wrong is raised by the iterator. The session, its executor and the sampler are in use until it has
         ended or was closed; where the loop is left early, the session holds the prompt and the tokens of the events
@@ -174,7 +178,9 @@ class Session(Closable):
         """
         steps = [(position, self._views.get(view)) for position, view in schedule]
         return Generation(self, self.executor, self._views.get(submodel), prompt, max_tokens, sampler,
-                          (stop,) if isinstance(stop, str) else tuple(stop), n_top, steps, ignore_eos)
+                          (stop,) if isinstance(stop, str) else tuple(stop), n_top, steps, ignore_eos,
+                          None if draft is None else self._views.get(draft), draft_tokens,
+                          None if fallback is None else self._views.get(fallback))
 
     def __repr__(self) -> str:
         return "<matformer.Session, closed>" if self.closed else f"<matformer.Session of {self._info.family}>"

@@ -76,6 +76,14 @@ class GenerateTest(unittest.TestCase):
         self.assertGreater(result.prompt_seconds * result.generate_seconds, 0)
         self.assertEqual(session.tokens[start:].tolist(), [event.token for event in events])
 
+    def test_a_draft_writes_the_same_text(self):
+        drafted = Session(self.model).generate(PROMPT, "XL", draft="S", draft_tokens=3, max_tokens=30)
+        self.assertEqual([event.token for event in drafted], self.tokens(PROMPT, "XL", max_tokens=30))
+        self.assertGreater(drafted.result.n_drafted, drafted.result.n_accepted)
+        self.assertGreater(drafted.result.n_accepted, 0)
+        with self.assertRaises(matformer.InvalidArgumentError):
+            list(Session(self.model).generate(PROMPT, "XL", draft_tokens=3, max_tokens=30))
+
     def test_a_schedule_replays(self):
         first = Session(self.model).generate(PROMPT, "S", schedule=[(12, "XL"), (20, "M")], max_tokens=30)
         events = list(first)
