@@ -162,6 +162,8 @@ json 'o["draft"]["verifications"] > 0 and o["generated_tokens"] == 24'
 expect 2 run "$model" -p "$text" --draft-tokens 3
 expect 2 run "$model" -p "$text" --draft S --draft-tokens 17
 expect 1 run "$model" -p "$text" --draft "S;heads=2x3"
+expect 1 run "$model" -p "$text" --draft plan
+says "matformer plan"
 says "key/value heads"
 expect 0 run "$model" -p "$text" -n 12 -t 0 --size 0.5 --json --threads 1
 json 'all(t["logprob"] <= 0 for t in o["tokens"])'

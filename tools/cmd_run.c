@@ -250,6 +250,31 @@ static mf_status read_prompt(run_state *run, mf_error *error)
     return status;
 }
 
+/* The draft that the file's plan found best, and as many tokens as it says. */
+static mf_status take_planned_draft(run_state *run, mf_error *error)
+{
+    char text[4096];
+    mf_plan_draft draft = MF_PLAN_DRAFT_INIT;
+    mf_plan_entry entry = MF_PLAN_ENTRY_INIT;
+    mf_status status = mf_model_plan_draft(run->model, run->temperature == 0, &draft);
+    entry.text = text;
+    entry.text_capacity = sizeof text;
+    if (status == MF_OK) status = mf_model_plan_entry(run->model, draft.entry, &entry);
+    if (status == MF_OK && run->draft_tokens == 0) run->draft_tokens = draft.length;
+    if (status == MF_OK) return mf_extract_submodel_text(&run->draft, run->model, text, error);
+    snprintf(error->detail, sizeof error->detail,
+             "%.100s: its plan names no draft that is of use; `matformer plan FILE --measure` looks for one on this "
+             "machine, or name a size: --draft S",
+             run->path);
+    return error->status = status;
+}
+
+static mf_status take_draft(run_state *run, mf_error *error)
+{
+    if (strcmp(run->draft_size, "plan") == 0) return take_planned_draft(run, error);
+    return mf_extract_submodel_text(&run->draft, run->model, run->draft_size, error);
+}
+
 static mf_status open_model(run_state *run, mf_error *error)
 {
     mf_model_options options = MF_MODEL_OPTIONS_INIT;
@@ -262,9 +287,7 @@ static mf_status open_model(run_state *run, mf_error *error)
     run->has_tokenizer = mf_tokenize(run->model, "", 0, NULL, 0, &n_token) == MF_OK;
     if (!run->size) run->size = mf_model_granularity(run->model, cli_usable_granularities(run->model) - 1);
     status = mf_extract_submodel_text(&run->view, run->model, run->size, error);
-    if (status == MF_OK && run->draft_size)
-        status = mf_extract_submodel_text(&run->draft, run->model, run->draft_size, error);
-    return status;
+    return status == MF_OK && run->draft_size ? take_draft(run, error) : status;
 }
 
 /* Positions that a session may come to. A conversation has what it was trained for, or less where that is long: room is
@@ -450,7 +473,8 @@ static int run(const cli_command *self, int argc, char **argv)
           0, 0 },
         { CLI_SECTION, "", 0, NULL, NULL, "Writing ahead", 0, 0 },
         { CLI_TEXT, "draft", 0, "SIZE", &run.draft_size,
-          "this submodel writes ahead, and --size verifies several tokens at once: faster where the weights come from "
+          "this submodel (\"plan\": the one that the file's plan found) writes ahead, and --size verifies several "
+          "tokens at once: faster where the weights come from "
           "memory. At --temperature 0 the text is the same",
           0, 0 },
         { CLI_U32, "draft-tokens", 0, "N", &run.draft_tokens, "tokens ahead (0: as many as pay)", 0, 16 },

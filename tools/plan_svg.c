@@ -7,7 +7,7 @@
 
 #include "plan.h"
 
-enum { WIDTH = 840, HEIGHT = 520, LEFT = 80, RIGHT = 30, TOP = 56, BOTTOM = 64 };
+enum { WIDTH = 840, HEIGHT = 520, LEFT = 80, RIGHT = 30, TOP = 56, BOTTOM = 64, LEGEND = WIDTH - 430 };
 
 typedef struct picture {
     const plan_report *r;
@@ -136,14 +136,14 @@ static void draw_legend(const picture *p)
         if (!result->name) continue;
         const double area = p->r->has_held_out ? result->held_out_hypervolume : result->hypervolume;
         fprintf(p->out, "<line x1=\"%d\" y1=\"%.1f\" x2=\"%d\" y2=\"%.1f\" stroke=\"%s\" stroke-width=\"%s\"/>\n",
-                WIDTH - 340, y - 4, WIDTH - 312, y - 4, colours[m], m == 0 ? "2.5" : "1.2");
-        draw_text(p, WIDTH - 304, y, "", "%s: %u evaluations, hypervolume %.4f", result->name, result->n_evaluated,
+                LEGEND, y - 4, LEGEND + 28, y - 4, colours[m], m == 0 ? "2.5" : "1.2");
+        draw_text(p, LEGEND + 36, y, "", "%s: %u evaluations, hypervolume %.4f", result->name, result->n_evaluated,
                   area / p->unit);
         y += 20;
     }
     if (p->r->n_name == 0) return;
-    fprintf(p->out, "<path d=\"M%d %.1fl6 6l-6 6l-6 -6z\" fill=\"#fff\" stroke=\"#111\"/>\n", WIDTH - 326, y - 10);
-    draw_text(p, WIDTH - 304, y, "", "sizes that the file names");
+    fprintf(p->out, "<path d=\"M%d %.1fl6 6l-6 6l-6 -6z\" fill=\"#fff\" stroke=\"#111\"/>\n", LEGEND + 14, y - 10);
+    draw_text(p, LEGEND + 36, y, "", "sizes that the file names");
 }
 
 mf_status plan_write_svg(const plan_report *report, const char *path, mf_error *error)
