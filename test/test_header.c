@@ -40,5 +40,17 @@ int main(void)
     CHECK_INIT(mf_train_report, MF_TRAIN_REPORT_INIT);
     CHECK_INIT(mf_train_view, MF_TRAIN_VIEW_INIT);
     CHECK_INIT(mf_train_export_options, MF_TRAIN_EXPORT_OPTIONS_INIT);
+    CHECK_INIT(mf_grow_options, MF_GROW_OPTIONS_INIT);
+    CHECK_INIT(mf_trim_options, MF_TRIM_OPTIONS_INIT);
+    CHECK_INIT(mf_shell_info, MF_SHELL_INFO_INIT);
+    CHECK_INIT(mf_plan_info, MF_PLAN_INFO_INIT);
+    CHECK_INIT(mf_plan_entry, MF_PLAN_ENTRY_INIT);
+    CHECK_INIT(mf_plan_draft, MF_PLAN_DRAFT_INIT);
+    CHECK_INIT(mf_source_size, MF_SOURCE_SIZE_INIT);
+    CHECK_INIT(mf_source_tensor, MF_SOURCE_TENSOR_INIT);
+    CHECK_INIT(mf_source_rounding, MF_SOURCE_ROUNDING_INIT);
+    CHECK_INIT(mf_export_options, MF_EXPORT_OPTIONS_INIT);
+    CHECK_INIT(mf_split_options, MF_SPLIT_OPTIONS_INIT);
+    CHECK_INIT(mf_plan_options, MF_PLAN_OPTIONS_INIT);
     return 0;
 }

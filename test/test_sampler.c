@@ -327,7 +327,7 @@ Test(sampler, log_probabilities_are_those_before_penalty_temperature_and_truncat
     cr_assert_eq(mf_sampler_sample(s, tokens, 1, logits, &chosen, top, MAX_VOCAB), MF_OK);
     for (size_t i = 0; i < n; i++) {
         cr_assert_eq(top[i].token, expected[i].token);
-        if (expected[i].token != 7) cr_assert_float_eq(top[i].logprob, (double)logl(expected[i].probability), 1e-5);
+        if (expected[i].token != 7) cr_assert_float_eq(top[i].logprob, log((double)expected[i].probability), 1e-5);
         if (top[i].token == chosen.token) cr_assert_eq(top[i].logprob, chosen.logprob);
     }
     cr_assert_eq(top[n - 1].token, 7);
