@@ -162,9 +162,9 @@ json 'o["draft"]["verifications"] > 0 and o["generated_tokens"] == 24'
 expect 2 run "$model" -p "$text" --draft-tokens 3
 expect 2 run "$model" -p "$text" --draft S --draft-tokens 17
 expect 1 run "$model" -p "$text" --draft "S;heads=2x3"
+says "key/value heads"
 expect 1 run "$model" -p "$text" --draft plan
 says "matformer plan"
-says "key/value heads"
 expect 0 run "$model" -p "$text" -n 12 -t 0 --size 0.5 --json --threads 1
 json 'all(t["logprob"] <= 0 for t in o["tokens"])'
 
@@ -673,6 +673,12 @@ expect 1 run "$folder/planned.mf" -s "params<=10" -p A -n 1
 says "the least are"
 expect 0 plan "$folder/planned.mf" --measure --rounds 1 --threads 1 --json
 json 'o["plan"]["entries"][0]["decode_ms"] > 0'
+expect 0 info "$folder/planned.mf"
+says "^plan .* configurations for budgets" out
+expect 0 info "$folder/planned.mf" --json
+json 'o["plan"]["entries"] > 1 and o["plan"]["threads"] == 1 and o["plan"]["timed_here"]'
+expect 0 info "$model" --json
+json 'o["plan"] is None'
 expect 0 plan "$folder/planned.mf" --check-budgets 3 --rounds 1 --threads 1 --json
 json 'o["budgets"] == 3 and len(o["rows"]) == 3'
 expect 0 convert "$folder/planned.mf" "$folder/moved.mf" --storage zstd

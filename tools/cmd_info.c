@@ -146,6 +146,27 @@ static json_t *shells_json(const inspection *in)
     return array;
 }
 
+/* Budgets that sizes may be given by. */
+static void print_plan(const inspection *in)
+{
+    mf_plan_info plan = MF_PLAN_INFO_INIT;
+    if (mf_model_plan_info(in->model, &plan) != MF_OK) return;
+    printf("\nplan  %u configurations for budgets, measured on %s\n", plan.n_entry, plan.calibration);
+    if (plan.machine[0] != '\0')
+        printf("      times are of %s, %u thread%s%s\n", plan.machine, plan.n_thread, plan.n_thread == 1 ? "" : "s",
+               plan.is_timed_here ? "" : ": not this machine; `matformer plan FILE --measure` takes its own");
+}
+
+/* NULL where there is none. */
+static json_t *plan_json(const inspection *in)
+{
+    mf_plan_info plan = MF_PLAN_INFO_INIT;
+    if (mf_model_plan_info(in->model, &plan) != MF_OK) return json_null();
+    return json_pack("{s:i, s:o, s:o, s:i, s:b}", "entries", (int)plan.n_entry, "calibration",
+                     cli_json_string(plan.calibration), "machine", cli_json_string(plan.machine), "threads",
+                     (int)plan.n_thread, "timed_here", plan.is_timed_here);
+}
+
 /* What the table above says already. */
 static bool is_shown(const char *key)
 {
@@ -191,7 +212,7 @@ static int print_json(const inspection *in)
     }
     json_t *root = json_pack(
         "{s:o, s:s, s:s, s:b, s:o, s:I, s:I, s:I, s:I, s:I, s:i, s:i, s:b, s:i, s:i, s:o, s:o, s:o, s:i, s:o, s:s, "
-        "s:o}",
+        "s:o, s:o}",
         "file", cli_json_string(in->path), "family", i->family, "cpu", i->cpu, "verified",
         (int)(in->verified && i->n_shell_resident == i->n_shell), "shape", cli_shape_json(i), "params",
         (json_int_t)i->n_param, "file_bytes", (json_int_t)i->file_bytes, "weight_bytes", (json_int_t)i->weight_bytes,
@@ -199,7 +220,7 @@ static int print_json(const inspection *in)
         (int)i->n_shell, "shells_resident", (int)i->n_shell_resident, "tokenizer", (int)in->tokenizer, "bos_token",
         i->bos_token, "eos_token", i->eos_token, "granularities", granularities, "configurations", configurations,
         "metadata", metadata, "shells_verified", in->verified ? (int)i->n_shell_resident : 0, "types", types_json(in),
-        "arithmetic", cli_arithmetic_name(i->arithmetic), "residency", shells_json(in));
+        "arithmetic", cli_arithmetic_name(i->arithmetic), "residency", shells_json(in), "plan", plan_json(in));
     if (root && in->tensors) {
         mf_error error = MF_ERROR_INIT;
         json_t *directory = cli_directory_json(in->path, &error);
@@ -218,6 +239,7 @@ static int print_text(const inspection *in)
     print_summary(in);
     int status = print_sizes(in);
     if (status == CLI_OK) print_shells(in);
+    if (status == CLI_OK) print_plan(in);
     if (status == CLI_OK) print_metadata(in);
     if (status == CLI_OK && in->tensors) {
         mf_error error = MF_ERROR_INIT;
