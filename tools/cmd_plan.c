@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "cli_corpus.h"
+#include "cli_image.h"
 #include "commands.h"
 #include "plan.h"
 
@@ -19,7 +20,7 @@ typedef struct sample {
 typedef struct planning {
     /* options */
     const char *path, *out, *svg, *resume;
-    cli_list texts, held_out_texts;
+    cli_list texts, held_out_texts, images;
     uint32_t n_evaluation, n_entry, n_sample, context, n_thread, rounds, n_budget;
     double time_limit;
     uint64_t seed;
@@ -30,6 +31,7 @@ typedef struct planning {
     mf_model_info info;
     cli_corpus corpus, held_out_corpus;
     sample text, held_out;
+    float *pixels; /* of all images */
     plan_report report;
     mf_plan *plan;
     atomic_bool interrupted;
@@ -167,6 +169,29 @@ static mf_status read_texts(planning *p, mf_error *error)
     return MF_OK;
 }
 
+static mf_status read_images(planning *p, mf_error *error)
+{
+    const size_t bytes = cli_pixels_bytes(&p->info), n = p->images.count;
+    if (bytes == 0) {
+        snprintf(error->detail, sizeof error->detail, "%s: the model takes no images; give --text", p->path);
+        return error->status = MF_E_UNSUPPORTED;
+    }
+    p->pixels = malloc(n * bytes);
+    if (!p->pixels) return no_memory(error);
+    mf_status status = MF_OK;
+    for (size_t i = 0; i < n && status == MF_OK; i++)
+        status = cli_read_pixels(&p->info, p->images.items[i], p->pixels + i * (bytes / sizeof(float)), error);
+    snprintf(p->report.calibration, sizeof p->report.calibration, "%zu image%s (%.200s%s)", n, n == 1 ? "" : "s",
+             p->images.items[0], n == 1 ? "" : ", ...");
+    return status;
+}
+
+static mf_status read_calibration(planning *p, mf_error *error)
+{
+    if (p->images.count > 0) return read_images(p, error);
+    return p->self_text ? write_text(p, error) : read_texts(p, error);
+}
+
 /* ---- Results ---- */
 
 static mf_plan_options options_of(planning *p, const char *doing)
@@ -294,6 +319,8 @@ static mf_status make(planning *p, int method, mf_plan **plan, mf_error *error)
     mf_plan_options options = options_of(p, methods[method]);
     options.tokens = p->text.tokens;
     options.n_token = p->text.n_token;
+    options.pixels = p->pixels;
+    options.n_image = p->images.count;
     options.calibration = p->report.calibration;
     options.cost = (mf_plan_cost)p->cost;
     options.method = (mf_plan_method)method;
@@ -378,7 +405,7 @@ static mf_status look_up(planning *p, mf_error *error)
 
 static mf_status make_plan(planning *p, mf_error *error)
 {
-    mf_status status = p->measure ? MF_OK : p->self_text ? write_text(p, error) : read_texts(p, error);
+    mf_status status = p->measure ? MF_OK : read_calibration(p, error);
     if (status == MF_OK && p->measure) {
         status = mf_plan_read(&p->plan, p->model, error);
         if (status == MF_OK) status = time_entries(p, p->plan, error);
@@ -553,25 +580,29 @@ static void close_all(planning *p)
     mf_model_close(p->model);
     cli_corpus_free(&p->corpus);
     cli_corpus_free(&p->held_out_corpus);
+    free(p->pixels);
     free(p->text.tokens);
     free(p->held_out.tokens);
     cli_list_free(&p->texts);
+    cli_list_free(&p->images);
     cli_list_free(&p->held_out_texts);
 }
 
 static int check(const cli_command *self, const planning *p, int n_file)
 {
     if (n_file != 1) return cli_usage(self, "one model file is wanted, not %d", n_file);
-    if (p->measure && p->texts.count > 0)
-        return cli_usage(self, "--measure times a plan that is stored: it reads no text");
-    if (p->n_budget > 0 && (p->measure || p->texts.count > 0))
+    const size_t n_input = p->texts.count + p->images.count;
+    if (p->measure && n_input > 0)
+        return cli_usage(self, "--measure times a plan that is stored: it reads no text and no image");
+    if (p->n_budget > 0 && (p->measure || n_input > 0))
         return cli_usage(self, "--check-budgets times views of a plan that is stored: it makes none");
-    if (p->self_text && p->texts.count + p->held_out_texts.count > 0)
+    if (p->self_text && n_input + p->held_out_texts.count > 0)
         return cli_usage(self, "--self-text takes the place of other texts");
-    if (!p->measure && !p->self_text && p->n_budget == 0 && p->texts.count == 0)
-        return cli_usage(
-            self,
-            "there is no text to measure on; give --text FILE, or --self-text (or --measure, to time a stored plan)");
+    if (p->images.count > 0 && p->texts.count + p->held_out_texts.count > 0)
+        return cli_usage(self, "--image goes with a model that takes images, --text and --held-out with another");
+    if (!p->measure && !p->self_text && p->n_budget == 0 && n_input == 0)
+        return cli_usage(self, "there is nothing to measure on; give --text FILE, --self-text or --image FILE (or "
+                               "--measure, to time a stored plan)");
     return CLI_OK;
 }
 
@@ -585,6 +616,8 @@ static int run(const cli_command *self, int argc, char **argv)
           "text that no choice depends on: losses and hypervolumes are reported on it; may be repeated", 0, 0 },
         { CLI_FLAG, "self-text", 0, NULL, &p.self_text,
           "measure on text that is drawn from the widest view, where there is no text, or no tokenizer", 0, 0 },
+        { CLI_TEXTS, "image", 0, "PATH", &p.images,
+          "of a model that takes images: one to measure on, a binary PPM or planes of f32; may be repeated", 0, 0 },
         { CLI_CHOICE, "cost", 0, "params|bytes|flops|ms", &p.cost, "what the widths are to be best for (params)", 0,
           0 },
         { CLI_U32, "evaluations", 'n', "N", &p.n_evaluation, "views whose loss is measured (200)", 4, 2000 },
@@ -626,7 +659,7 @@ static int run(const cli_command *self, int argc, char **argv)
 
 const cli_command cmd_plan = {
     .name = "plan",
-    .usage = "FILE --text PATH... [OPTION...]",
+    .usage = "FILE --text PATH...|--image PATH...|--self-text|--measure [OPTION...]",
     .summary = "Find the best widths for every budget, and store them in the file",
     .details = "Measures what each layer loses at each width and how long views take here, searches for the views\n"
                "that lose least for what they cost, and stores them: afterwards \"params<=4e6\", \"bytes<=8e6\",\n"

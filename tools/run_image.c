@@ -1,9 +1,9 @@
 /* run_image.c - see run.h: an image through an encoder. */
-#include <ctype.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "cli_image.h"
 #include "run.h"
 
 #define DEFAULT_TOP 5u
@@ -13,70 +13,6 @@ typedef struct scored {
     float logit;
     double probability;
 } scored;
-
-/* ---- Pixels ---- */
-
-/* The next number of a PPM's header; comments run from '#' to the end of the line. -1: none. */
-static long header_number(const char **at, const char *end)
-{
-    while (*at < end && (isspace((unsigned char)**at) || **at == '#')) {
-        if (**at == '#')
-            while (*at < end && **at != '\n')
-                ++*at;
-        else
-            ++*at;
-    }
-    long value = -1;
-    for (; *at < end && isdigit((unsigned char)**at) && value < 1000000; ++*at)
-        value = 10 * (value < 0 ? 0 : value) + (**at - '0');
-    return value;
-}
-
-/* Bytes of a binary PPM, in planes, from -1 to 1. */
-static mf_status read_ppm(const run_state *run, const char *file, size_t bytes, float *pixels, mf_error *error)
-{
-    const char *at = file + 2, *end = file + bytes;
-    const long size = (long)run->info.image_size;
-    const long width = header_number(&at, end), height = header_number(&at, end), most = header_number(&at, end);
-    if (width != size || height != size || most < 1 || most > 255 || run->info.n_channel != 3) {
-        snprintf(error->detail, sizeof(error->detail),
-                 "%s: %ld x %ld pixels up to %ld; the model takes %u channels of %ld x %ld, as bytes", run->image,
-                 width, height, most, run->info.n_channel, size, size);
-        return error->status = MF_E_INVALID;
-    }
-    const size_t n = (size_t)size * (size_t)size;
-    if (at == end || (size_t)(end - at - 1) < 3 * n) {
-        snprintf(error->detail, sizeof(error->detail), "%s: the file ends early", run->image);
-        return error->status = MF_E_FORMAT;
-    }
-    at++;
-    for (size_t i = 0; i < 3 * n; i++)
-        pixels[i % 3 * n + i / 3] = 2 * (float)(unsigned char)at[i] / (float)most - 1;
-    return MF_OK;
-}
-
-static mf_status read_pixels(const run_state *run, float **pixels, mf_error *error)
-{
-    size_t bytes;
-    const size_t wanted = (size_t)run->info.n_channel * run->info.image_size * run->info.image_size * sizeof(**pixels);
-    char *file = cli_read_file(run->image, &bytes, error);
-    if (!file) return error->status;
-    *pixels = malloc(wanted);
-    if (!*pixels) {
-        error->status = MF_E_NOMEM;
-    } else if (bytes > 2 && memcmp(file, "P6", 2) == 0 && bytes != wanted) {
-        read_ppm(run, file, bytes, *pixels, error);
-    } else if (bytes == wanted) {
-        memcpy(*pixels, file, wanted);
-    } else {
-        snprintf(error->detail, sizeof(error->detail),
-                 "%s: %zu bytes; wanted is a binary PPM (P6), or %u planes of %u x %u f32: %zu bytes", run->image,
-                 bytes, run->info.n_channel, run->info.image_size, run->info.image_size, wanted);
-        error->status = MF_E_INVALID;
-    }
-    free(file);
-    return error->status;
-}
 
 /* ---- Results ---- */
 
@@ -173,11 +109,12 @@ int run_image(run_state *run)
     const uint32_t n_class = run->info.n_class, top = run->top > 0 ? run->top : DEFAULT_TOP;
     const uint32_t n = top < n_class ? top : n_class;
     double seconds = 0;
-    float *pixels = NULL, *logits = malloc((n_class + 1) * sizeof(*logits));
+    float *pixels = malloc(cli_pixels_bytes(&run->info)), *logits = malloc((n_class + 1) * sizeof(*logits));
     float *hidden = malloc(run->info.d_model * sizeof(*hidden));
     scored *classes = NULL;
     int exit_status = CLI_OK;
-    mf_status status = logits && hidden ? read_pixels(run, &pixels, &error) : (error.status = MF_E_NOMEM);
+    mf_status status = pixels && logits && hidden ? MF_OK : (error.status = MF_E_NOMEM);
+    if (status == MF_OK) status = cli_read_pixels(&run->info, run->image, pixels, &error);
     if (status == MF_OK) status = encode(run, pixels, logits, hidden, &seconds, &error);
     if (status == MF_OK && !(classes = rank(logits, n_class))) status = error.status = MF_E_NOMEM;
     if (status != MF_OK)
