@@ -626,6 +626,7 @@ expect 0 run "$here/golden/checkpoints/vit_classifier_f32" --image "$folder/blac
 expect 1 run "$here/golden/checkpoints/vit_classifier_f32" -p A
 says "takes images"
 expect 1 run "$folder/llama" --image "$folder/black.ppm"
+says "takes text"
 # A plan for an encoder, from images.
 expect 0 convert "$here/golden/checkpoints/vit_classifier_f32" "$folder/vit.mf"
 expect 0 plan "$folder/vit.mf" --image "$folder/black.ppm" -n 6 --rounds 1 --threads 1 --json
@@ -634,7 +635,6 @@ expect 0 run "$folder/vit.mf" --image "$folder/black.ppm" -s "params<=6e4" --jso
 expect 1 plan "$model" --image "$folder/black.ppm"
 says "takes no images"
 expect 2 plan "$folder/vit.mf" --image "$folder/black.ppm" --text "$story"
-says "takes text"
 expect 0 convert "$folder/llama" "$folder/llama.mf" --json
 expect 0 run "$folder/llama" -p "Once" -n 12 --temperature 0 --json
 cp "$folder/out" "$folder/direct"
