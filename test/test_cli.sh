@@ -577,26 +577,26 @@ sys.exit(any(abs(trained[s] - found[s]) > 1e-5 for s in trained))' "$folder/trai
 fi
 
 # A file in parts: every size from those that are there, and the name of the one that is not.
-mkdir "$folder/parts"
-expect 0 export "$model" "$folder/parts/m.mf" --shells --json
+mkdir "$folder/split"
+expect 0 export "$model" "$folder/split/m.mf" --shells --json
 json 'len(o["files"]) == 3 and o["files"][-1]["path"].endswith("/m.mf")'
-expect 0 info "$folder/parts/m.mf" --json
+expect 0 info "$folder/split/m.mf" --json
 json '[s["resident"] for s in o["residency"]] == [True] * 3 and o["shells_resident"] == 3'
 expect 0 run "$model" --size L --prompt Once -n 5
 cp "$folder/out" "$folder/whole_text"
-expect 0 run "$folder/parts/m.mf" --size L --prompt Once -n 5
+expect 0 run "$folder/split/m.mf" --size L --prompt Once -n 5
 cmp -s "$folder/out" "$folder/whole_text" || fail "a model in parts writes another text"
-rm "$folder/parts/m.shell2.mfpart"
-expect 1 run "$folder/parts/m.mf" --size L --prompt Once -n 5
+rm "$folder/split/m.shell2.mfpart"
+expect 1 run "$folder/split/m.mf" --size L --prompt Once -n 5
 says "m.shell2.mfpart"
-expect 0 run "$folder/parts/m.mf" --size M --prompt Once -n 5
-expect 0 info "$folder/parts/m.mf"
+expect 0 run "$folder/split/m.mf" --size M --prompt Once -n 5
+expect 0 info "$folder/split/m.mf"
 says " absent$" out
-expect 1 export "$folder/parts/m.mf" "$folder/parts/n.mf" --shells
+expect 1 export "$folder/split/m.mf" "$folder/split/n.mf" --shells
 says "neither in the file nor in a part"
-expect 0 export "$model" "$folder/parts/m.mf" --split-max 1GiB
-expect 0 run "$folder/parts/m.mf" --size L --prompt Once -n 5
-expect 1 export "$model" "$folder/parts/n.mf" --split-max 100KiB
+expect 0 export "$model" "$folder/split/m.mf" --split-max 1GiB
+expect 0 run "$folder/split/m.mf" --size L --prompt Once -n 5
+expect 1 export "$model" "$folder/split/n.mf" --split-max 100KiB
 says "allow more"
 expect 2 export "$model" "$folder/parts/n.mf" --split-max 3bananas
 expect 2 export "$model" "$folder/parts/n.mf" --shells --size S
