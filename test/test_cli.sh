@@ -598,8 +598,8 @@ expect 0 export "$model" "$folder/split/m.mf" --split-max 1GiB
 expect 0 run "$folder/split/m.mf" --size L --prompt Once -n 5
 expect 1 export "$model" "$folder/split/n.mf" --split-max 100KiB
 says "allow more"
-expect 2 export "$model" "$folder/parts/n.mf" --split-max 3bananas
-expect 2 export "$model" "$folder/parts/n.mf" --shells --size S
+expect 2 export "$model" "$folder/split/n.mf" --split-max 3bananas
+expect 2 export "$model" "$folder/split/n.mf" --shells --size S
 
 # Checkpoints of others: opened, converted, cut and exported; chats; prompts as tokens.
 here=$(dirname "$0")
