@@ -445,15 +445,28 @@ static mf_status write_folder(shards *s, const json_t *config)
     return status == MF_OK ? write_index(s) : status;
 }
 
+enum { MAX_FOLDER = 4096 };
+
+/* A folder beside the one that is asked for. As mfi_new_file_open() does, it steps over names that others hold, or left
+ * behind when they were killed. */
+static mf_status make_temporary(const mfi_exporter *x, char folder[MAX_FOLDER])
+{
+    for (unsigned i = 0; i < 1000; i++) {
+        if (snprintf(folder, MAX_FOLDER, "%s.%ld-%u.tmp", x->path, (long)getpid(), i) >= MAX_FOLDER)
+            return mfi_fail(x->error, MF_E_INVALID, "the folder's path is too long");
+        if (mkdir(folder, 0777) == 0) return MF_OK;
+        if (errno != EEXIST) break;
+    }
+    return fail_folder(x, folder);
+}
+
 mf_status mfi_export_hf(mfi_exporter *x)
 {
-    char folder[4128];
+    char folder[MAX_FOLDER];
     struct stat exists;
     json_t *config = NULL;
     if (lstat(x->path, &exists) == 0)
         return mfi_fail(x->error, MF_E_INVALID, "%s: exists; remove it, or choose another folder", x->path);
-    if (snprintf(folder, sizeof folder, "%s.part-%ld", x->path, (long)getpid()) >= 4096)
-        return mfi_fail(x->error, MF_E_INVALID, "the folder's path is too long");
     mf_status status = describe(x, &config);
     if (status == MF_OK) status = mfi_export_list(x);
     shards s = { .x = x, .folder = folder };
@@ -461,7 +474,7 @@ mf_status mfi_export_hf(mfi_exporter *x)
         s.shard_of = mfi_alloc_array(&x->allocator, x->n_tensor, sizeof *s.shard_of);
         if (!s.shard_of) status = mfi_fail(x->error, MF_E_NOMEM, "%s: no memory to write it", x->path);
     }
-    if (status == MF_OK && mkdir(folder, 0777) != 0) status = fail_folder(x, folder);
+    if (status == MF_OK) status = make_temporary(x, folder);
     if (status == MF_OK) {
         status = write_folder(&s, config);
         if (status == MF_OK && rename(folder, x->path) != 0) status = fail_folder(x, x->path);
