@@ -123,30 +123,54 @@ static inline bool gemma_outside(const gemma *m, uint32_t layer, const char *res
     return strncmp(rest, "ffn.", 4) == 0 && strstr(rest, "norm") == NULL && row >= view->ffn[layer];
 }
 
+/* What a name says of its weights. */
+typedef struct gemma_tensor {
+    const gemma *m;
+    uint64_t hash;
+    unsigned layer; /* of the whole model */
+    bool of_layer, of_layers;
+    char rest[64]; /* the name without its layer */
+    float base, scale;
+} gemma_tensor;
+
+static inline gemma_tensor gemma_find(const gemma *m, const char *name)
+{
+    gemma_tensor t = { .m = m, .of_layers = strcmp(name, "ple.table") == 0, .scale = 0.2f };
+    snprintf(t.rest, sizeof t.rest, "%s", name);
+    t.of_layer = sscanf(name, "layers.%u.%63s", &t.layer, t.rest) == 2;
+    if (t.of_layer) t.layer = m->layer_of[t.layer];
+    for (const char *c = t.rest; *c != '\0'; c++)
+        t.hash = (t.hash ^ (unsigned char)*c) * 1099511628211u;
+    if (strstr(name, "norm.weight") || strstr(name, "correct_scale")) {
+        t.base = 1;
+        t.scale = 0.3f;
+    } else if (strcmp(name, "embed") == 0 || strstr(name, "altup.router")) {
+        t.scale = 1;
+    } else if (strstr(name, "altup.p") || strstr(name, "altup.c")) {
+        t.scale = 0.4f;
+    }
+    return t;
+}
+
+static inline float gemma_element(const gemma_tensor *t, size_t row, size_t column)
+{
+    unsigned layer = t->layer;
+    if (t->of_layers) {
+        layer = t->m->layer_of[column / GEMMA_PLE];
+        column = layer * GEMMA_PLE + column % GEMMA_PLE;
+    }
+    if (t->m->poison != NULL && (t->of_layer || t->of_layers) && gemma_outside(t->m, layer, t->rest, row, column))
+        return NAN;
+    uint64_t hash = (t->hash ^ (layer + 1) * 0xd6e8feb86659fd93u ^ row * 65537 ^ column) * 0x9e3779b97f4a7c15u;
+    hash = (hash ^ hash >> 29) * 0xbf58476d1ce4e5b9u;
+    return t->base + t->scale * ((float)(int32_t)(hash >> 32) * 0x1p-31f);
+}
+
 /* Element (row, column) of `name`; of vectors (0, i). */
 static inline float gemma_weight(const gemma *m, const char *name, size_t row, size_t column)
 {
-    char rest[64];
-    unsigned layer = 0;
-    snprintf(rest, sizeof rest, "%s", name);
-    const bool of_layer = sscanf(name, "layers.%u.%63s", &layer, rest) == 2;
-    if (strcmp(name, "ple.table") == 0) {
-        layer = m->layer_of[column / GEMMA_PLE];
-        column = layer * GEMMA_PLE + column % GEMMA_PLE;
-    } else if (of_layer) {
-        layer = m->layer_of[layer];
-    }
-    if (m->poison != NULL && (of_layer || strcmp(name, "ple.table") == 0) && gemma_outside(m, layer, rest, row, column))
-        return NAN;
-    uint64_t hash = 14695981039346656037u ^ layer;
-    for (const char *c = rest; *c != '\0'; c++)
-        hash = (hash ^ (unsigned char)*c) * 1099511628211u;
-    hash = (hash ^ row * 65537 ^ column) * 0x9e3779b97f4a7c15u;
-    hash = (hash ^ hash >> 29) * 0xbf58476d1ce4e5b9u;
-    const float x = (float)(int32_t)(hash >> 32) * 0x1p-31f;
-    if (strstr(name, "norm.weight") || strstr(name, "correct_scale")) return 1 + 0.3f * x;
-    if (strcmp(name, "embed") == 0 || strstr(name, "altup.router")) return x;
-    return strstr(name, "altup.p") || strstr(name, "altup.c") ? 0.4f * x : 0.2f * x;
+    const gemma_tensor t = gemma_find(m, name);
+    return gemma_element(&t, row, column);
 }
 
 /* ---- The file ---- */
@@ -265,8 +289,9 @@ static inline void gemma_fill_panels(const gemma *m, const mfi_tensor *tensor, c
     const size_t n = (size_t)tensor->n, k = (size_t)tensor->k;
     float *values = malloc(n * k * sizeof *values);
     if (values == NULL) abort();
+    const gemma_tensor weights = gemma_find(m, name);
     for (size_t i = 0; i < n * k; i++)
-        values[i] = gemma_weight(m, name, row + i / k, column + i % k);
+        values[i] = gemma_element(&weights, row + i / k, column + i % k);
     mfk_pack(tensor->type, mfk_q4_table, n, k, values, k, panels, stride);
     free(values);
 }
@@ -274,9 +299,10 @@ static inline void gemma_fill_panels(const gemma *m, const mfi_tensor *tensor, c
 static inline void gemma_fill_table(const gemma *m, const mfi_tensor *tensor, unsigned char *body)
 {
     float values[GEMMA_LAYERS * GEMMA_PLE];
+    const gemma_tensor weights = gemma_find(m, tensor->name);
     for (size_t row = 0; row < tensor->n; row++, body += mfk_row_bytes(tensor->type, (size_t)tensor->k)) {
         for (size_t i = 0; i < tensor->k; i++)
-            values[i] = gemma_weight(m, tensor->name, row, i);
+            values[i] = gemma_element(&weights, row, i);
         mfk_pack_table_row(tensor->type, mfk_q4_table, (size_t)tensor->k, values, body);
     }
 }

@@ -23,10 +23,11 @@ static inline void ref_name(char name[64], uint32_t layer, const char *rest)
 /* y [n] = W x [k] */
 static inline void ref_linear(const gemma *m, const char *name, size_t n, size_t k, const double *x, double *y)
 {
+    const gemma_tensor w = gemma_find(m, name);
     for (size_t i = 0; i < n; i++) {
         y[i] = 0;
         for (size_t j = 0; j < k; j++)
-            y[i] += (double)gemma_weight(m, name, i, j) * x[j];
+            y[i] += (double)gemma_element(&w, i, j) * x[j];
     }
 }
 
@@ -44,10 +45,11 @@ static inline void ref_flat(const gemma *m, uint32_t layer, const char *rest, si
 {
     char name[64];
     ref_name(name, layer, rest);
+    const gemma_tensor w = gemma_find(m, name);
     for (size_t i = 0; i < n; i++) {
         y[i] = 0;
         for (size_t j = 0; j < k; j++)
-            y[i] += fmax(-clip, fmin(clip, (double)gemma_weight(m, name, 0, i * k + j))) * x[j];
+            y[i] += fmax(-clip, fmin(clip, (double)gemma_element(&w, 0, i * k + j))) * x[j];
     }
 }
 
