@@ -23,13 +23,6 @@ static void require(bool holds, const char *format, ...)
     abort();
 }
 
-uint32_t test_rounds(uint32_t usual)
-{
-    const char *given = getenv("MF_TEST_ROUNDS");
-    unsigned long rounds = given ? strtoul(given, NULL, 10) : 0;
-    return rounds ? (uint32_t)rounds : usual;
-}
-
 /* ---- Files ---- */
 
 temporary_path new_path(void)

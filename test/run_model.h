@@ -3,9 +3,7 @@
 #define RUN_MODEL_H
 
 #include "random_model.h"
-
-/* `usual`, or the environment variable MF_TEST_ROUNDS. */
-uint32_t test_rounds(uint32_t usual);
+#include "rounds.h"
 
 /* A .mf file in memory, page aligned. */
 typedef struct model_file {

@@ -21,6 +21,7 @@
 #include "host_threads.h"
 #include "page_pool.h"
 #include "platform.h"
+#include "rounds.h"
 #include "threads.h"
 
 /* ---- Splitting ---- */
@@ -91,15 +92,15 @@ static bool exchange_values(void *user, uint32_t stage, uint32_t thread, uint32_
 
 static void expect_exchanged(mfi_pool *pool, uint32_t n_thread)
 {
-    enum { RUNS = 20 };
+    const uint32_t n_run = test_rounds(20);
     exchange x = { .last = UINT_MAX };
     cr_assert_eq(mfi_pool_size(pool), n_thread);
-    for (unsigned run = 0; run < RUNS; run++)
+    for (unsigned run = 0; run < n_run; run++)
         mfi_pool_run_stages(pool, 2 * N_ROUND, exchange_values, &x);
     x.last = 6;
     mfi_pool_run_stages(pool, 2 * N_ROUND, exchange_values, &x);
     for (uint32_t t = 0; t < n_thread; t++)
-        cr_assert(x.wrong[t] == 0 && x.stages[t] == RUNS * 2 * N_ROUND + x.last + 1);
+        cr_assert(x.wrong[t] == 0 && x.stages[t] == n_run * 2 * N_ROUND + x.last + 1);
 }
 
 Test(threads, stages_keep_all_threads_together_and_end_where_they_say)
