@@ -397,6 +397,84 @@ Test(many_threads, a_forward_that_another_thread_cancels_ends_between_layers)
     random_model_free(&random);
 }
 
+typedef struct text {
+    int32_t tokens[64];
+    size_t n;
+} text;
+
+static int note_token(void *user, const mf_token_event *event)
+{
+    text *t = user;
+    t->tokens[t->n++] = event->token;
+    return 0;
+}
+
+/* Wherever another thread cancels while one view drafts and another verifies, what was reported is what there would have
+ * been, and the text goes on from there as if nothing had been. */
+Test(many_threads, a_drafted_text_that_another_thread_cancels_goes_on_where_it_was)
+{
+    enum { TOKENS = 24 };
+    random_model random;
+    random_shape shape = { "small", 3, 32, 32, 4, 2, 128, 61, 96, 3, MFI_NORM_RMS, MFI_FFN_GATED, MFK_SILU, true, 0 };
+    cr_assert(random_model_init_shape(&random, &shape, 10) == MF_OK);
+    model_file file = make_random_file(&random, MFK_BF16, MFI_RAW, false);
+    mf_model *model = open_file(&file, NULL);
+    mf_submodel *wide = take_named(model, "L"), *narrow = take_named(model, "S");
+    canceller c = { .h = { .kind = HOST_THREADED } };
+    mf_executor_options how = MF_EXECUTOR_OPTIONS_INIT;
+    mf_executor *executor = NULL;
+    how.n_thread = 2;
+    how.parallel_for = cancel_within;
+    how.parallel_for_user = &c;
+    cr_assert(mf_executor_create(&executor, model, &how, NULL) == MF_OK);
+    text expected = { .n = 0 };
+    mf_generate_options options = MF_GENERATE_OPTIONS_INIT;
+    options.tokens = (const int32_t[]){ 3, 1, 4 };
+    options.n_token = 3;
+    options.max_tokens = TOKENS;
+    options.ignore_eos = 1;
+    options.on_token = note_token;
+    options.user = &expected;
+    c.session = new_session(model);
+    cr_assert(mf_generate(executor, c.session, wide, &options, NULL, NULL) == MF_OK && expected.n == TOKENS);
+    mf_session_close(c.session);
+
+    unsigned n_cancelled = 0, step = 1 + 24 / test_rounds(2); /* not a multiple of a layer's stages */
+    for (unsigned at = 1;; at += step) {
+        text found = { .n = 0 };
+        mf_generate_options drafted = options;
+        drafted.draft = narrow;
+        drafted.draft_tokens = 3;
+        drafted.user = &found;
+        c.session = new_session(model);
+        c.h.loops = 0;
+        c.at_loop = at;
+        const mf_status status = mf_generate(executor, c.session, wide, &drafted, NULL, NULL);
+        const bool was_reached = c.h.loops >= at;
+        c.at_loop = 0;
+        cr_assert(status == MF_OK || (was_reached && status == MF_E_CANCELLED));
+        n_cancelled += status != MF_OK;
+        if (status != MF_OK) {
+            const uint32_t position = mf_session_position(c.session);
+            cr_assert_eq(position, found.n > 0 ? 3 + (uint32_t)found.n : position == 0 ? 0 : 3);
+            if (position > 0) drafted.n_token = 0;
+            drafted.max_tokens = (uint32_t)(TOKENS - found.n);
+            if (found.n < TOKENS) cr_assert(mf_generate(executor, c.session, wide, &drafted, NULL, NULL) == MF_OK);
+        }
+        cr_assert(found.n == TOKENS && memcmp(found.tokens, expected.tokens, sizeof expected.tokens) == 0, "loop %u",
+                  at);
+        mf_session_close(c.session);
+        if (!was_reached) break;
+    }
+    cr_assert_gt(n_cancelled, 20);
+    mf_executor_close(executor);
+    mf_submodel_close(narrow);
+    mf_submodel_close(wide);
+    mf_model_close(model);
+    drop_file(&file);
+    random_model_free(&random);
+}
+
 /* A number of microseconds that means none must not be taken for one. */
 Test(many_threads, workers_told_not_to_spin_use_no_processor_time_after_a_call)
 {
