@@ -3,6 +3,7 @@
 #include "run_model.h"
 #include "arena.h"
 #include "counting_allocator.h"
+#include "plan_fixture.h"
 #include "tokenizer.h"
 
 #include <criterion/criterion.h>
@@ -14,7 +15,20 @@ enum { LENGTH = 80 };
 
 static const int32_t tokens[LENGTH] = { 5, 3, 1, 2, 90, 17, 4 };
 
-/* tiny with a tokenizer of plain bytes, so that generation has text to keep. */
+/* With a plan, which a file gets after it was written. */
+static model_file with_plan(model_file file, const mfi_config *config)
+{
+    temporary_path path = new_path();
+    FILE *out = fopen(path.text, "wb");
+    cr_assert(out && fwrite(file.data, 1, file.bytes, out) == file.bytes && fclose(out) == 0);
+    cr_assert(plan_fixture_store(path.text, config, 20, "", NULL) == MF_OK);
+    drop_file(&file);
+    file = read_file(path.text);
+    remove(path.text);
+    return file;
+}
+
+/* tiny with a plan, and a tokenizer of plain bytes, so that generation has text to keep. */
 static model_file make_tiny(mfi_storage storage)
 {
     random_model random;
@@ -27,7 +41,7 @@ static model_file make_tiny(mfi_storage storage)
     cr_assert(mfi_tokenizer_store(&blob, &bytes, &c_library, NULL, 0, 0, NULL) == MF_OK);
     const char *metadata[] = { "title", "tiny", NULL };
     mfi_save_options options = { MFK_BF16, storage, false, blob, bytes, metadata };
-    model_file file = make_file(&random.config, random_model_weights(&random), &options);
+    model_file file = with_plan(make_file(&random.config, random_model_weights(&random), &options), &random.config);
     mfi_free(&c_library, blob, bytes);
     random_model_free(&random);
     return file;
@@ -37,7 +51,7 @@ static model_file make_tiny(mfi_storage storage)
 
 typedef struct life {
     mf_model *model;
-    mf_submodel *view, *text_view;
+    mf_submodel *view, *text_view, *planned;
     mf_executor *executor;
     mf_session *session, *fork, *loaded;
     mf_sampler *sampler;
@@ -79,32 +93,34 @@ static mf_status step(life *l, uint32_t index, const model_file *file, const mf_
     case 2:
         return mf_extract_submodel_text(&l->text_view, l->model, "S;heads=3x3", error);
     case 3:
+        return mf_extract_submodel_text(&l->planned, l->model, "bytes<=6000", error);
+    case 4:
         return mf_executor_create(&l->executor, l->model, &(mf_executor_options){ sizeof(mf_executor_options), 2 },
                                   error);
-    case 4:
-        return mf_session_create(&l->session, l->model, NULL, error);
     case 5:
-        return mf_session_create(&l->loaded, l->model, NULL, error);
+        return mf_session_create(&l->session, l->model, NULL, error);
     case 6:
-        return forward(l, l->session, 0, 70, error);
+        return mf_session_create(&l->loaded, l->model, NULL, error);
     case 7:
-        return mf_session_fork(&l->fork, l->session, error);
+        return forward(l, l->session, 0, 70, error);
     case 8:
-        return forward(l, l->fork, 70, 5, error);
+        return mf_session_fork(&l->fork, l->session, error);
     case 9:
-        return mf_session_save(l->session, l->path, error);
+        return forward(l, l->fork, 70, 5, error);
     case 10:
-        return mf_session_load(l->loaded, l->path, error);
+        return mf_session_save(l->session, l->path, error);
     case 11:
-        return forward(l, l->loaded, 70, 5, error);
+        return mf_session_load(l->loaded, l->path, error);
     case 12:
+        return forward(l, l->loaded, 70, 5, error);
+    case 13:
         return mf_sampler_create(&l->sampler, l->model, NULL, error);
     default:
         return generate(l, error);
     }
 }
 
-enum { STEPS = 14 };
+enum { STEPS = 15 };
 
 static void end_life(life *l)
 {
@@ -115,6 +131,7 @@ static void end_life(life *l)
     mf_executor_close(l->executor);
     mf_submodel_close(l->view);
     mf_submodel_close(l->text_view);
+    mf_submodel_close(l->planned);
     mf_model_close(l->model);
 }
 

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "container_fixup.h"
+#include "matformer_tools.h"
 #include "plan_fixture.h"
 #include "platform.h"
 #include "run_model.h"
@@ -437,5 +438,39 @@ Test(stored_plan, a_killed_update_leaves_the_old_plan_or_the_new_one)
     }
     cr_assert(n_seen[1] > 0); /* it was not killed before it began, each time */
     store(&s, 12, "");        /* the lock went with the process */
+    close_stage(&s);
+}
+
+/* ---- In parts ---- */
+
+/* The plan is with the head, and answers for the shells that are there; it may be replaced there too. */
+Test(stored_plan, a_file_in_parts_has_its_plan_in_the_head)
+{
+    stage s = open_stage();
+    char head[160], part[160];
+    mf_split_options options = MF_SPLIT_OPTIONS_INIT;
+    mf_error error = MF_ERROR_INIT;
+    mf_plan_info info = MF_PLAN_INFO_INIT;
+    store(&s, 20, "");
+    snprintf(head, sizeof head, "%s-head.mf", s.path.text);
+    snprintf(part, sizeof part, "%s-head.shell2.mfpart", s.path.text);
+    cr_assert(mf_split(s.path.text, head, &options, &error) == MF_OK, "%s", error.detail);
+    for (uint32_t n_shell = 3; n_shell >= 2; n_shell--) {
+        mf_model *model = open_path(head);
+        mf_submodel_spec spec = MF_SUBMODEL_SPEC_INIT;
+        cr_assert(mf_model_plan_info(model, &info) == MF_OK && info.n_entry == (n_shell == 3 ? 20 : 30));
+        for (uint64_t bytes = 1000; bytes < 30000; bytes += 500) {
+            spec.max_bytes = bytes;
+            check_budget(model, &spec, n_shell);
+        }
+        mf_model_close(model);
+        if (n_shell == 3) {
+            cr_assert(plan_fixture_store(head, &s.random.config, 30, "", &error) == MF_OK, "%s", error.detail);
+            cr_assert(unlink(part) == 0);
+        }
+    }
+    snprintf(part, sizeof part, "%s-head.shell1.mfpart", s.path.text);
+    unlink(part);
+    unlink(head);
     close_stage(&s);
 }
