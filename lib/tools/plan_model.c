@@ -104,7 +104,9 @@ mf_status mfi_plan_space_make(mfi_plan_space *space, mf_model *model, mf_error *
     memset(space, 0, sizeof *space);
     space->n_layer = info.n_layer;
     if (info.n_shell_resident < info.n_shell)
-        return mfi_fail(error, MF_E_NOT_RESIDENT, "a plan wants all of the model loaded, not %u of %u shells",
+        return mfi_fail(error, MF_E_NOT_RESIDENT,
+                        "a plan wants all of the model: %u of %u shells are loaded; attach the parts "
+                        "that are missing, and grow",
                         info.n_shell_resident, info.n_shell);
     for (uint32_t g = 0; g < info.n_granularity; g++) {
         mf_submodel *view = NULL;
