@@ -297,6 +297,7 @@ mf_status mfi_plan_draft(const mf_model *model, bool greedy, mf_plan_draft *draf
     const mfi_stored_plan *plan = model->plan;
     if (plan == NULL || plan->machine[0] == '\0') return MF_E_NOT_FOUND;
     const mfi_file_plan *file = plan->file;
+    if (!(file->verify_ms[0] > 0)) return MF_E_NOT_FOUND;
     const uint32_t last = file->n_entry - 1;
     const double whole = (double)mfi_plan_entry_at(plan, last)->decode_ms;
     double best = 1;
@@ -307,7 +308,7 @@ mf_status mfi_plan_draft(const mf_model *model, bool greedy, mf_plan_draft *draf
         if (!(c > 0) || !shares_cache(model, mfi_plan_layers_at(plan, i), mfi_plan_layers_at(plan, last))) continue;
         for (uint32_t g = 1; g <= MFI_PLAN_DRAFT_MAX; g++) {
             /* More rows read no less: what says otherwise is noise of the clock. */
-            const double v = fmax(1, (double)(file->verify_ms[g] / file->verify_ms[0]));
+            const double v = fmax(1, (double)file->verify_ms[g] / (double)file->verify_ms[0]);
             const double speedup = tokens_of_round(a, g) / (g * c + v);
             if (!(speedup > best)) continue;
             best = speedup;
