@@ -2,6 +2,8 @@
 #ifndef MFI_STATUS_H
 #define MFI_STATUS_H
 
+#include <stddef.h>
+
 #include "matformer.h"
 
 #if defined(__GNUC__)
@@ -13,6 +15,10 @@
 /* Writes the status and the sentence to `error` (may be NULL) and returns the status:
  * `return mfi_fail(error, MF_E_FORMAT, "tensor %s: ...", name);` */
 mf_status mfi_fail(mf_error *error, mf_status status, const char *format, ...) MFI_PRINTF(3, 4);
+
+/* The size of a struct whose last field in its first release is `last`: what a caller has at least. Not sizeof, which
+ * grows with the struct. */
+#define MFI_FIRST_BYTES(type, last) (offsetof(type, last) + sizeof(((type *)0)->last))
 
 /* Copies the caller's `options` (may be NULL) over `full`, whose first `full_bytes` hold zeros after its
  * struct_size. `first_bytes` is the struct's size in its first release. Refused: smaller than that, larger

@@ -10,9 +10,6 @@
 #include "session.h"
 #include "status.h"
 
-/* The request's size in its first release. */
-#define FIRST_REQUEST_BYTES (offsetof(mf_request, elapsed_ns) + sizeof(uint64_t))
-
 typedef struct forward {
     mf_executor *executor;
     unsigned char *requests;
@@ -165,7 +162,7 @@ static mf_status check_call(forward *f, size_t *n_marked)
 {
     *n_marked = 0;
     if (f->requests == NULL || f->n_request == 0) return mfi_fail(f->error, MF_E_INVALID, "no requests");
-    if (f->stride < FIRST_REQUEST_BYTES || f->stride > 4096 || f->stride % sizeof(void *) != 0)
+    if (f->stride < MFI_FIRST_BYTES(mf_request, elapsed_ns) || f->stride > 4096 || f->stride % sizeof(void *) != 0)
         return mfi_fail(f->error, MF_E_STRUCT_SIZE, "request_bytes %zu is not the size of an mf_request", f->stride);
     if (f->n_request > f->executor->max_requests)
         return mfi_fail(f->error, MF_E_INVALID, "%zu requests; the executor was created for %u", f->n_request,

@@ -79,8 +79,10 @@ mf_status mf_convert(const mf_source *source, const char *path, const mf_convert
     if (!source || !path) return mfi_fail(error, MF_E_INVALID, "source or path is NULL");
     mf_convert_options o = { 0 };
     mf_convert_report full = { 0 };
-    mf_status status = mfi_read_options(&o, sizeof o, sizeof o, options, "mf_convert_options", error);
-    if (status == MF_OK && report && mfi_write_info(report, &full, sizeof full, sizeof full) != MF_OK)
+    mf_status status = mfi_read_options(&o, sizeof o, MFI_FIRST_BYTES(mf_convert_options, submodel), options,
+                                        "mf_convert_options", error);
+    if (status == MF_OK && report &&
+        mfi_write_info(report, &full, sizeof full, MFI_FIRST_BYTES(mf_convert_report, role)) != MF_OK)
         status = mfi_fail(error, MF_E_STRUCT_SIZE, "mf_convert_report: fill the struct with its INIT macro");
     if (status == MF_OK) status = check_options(source, &o, error);
     if (status != MF_OK) return status;
@@ -106,7 +108,7 @@ mf_status mf_convert(const mf_source *source, const char *path, const mf_convert
     status = save_source(source, &o, &save, path, error);
     if (status == MF_OK && report) {
         fill_report(&full, &save);
-        mfi_write_info(report, &full, sizeof full, sizeof full);
+        mfi_write_info(report, &full, sizeof full, MFI_FIRST_BYTES(mf_convert_report, role));
     }
     mfi_fp_leave(mode);
     return status;

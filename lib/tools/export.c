@@ -409,7 +409,8 @@ mf_status mf_export(const mf_source *source, const char *path, const mf_export_o
 {
     if (!source || !path || !path[0]) return mfi_fail(error, MF_E_INVALID, "source or path is NULL or empty");
     mf_export_options o = { 0 };
-    mf_status status = mfi_read_options(&o, sizeof o, sizeof o, options, "mf_export_options", error);
+    mf_status status = mfi_read_options(&o, sizeof o, MFI_FIRST_BYTES(mf_export_options, progress_user), options,
+                                        "mf_export_options", error);
     if (status != MF_OK) return status;
     if (o.format > MF_EXPORT_GGUF || o.type > MF_WEIGHT_Q8)
         return mfi_fail(error, MF_E_INVALID, "a format or type that exports do not have");

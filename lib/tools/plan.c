@@ -192,7 +192,8 @@ mf_status mf_plan_make(mf_plan **out, mf_model *model, const mf_plan_options *op
     *out = NULL;
     if (!model || !options) return mfi_fail(error, MF_E_INVALID, "model or options is NULL");
     mf_plan_options o = MF_PLAN_OPTIONS_INIT;
-    mf_status status = mfi_read_options(&o, sizeof o, sizeof o, options, "mf_plan_options", error);
+    mf_status status =
+        mfi_read_options(&o, sizeof o, MFI_FIRST_BYTES(mf_plan_options, allocator), options, "mf_plan_options", error);
     if (status == MF_OK) status = check_options(&o, error);
     if (status != MF_OK) return status;
     o.allocator = mfi_allocator(&o.allocator);
@@ -278,7 +279,8 @@ mf_status mf_plan_entry_get(const mf_plan *plan, int all, uint32_t index, mf_pla
 {
     mf_plan_entry full = MF_PLAN_ENTRY_INIT;
     if (!plan || !entry) return MF_E_INVALID;
-    mf_status status = mfi_read_options(&full, sizeof full, sizeof full, entry, "mf_plan_entry", NULL);
+    mf_status status =
+        mfi_read_options(&full, sizeof full, MFI_FIRST_BYTES(mf_plan_entry, text_bytes), entry, "mf_plan_entry", NULL);
     if (status != MF_OK) return status;
     if (index >= (all ? plan->n_all : plan->n_entry)) return MF_E_RANGE;
     if (!full.text && full.text_capacity != 0) return MF_E_INVALID;
@@ -300,7 +302,7 @@ mf_status mf_plan_entry_get(const mf_plan *plan, int all, uint32_t index, mf_pla
         full.text[fitting - 1] = '\0';
         if (fitting < full.text_bytes) status = MF_E_CAPACITY;
     }
-    mfi_write_info(entry, &full, sizeof full, sizeof full);
+    mfi_write_info(entry, &full, sizeof full, MFI_FIRST_BYTES(mf_plan_entry, text_bytes));
     return status;
 }
 
@@ -341,7 +343,8 @@ mf_status mf_plan_score_views(mf_model *model, const mf_submodel *const *views, 
     mf_model_info info = MF_MODEL_INFO_INIT;
     mfi_scorer *scorer = NULL;
     mfi_record *record = NULL;
-    mf_status status = mfi_read_options(&o, sizeof o, sizeof o, options, "mf_plan_options", error);
+    mf_status status =
+        mfi_read_options(&o, sizeof o, MFI_FIRST_BYTES(mf_plan_options, allocator), options, "mf_plan_options", error);
     if (status != MF_OK) return status;
     o.allocator = mfi_allocator(&o.allocator);
     mf_model_info_get(model, &info);

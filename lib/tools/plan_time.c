@@ -198,7 +198,8 @@ static mf_status time_in_turn(stopwatch *w, measurement measure, const mf_submod
 static mf_plan_options fill_options(const mf_plan_options *options, mf_error *error, mf_status *status)
 {
     mf_plan_options o = MF_PLAN_OPTIONS_INIT;
-    *status = mfi_read_options(&o, sizeof o, sizeof o, options, "mf_plan_options", error);
+    *status =
+        mfi_read_options(&o, sizeof o, MFI_FIRST_BYTES(mf_plan_options, allocator), options, "mf_plan_options", error);
     o.allocator = mfi_allocator(&o.allocator);
     o.n_thread = o.n_thread ? o.n_thread : mfi_usable_cores();
     return o;

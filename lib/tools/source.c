@@ -36,7 +36,8 @@ mf_status mf_source_open(mf_source **out, const char *path, const mf_source_opti
     *out = NULL;
     if (!path) return mfi_fail(error, MF_E_INVALID, "path is NULL");
     mf_source_options o = { 0 };
-    mf_status status = mfi_read_options(&o, sizeof o, sizeof o, options, "mf_source_options", error);
+    mf_status status = mfi_read_options(&o, sizeof o, MFI_FIRST_BYTES(mf_source_options, allocator), options,
+                                        "mf_source_options", error);
     if (status != MF_OK) return status;
     o.allocator = mfi_allocator(&o.allocator);
     mf_source *source = mfi_alloc(&o.allocator, sizeof *source);
@@ -76,5 +77,7 @@ mf_status mfi_source_slice(mfi_slice **out, const mf_source *source, const char 
 
 mf_status mf_source_info_get(const mf_source *source, mf_source_info *info)
 {
-    return source ? mfi_write_info(info, &source->info, sizeof source->info, sizeof source->info) : MF_E_INVALID;
+    return source ? mfi_write_info(info, &source->info, sizeof source->info,
+                                   MFI_FIRST_BYTES(mf_source_info, has_tokenizer))
+                  : MF_E_INVALID;
 }

@@ -59,7 +59,7 @@ mf_status mf_source_model_info(const mf_source *source, mf_model_info *info)
                                  .patch_size = config->vit.patch_size,
                                  .n_channel = config->vit.n_channel,
                                  .n_class = config->vit.n_class };
-    return mfi_write_info(info, &full, sizeof full, sizeof full);
+    return mfi_write_info(info, &full, sizeof full, MFI_FIRST_BYTES(mf_model_info, arithmetic));
 }
 
 mf_status mf_source_size_get(const mf_source *source, uint32_t index, mf_source_size *size, mf_error *error)
@@ -87,7 +87,7 @@ mf_status mf_source_size_get(const mf_source *source, uint32_t index, mf_source_
         if (width > full.ffn_most) full.ffn_most = width;
     }
     mfi_slice_free(slice);
-    status = mfi_write_info(size, &full, sizeof full, sizeof full);
+    status = mfi_write_info(size, &full, sizeof full, MFI_FIRST_BYTES(mf_source_size, bytes_per_token));
     return status == MF_OK ? status : mfi_fail(error, status, "mf_source_size: fill the struct with its INIT macro");
 }
 
@@ -171,7 +171,7 @@ mf_status mf_source_tensor_get(const mf_source *source, uint32_t index, mf_sourc
                               .n_weight = mfi_source_rows(t) * mfi_source_columns(t),
                               .bytes = t->bytes };
     memcpy(full.dim, t->dim, sizeof full.dim);
-    return mfi_write_info(tensor, &full, sizeof full, sizeof full);
+    return mfi_write_info(tensor, &full, sizeof full, MFI_FIRST_BYTES(mf_source_tensor, reserved));
 }
 
 mf_status mf_source_measure(const mf_source *source, uint32_t index, uint32_t max_rows, mf_source_rounding *rounding,
@@ -186,7 +186,8 @@ mf_status mf_source_measure(const mf_source *source, uint32_t index, uint32_t ma
     mfi_schema_each(source->config, visit_use, &u);
     mfi_fp_leave(mode);
     if (u.status != MF_OK) return u.status;
-    const mf_status status = mfi_write_info(rounding, &full, sizeof full, sizeof full);
+    const mf_status status =
+        mfi_write_info(rounding, &full, sizeof full, MFI_FIRST_BYTES(mf_source_rounding, error_square_sum));
     return status == MF_OK ? status
                            : mfi_fail(error, status, "mf_source_rounding: fill the struct with its INIT macro");
 }

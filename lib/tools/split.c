@@ -241,7 +241,8 @@ mf_status mf_split(const char *path, const char *out, const mf_split_options *op
 {
     if (!path || !out || !out[0]) return mfi_fail(error, MF_E_INVALID, "path or out is NULL or empty");
     mf_split_options o = { 0 };
-    mf_status status = mfi_read_options(&o, sizeof o, sizeof o, options, "mf_split_options", error);
+    mf_status status = mfi_read_options(&o, sizeof o, MFI_FIRST_BYTES(mf_split_options, allocator), options,
+                                        "mf_split_options", error);
     if (status != MF_OK) return status;
     o.allocator = mfi_allocator(&o.allocator);
     splitter s = { .options = &o, .out = out, .error = error };

@@ -38,7 +38,8 @@ mf_status mf_trainer_export(mf_trainer *trainer, const char *path, const mf_trai
     if (!trainer || !path) return mfi_fail(error, MF_E_INVALID, "trainer or path is NULL");
     mf_train_export_options o;
     memset(&o, 0, sizeof(o));
-    mf_status status = mfi_read_options(&o, sizeof(o), sizeof(o), options, "mf_train_export_options", error);
+    mf_status status = mfi_read_options(&o, sizeof(o), MFI_FIRST_BYTES(mf_train_export_options, metadata), options,
+                                        "mf_train_export_options", error);
     if (status != MF_OK) return status;
     mfi_save_options save = {
         .type = o.type == MF_TRAIN_BF16 ? MFK_BF16 : MFK_F32,

@@ -234,7 +234,7 @@ mf_status mf_trainer_info_get(const mf_trainer *trainer, mf_trainer_info *info)
     full.tokens_per_step = trainer->options.batch * trainer->options.sequence;
     full.gemm = trainer->gemm_name;
     full.run = mfi_train_run_hash(trainer);
-    return mfi_write_info(info, &full, sizeof(full), sizeof(full));
+    return mfi_write_info(info, &full, sizeof(full), MFI_FIRST_BYTES(mf_trainer_info, run));
 }
 
 uint64_t mf_trainer_step_count(const mf_trainer *trainer)
@@ -349,7 +349,8 @@ mf_status mf_trainer_step(mf_trainer *trainer, mf_train_report *report, mf_error
         full.loss[g] = g >= first && g < end ? loss[g] / (double)full.n_token : NAN;
     full.elapsed_ns = mfi_now_ns() - begin;
     full.tokens_per_second = 1e9 * (double)full.n_token / (double)full.elapsed_ns;
-    return report ? mfi_write_info(report, &full, sizeof(full), sizeof(full)) : MF_OK;
+    return report ? mfi_write_info(report, &full, sizeof(full), MFI_FIRST_BYTES(mf_train_report, tokens_per_second))
+                  : MF_OK;
 }
 
 /* ---- Evaluation ---- */

@@ -40,7 +40,8 @@ mf_status mfi_train_config(mfi_config *config, const mf_train_model *given, uint
 {
     mf_train_model m;
     memset(&m, 0, sizeof(m));
-    mf_status status = mfi_read_options(&m, sizeof(m), sizeof(m), given, "mf_train_model", error);
+    mf_status status =
+        mfi_read_options(&m, sizeof(m), MFI_FIRST_BYTES(mf_train_model, may_skip), given, "mf_train_model", error);
     if (status != MF_OK) return status;
     uint32_t n_granularity = m.granularities ? m.n_granularity : (uint32_t)MFI_COUNT(default_granularities);
     if (m.n_layer == 0 || m.n_layer > MFI_MAX_LAYER || m.d_model == 0 || m.d_model > MAX_EXTENT || m.n_head == 0 ||
@@ -95,8 +96,8 @@ static void fill(double *value, double default_value)
 mf_status mfi_train_options(mf_trainer_options *options, const mf_trainer_options *given, mf_error *error)
 {
     memset(options, 0, sizeof(*options));
-    mf_status status =
-        mfi_read_options(options, sizeof(*options), sizeof(*options), given, "mf_trainer_options", error);
+    mf_status status = mfi_read_options(options, sizeof(*options), MFI_FIRST_BYTES(mf_trainer_options, allocator),
+                                        given, "mf_trainer_options", error);
     if (status != MF_OK) return status;
     if (options->batch == 0) options->batch = 16;
     if (options->sequence == 0) options->sequence = 256;
@@ -164,7 +165,8 @@ mf_status mfi_train_view_read(const mf_trainer *trainer, const mf_train_view *gi
     const mfi_config *config = &trainer->config;
     mf_train_view view;
     memset(&view, 0, sizeof(view));
-    mf_status status = mfi_read_options(&view, sizeof(view), sizeof(view), given, "mf_train_view", error);
+    mf_status status =
+        mfi_read_options(&view, sizeof(view), MFI_FIRST_BYTES(mf_train_view, heads), given, "mf_train_view", error);
     if (status != MF_OK) return status;
     uint32_t base = config->n_granularity - 1;
     if (view.granularity) {
