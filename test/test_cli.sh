@@ -695,6 +695,24 @@ expect 0 convert "$folder/planned.mf" "$folder/moved.mf" --type q8 --force
 expect 1 run "$folder/moved.mf" -s "params<=1e9" -p A -n 1
 expect 0 plan "$folder/planned.mf" --self-text --tokens 32 --context 16 -n 6 --rounds 1 --threads 1 --json
 json '"drawn" in o["calibration"] and o["plan"]["evaluations"] == 6'
+# Nothing that was read is written over, and what cannot be written is known before anything is measured.
+cp "$story" "$folder/text.txt"
+cp "$folder/planned.mf" "$folder/as-it-was.mf"
+refused_output() { # what it says, and the options
+    sentence=$1
+    shift
+    expect 1 plan "$folder/planned.mf" --text "$folder/text.txt" -n 8 "$@"
+    says "$sentence"
+}
+for option in --out --svg --resume; do
+    refused_output "over the model" $option "$folder/planned.mf"
+    refused_output "over a text" $option "$folder/text.txt"
+done
+refused_output "it is the file of --out" --out "$folder/a" --svg "$folder/a"
+refused_output "it is the file of --svg" --svg "$folder/a" --resume "$folder/a"
+refused_output "its folder" --svg "$folder/none/a.svg"
+refused_output "not a regular file" --out "$folder"
+cmp "$story" "$folder/text.txt" && cmp "$folder/planned.mf" "$folder/as-it-was.mf" || fail "plan wrote over what it read"
 expect 2 plan "$folder/planned.mf"
 says "\-\-text"
 expect 1 plan "$folder/llama" --text "$story" -n 8

@@ -1,11 +1,14 @@
 /* cmd_plan.c - `matformer plan`: which widths are best for a budget, measured, compared, drawn and stored in the file. */
+#include <errno.h>
 #include <math.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cli_corpus.h"
 #include "cli_image.h"
+#include "cli_outputs.h"
 #include "commands.h"
 #include "plan.h"
 
@@ -190,6 +193,25 @@ static mf_status read_calibration(planning *p, mf_error *error)
 {
     if (p->images.count > 0) return read_images(p, error);
     return p->self_text ? write_text(p, error) : read_texts(p, error);
+}
+
+/* What is written at the end is looked at before anything is measured, and replaces nothing that was read. */
+static mf_status check_outputs(const planning *p, mf_error *error)
+{
+    const cli_output outputs[] = { { "out", p->out }, { "svg", p->svg }, { "resume", p->resume } };
+    mf_status status = cli_outputs_differ(outputs, CLI_COUNT(outputs), error);
+    for (size_t i = 0; i < CLI_COUNT(outputs) && status == MF_OK; i++) {
+        status = cli_output_spares(&outputs[i], p->path, "the model", error);
+        for (size_t j = 0; j < p->images.count && status == MF_OK; j++)
+            status = cli_output_spares(&outputs[i], p->images.items[j], "an image", error);
+        if (status == MF_OK) status = cli_output_spares_texts(&outputs[i], &p->corpus, "text", error);
+        if (status == MF_OK) status = cli_output_spares_texts(&outputs[i], &p->held_out_corpus, "held-out", error);
+        if (status == MF_OK) status = cli_output_can_be_written(&outputs[i], error);
+    }
+    if (status != MF_OK || p->no_store || access(p->path, W_OK) == 0) return status;
+    snprintf(error->detail, sizeof error->detail, "%s: no plan can be stored there: %s; --no-store stores none",
+             p->path, strerror(errno));
+    return error->status = MF_E_IO;
 }
 
 /* ---- Results ---- */
@@ -406,6 +428,7 @@ static mf_status look_up(planning *p, mf_error *error)
 static mf_status make_plan(planning *p, mf_error *error)
 {
     mf_status status = p->measure ? MF_OK : read_calibration(p, error);
+    if (status == MF_OK) status = check_outputs(p, error);
     if (status == MF_OK && p->measure) {
         status = mf_plan_read(&p->plan, p->model, error);
         if (status == MF_OK) status = time_entries(p, p->plan, error);

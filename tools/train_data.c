@@ -4,8 +4,8 @@
 #include <string.h>
 
 #include "cli_directory.h"
+#include "cli_outputs.h"
 #include "train_data.h"
-#include "train_paths.h"
 
 static mf_status invalid(mf_error *error, const char *format, const char *text)
 {
@@ -156,13 +156,28 @@ static mf_status fill_options(train_data *data, train_options *options, mf_error
     return MF_OK;
 }
 
+/* The log is opened before the first step, and may be a device. */
+static mf_status check_outputs(const train_options *options, const train_data *data, mf_error *error)
+{
+    const cli_output outputs[] = { { "out", options->out },
+                                   { "checkpoint", options->checkpoint },
+                                   { "log", options->log } };
+    mf_status status = cli_outputs_differ(outputs, CLI_COUNT(outputs), error);
+    for (size_t i = 0; i < CLI_COUNT(outputs) && status == MF_OK; i++) {
+        status = cli_output_spares_texts(&outputs[i], &data->train, "data", error);
+        if (status == MF_OK) status = cli_output_spares_texts(&outputs[i], &data->valid, "valid", error);
+        if (status == MF_OK && i < 2) status = cli_output_can_be_written(&outputs[i], error);
+    }
+    return status;
+}
+
 mf_status train_data_prepare(train_data *data, train_options *options, mf_error *error)
 {
     data->eos = -1;
     mf_status status = MF_OK;
     if (options->valid.count > 0) status = cli_corpus_read(&data->valid, &options->valid, NULL, error);
     if (status == MF_OK) status = cli_corpus_read(&data->train, &options->data, &data->valid, error);
-    if (status == MF_OK) status = train_paths_check(options, data, error);
+    if (status == MF_OK) status = check_outputs(options, data, error);
     if (status == MF_OK)
         status = options->tokenizer ? borrow_tokenizer(data, options, error)
                                     : learn_tokenizer(data, options->n_vocab, error);
