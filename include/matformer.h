@@ -188,9 +188,10 @@ typedef struct mf_model_options {
             NULL, NULL, { NULL, NULL, NULL }, 0                                                                      \
     }
 
-/* Opens `path`: a .mf file, with the parts that `matformer export --shells` cut from it where they lie beside it; or, packed into memory as it opens (matrices in the type that keeps their values best: other
- * people's blocks of 4 to 6 bits become Q8), a Hugging Face folder (config.json and safetensors) or a GGUF file, of Llama,
- * Gemma 3n, MatFormer-OLMo or ViT. Then `load`, `verify` and `widest` have no meaning, the files may go afterwards, and
+/* Opens `path`: a .mf file, with the parts that `matformer export --shells` cut from it where they lie beside it (one that
+ * is short, damaged or another model's counts as missing, and the log says why); or, packed into memory as it opens
+ * (matrices in the type that keeps their values best: other people's blocks of 4 to 6 bits become Q8), a Hugging Face
+ * folder (config.json and safetensors) or a GGUF file, of Llama, Gemma 3n, MatFormer-OLMo or ViT. Then `load`, `verify` and `widest` have no meaning, the files may go afterwards, and
  * `mf_convert` of matformer_tools.h makes the .mf file that opens at once. The path is copied. */
 MF_API mf_status mf_model_open(mf_model **out, const char *path, const mf_model_options *options, mf_error *error);
 

@@ -586,6 +586,22 @@ expect 0 run "$model" --size L --prompt Once -n 5
 cp "$folder/out" "$folder/whole_text"
 expect 0 run "$folder/split/m.mf" --size L --prompt Once -n 5
 cmp -s "$folder/out" "$folder/whole_text" || fail "a model in parts writes another text"
+expect 1 info "$folder/split/m.shell2.mfpart"
+says "a part of a model"
+# A part that is short, or damaged within, counts as missing, and is named: --verify fails.
+cp "$folder/split/m.shell2.mfpart" "$folder/part"
+for damage in short flipped; do
+    if [ $damage = short ]; then
+        head -c 5000 "$folder/part" > "$folder/split/m.shell2.mfpart"
+    else
+        { head -c -4 "$folder/part" && printf 'none'; } > "$folder/split/m.shell2.mfpart"
+    fi
+    expect 0 run "$folder/split/m.mf" --size M --prompt Once -n 5
+    says "^matformer: warning: .*m.shell2.mfpart"
+    expect 0 info "$folder/split/m.mf"
+    says " absent$" out
+    expect 1 info "$folder/split/m.mf" --verify
+done
 rm "$folder/split/m.shell2.mfpart"
 expect 1 run "$folder/split/m.mf" --size L --prompt Once -n 5
 says "m.shell2.mfpart"

@@ -15,11 +15,28 @@ static int show_progress(void *user, uint64_t done, uint64_t total)
     return 0;
 }
 
+static unsigned n_warning;
+
+static void show_line(void *user, int level, const char *line)
+{
+    (void)user;
+    if (level > 1) return;
+    cli_progress_end();
+    fprintf(stderr, "matformer: warning: %s\n", line);
+    n_warning++;
+}
+
+unsigned cli_model_warnings(void)
+{
+    return n_warning;
+}
+
 mf_status cli_model_open(mf_model **out, const char *path, mf_model_options *options, mf_error *error)
 {
     char what[] = "opening";
     options->progress = show_progress;
     options->progress_user = what;
+    options->log = show_line;
     mf_status status = mf_model_open(out, path, options, error);
     cli_progress_end();
     return status;

@@ -12,8 +12,9 @@
     "exact: the same bits on every processor; fast: instructions that round otherwise, where they pay (exact)"
 const char *cli_arithmetic_name(mf_arithmetic arithmetic);
 
-/* Opens `path` with a progress line. */
+/* Opens `path` with a progress line, and warnings on standard error; of which there were so many. */
 mf_status cli_model_open(mf_model **out, const char *path, mf_model_options *options, mf_error *error);
+unsigned cli_model_warnings(void);
 
 /* All tokens of `text`, in memory to be freed; at least room for one more is left behind them. */
 mf_status cli_tokenize(const mf_model *model, const char *text, size_t bytes, int32_t **tokens, size_t *n_token,

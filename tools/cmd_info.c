@@ -284,6 +284,7 @@ static int run(const cli_command *self, int argc, char **argv)
     in.tokenizer = mf_tokenize(in.model, "", 0, NULL, 0, &n_token) == MF_OK;
     status = in.json ? print_json(&in) : print_text(&in);
     mf_model_close(in.model);
+    if (status == CLI_OK && in.verified && cli_model_warnings() > 0) return CLI_FAILED; /* a part that is not whole */
     return status;
 }
 

@@ -97,6 +97,8 @@ static mf_status read_header(const mfi_container *c, mfi_file_header *header, ui
     if (c->length < sizeof *header) return mfi_fail(error, MF_E_FORMAT, "%s: too short for a .mf file", c->name);
     mf_status status = mfi_container_fetch(c, header, sizeof *header, 0, error);
     if (status != MF_OK) return status;
+    if (memcmp(header->magic, MFI_PART_MAGIC, sizeof header->magic) == 0)
+        return mfi_fail(error, MF_E_FORMAT, "%s: a part of a model; open the .mf file that it was cut from", c->name);
     if (memcmp(header->magic, MFI_MAGIC, sizeof header->magic) != 0)
         return mfi_fail(error, MF_E_FORMAT, "%s: not a .mf file", c->name);
     if (header->version != MFI_CONTAINER_VERSION)

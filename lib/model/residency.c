@@ -103,7 +103,8 @@ static bool is_absent(const mf_model *model, uint32_t n_shell)
     return first_absent(model, n_shell) < mfi_container_region_count(model->container);
 }
 
-/* Region i: "shell 2: in no file; model.shell2.mfpart would have it". */
+/* Region i: "shell 2: in no file that is open; looked for in a part like model.shell2.mfpart". Where the part was cut in
+ * pieces, or has other shells too, its name has more to it. */
 static void name_absent(const mf_model *model, uint32_t i, char out[160])
 {
     char path[2048], shell[24] = "the tables";
@@ -111,11 +112,12 @@ static void name_absent(const mf_model *model, uint32_t i, char out[160])
     const char *file = model->residency.path;
     if (region->kind == MFI_REGION_SHELL) snprintf(shell, sizeof shell, "shell %u", region->shell);
     if (file == NULL || mfi_part_name(path, sizeof path, model->container, file, i, i, 0, 1) != MF_OK) {
-        snprintf(out, 160, "%s: in no file", shell);
+        snprintf(out, 160, "%s is in no file that is open", shell);
         return;
     }
     const char *slash = strrchr(path, '/');
-    snprintf(out, 160, "%s: in no file; %.100s would have it", shell, slash != NULL ? slash + 1 : path);
+    snprintf(out, 160, "%s is in no file that is open; a part like %.80s has it", shell,
+             slash != NULL ? slash + 1 : path);
 }
 
 mf_status mfi_refuse_view(const mf_model *model, uint32_t n_shell, mf_error *error)
@@ -126,8 +128,8 @@ mf_status mfi_refuse_view(const mf_model *model, uint32_t n_shell, mf_error *err
         return mfi_fail(error, MF_E_NOT_RESIDENT, "the view needs %u shells, and %u are loaded: grow the model",
                         n_shell, n_resident);
     name_absent(model, absent, what);
-    return mfi_fail(error, MF_E_NOT_RESIDENT, "the view needs %u shells, and %u are loaded: %s", n_shell, n_resident,
-                    what);
+    return mfi_fail(error, MF_E_NOT_RESIDENT, "the view needs %u shells, and %u are loaded: grow the model; %s",
+                    n_shell, n_resident, what);
 }
 
 /* ---- Parts that lie beside the file ---- */
@@ -190,6 +192,28 @@ void mfi_residency_destroy(mf_model *model)
     mfi_free(&model->allocator, r->path, r->path_bytes);
 }
 
+static uint32_t count_present(const mf_model *model)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < mfi_container_region_count(model->container); i++)
+        n += mfi_region_present(model->container, i);
+    return n;
+}
+
+/* A part beside the file that is damaged counts as one that is missing, as a short one does, and the log says why: the
+ * container takes it for absent once it failed. Damage within the file itself is an error. */
+static mf_status load_what_is_whole(mf_model *model, uint32_t n_shell, mf_error *error)
+{
+    for (;;) {
+        mf_error why = MF_ERROR_INIT;
+        const uint32_t n_present = count_present(model);
+        const mf_status status = mfi_container_load(model->container, n_shell, &why);
+        if (status == MF_OK) return MF_OK;
+        if (count_present(model) == n_present) return mfi_fail(error, status, "%s", why.detail);
+        if (model->log) model->log(model->log_user, 1, why.detail);
+    }
+}
+
 mf_status mfi_residency_open(mf_model *model, const char *widest, mf_error *error)
 {
     mfi_residency *r = &model->residency;
@@ -202,7 +226,7 @@ mf_status mfi_residency_open(mf_model *model, const char *widest, mf_error *erro
     mf_status status = widest != NULL ? find_size(model, widest, &n_shell, error) : MF_OK;
     if (status != MF_OK) return status;
     attach_beside(model, n_shell, &reason); /* a forward says what is missing */
-    status = mfi_container_load(model->container, n_shell, error);
+    status = load_what_is_whole(model, n_shell, error);
     if (status == MF_OK) open_gates(model);
     return status;
 }

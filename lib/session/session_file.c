@@ -153,7 +153,6 @@ static mf_status read_fixed(header *h, const mf_session *session, const unsigned
                             mf_error *error)
 {
     const mf_model *model = session->model;
-    if (memcmp(*at, magic, sizeof magic) != 0) return mfi_fail(error, MF_E_FORMAT, "%s is not a saved session", path);
     *at += sizeof magic;
     if (get(at, 4) != VERSION) return mfi_fail(error, MF_E_UNSUPPORTED, "%s was saved by another version", path);
     const bool same_type = get(at, 4) == (uint64_t)session->cache.type;
@@ -176,6 +175,8 @@ static mf_status read_header(header *h, const mf_session *session, const unsigne
     const mf_model *model = session->model;
     const size_t body = bytes - HASH_BYTES;
     const unsigned char *at = data + body;
+    if (body < sizeof magic || memcmp(data, magic, sizeof magic) != 0)
+        return mfi_fail(error, MF_E_FORMAT, "%s is not a saved session", path);
     if (get(&at, HASH_BYTES) != XXH64(data, body, 0)) return mfi_fail(error, MF_E_CHECKSUM, "%s is damaged", path);
     at = data;
     mf_status status = read_fixed(h, session, &at, path, error);

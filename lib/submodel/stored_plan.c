@@ -217,7 +217,7 @@ mf_status mfi_plan_choose(const mfi_stored_plan *plan, const mf_submodel_spec *s
             return mfi_fail(error, MF_E_UNSUPPORTED,
                             "the stored plan has no times; `matformer plan FILE --measure` takes them here");
         return mfi_fail(error, MF_E_UNSUPPORTED,
-                        "the stored plan was timed on another machine (%.80s, %u threads); `matformer plan FILE "
+                        "the stored plan was timed on another machine (%.80s, threads: %u); `matformer plan FILE "
                         "--measure` times it here",
                         plan->machine, plan->file->n_thread);
     }
