@@ -73,6 +73,17 @@ static void set_granularity(const choice *c, const mfi_granularity *granularity)
         set_layer(c, layer, granularity->ffn[layer], granularity->heads[layer]);
 }
 
+static mf_status refuse_name(const mfi_config *config, const char *name, mf_error *error)
+{
+    char names[160];
+    size_t used = 0;
+    for (uint32_t g = 0; g < config->n_granularity && used < sizeof names; g++)
+        used +=
+            (size_t)snprintf(names + used, sizeof names - used, "%s%s", g > 0 ? ", " : "", config->granularity[g].name);
+    return mfi_fail(error, MF_E_NOT_FOUND, "the model has no granularity \"%.32s\"; it has %s%s", name, names,
+                    strpbrk(name, "<>=") ? "; and budgets like \"params<=3e6\"" : "");
+}
+
 static mf_status set_named(const choice *c, const char *name, mf_error *error)
 {
     const mfi_config *config = c->config;
@@ -86,8 +97,7 @@ static mf_status set_named(const choice *c, const char *name, mf_error *error)
         set_granularity(c, &config->named[i]);
         return MF_OK;
     }
-    return mfi_fail(error, MF_E_NOT_FOUND, "the model has no granularity \"%.32s\"; its widest is \"%s\"", name,
-                    full_of(c)->name);
+    return refuse_name(config, name, error);
 }
 
 static void set_ratio(const choice *c, double ratio)

@@ -205,8 +205,9 @@ mf_status mf_plan_make(mf_plan **out, mf_model *model, const mf_plan_options *op
     if (!space) return mfi_fail(error, MF_E_NOMEM, "no memory for a plan");
     status = mfi_plan_space_make(space, model, error);
     if (status == MF_OK && o.n_evaluation < space->n_granularity + 2)
-        status = mfi_fail(error, MF_E_INVALID, "%u evaluations are too few: the file has %u granularities",
-                          o.n_evaluation, space->n_granularity);
+        status = mfi_fail(error, MF_E_INVALID,
+                          "%u evaluations are too few: the file has %u granularities, so that %u are the least",
+                          o.n_evaluation, space->n_granularity, space->n_granularity + 2);
     if (status == MF_OK) status = create(&plan, &o.allocator, space->n_layer, o.n_evaluation, error);
     if (status == MF_OK) status = make(plan, model, &o, space, error);
     mfi_free(&o.allocator, space, sizeof *space);
