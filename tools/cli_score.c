@@ -315,3 +315,10 @@ mf_status cli_score_views(const cli_scoring *scoring, cli_score *scores, uint64_
     free(all);
     return status;
 }
+
+cli_text cli_standard_error(double error)
+{
+    cli_text text = { "-" };
+    if (error > 0) snprintf(text.text, sizeof text.text, "%.4f", error);
+    return text;
+}

@@ -57,4 +57,7 @@ mf_status cli_score_views(const cli_scoring *scoring, cli_score *scores, uint64_
 /* The same for lines: scores[n_line]. */
 mf_status cli_score_lines(const cli_scoring *scoring, cli_score *scores, uint64_t *n_predicted, mf_error *error);
 
+/* A standard error, or "-" where there were too few windows for one. */
+cli_text cli_standard_error(double error);
+
 #endif

@@ -103,12 +103,12 @@ static int print_table(const evaluation *e)
         cli_table_cell(table, "%s", cli_number((double)info.n_param).text);
         cli_table_cell(table, "%s", cli_bytes((double)info.bytes_per_token).text);
         cli_table_cell(table, "%.4f", e->scores[i].loss);
-        cli_table_cell(table, "%.4f", e->scores[i].loss_error);
+        cli_table_cell(table, "%s", cli_standard_error(e->scores[i].loss_error).text);
         cli_table_cell(table, "%.2f", exp(e->scores[i].loss));
         cli_table_cell(table, "%.4f", bits_per_byte(e, i));
         if (!e->reference) continue;
         cli_table_cell(table, "%+.4f", e->scores[i].difference);
-        cli_table_cell(table, "%.4f", e->scores[i].difference_error);
+        cli_table_cell(table, "%s", cli_standard_error(e->scores[i].difference_error).text);
         cli_table_cell(table, "%.4f", e->scores[i].kl);
         cli_table_cell(table, "%.1f %%", 100 * e->scores[i].agreement);
     }

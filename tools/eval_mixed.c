@@ -102,12 +102,12 @@ static int print_table(const evaluation *e, const mixture *m, uint64_t n_window)
         else
             cli_table_cell(table, "%s the last %u", m->names[1 - view], m->written[history - 1]);
         cli_table_cell(table, "%.4f", score->loss);
-        cli_table_cell(table, "%.4f", score->loss_error);
+        cli_table_cell(table, "%s", cli_standard_error(score->loss_error).text);
         for (int i = 0; i < 4 && history == 0; i++)
             cli_table_cell(table, "%s", "");
         if (history == 0) continue;
         cli_table_cell(table, "%+.4f", score->difference);
-        cli_table_cell(table, "%.4f", score->difference_error);
+        cli_table_cell(table, "%s", cli_standard_error(score->difference_error).text);
         cli_table_cell(table, "%.4f", score->kl);
         cli_table_cell(table, "%.1f %%", 100 * score->agreement);
     }

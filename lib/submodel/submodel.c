@@ -2,6 +2,7 @@
 #include "submodel.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "defs.h"
