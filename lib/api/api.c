@@ -7,9 +7,6 @@
 #include "status.h"
 #include "stored_plan.h"
 
-/* Sizes of the option structs in their first release. */
-#define FIRST_BYTES(type, last) (offsetof(type, last) + sizeof(((type *)0)->last))
-
 uint32_t mf_version(void)
 {
     return (uint32_t)MF_VERSION_MAJOR << 16 | (uint32_t)MF_VERSION_MINOR << 8 | (uint32_t)MF_VERSION_PATCH;
@@ -23,7 +20,7 @@ static mf_status open_source(mf_model **out, const mfi_container_source *source,
     if (out == NULL) return mfi_fail(error, MF_E_INVALID, "out is NULL");
     *out = NULL;
     mf_model_options full = MF_MODEL_OPTIONS_INIT;
-    mf_status status = mfi_read_options(&full, sizeof full, FIRST_BYTES(mf_model_options, cache_bytes), options,
+    mf_status status = mfi_read_options(&full, sizeof full, MFI_FIRST_BYTES(mf_model_options, cache_bytes), options,
                                         "mf_model_options", error);
     if (status != MF_OK) return status;
     if ((full.allocator.alloc == NULL) != (full.allocator.free == NULL))
@@ -107,8 +104,8 @@ mf_status mf_extract_submodel(mf_submodel **out, mf_model *model, const mf_submo
     *out = NULL;
     if (model == NULL) return mfi_fail(error, MF_E_INVALID, "model is NULL");
     mf_submodel_spec full = MF_SUBMODEL_SPEC_INIT;
-    mf_status status =
-        mfi_read_options(&full, sizeof full, FIRST_BYTES(mf_submodel_spec, max_ms), spec, "mf_submodel_spec", error);
+    mf_status status = mfi_read_options(&full, sizeof full, MFI_FIRST_BYTES(mf_submodel_spec, max_ms), spec,
+                                        "mf_submodel_spec", error);
     if (status != MF_OK) return status;
     if (full.text == NULL) return mfi_submodel_create(out, model, &full, error);
 
@@ -163,17 +160,19 @@ mf_status mf_model_plan_info(const mf_model *model, mf_plan_info *info)
     mf_plan_info full = MF_PLAN_INFO_INIT;
     if (model == NULL || info == NULL) return MF_E_INVALID;
     const mf_status status = mfi_plan_info(model, &full);
-    return status == MF_OK ? mfi_write_info(info, &full, sizeof full, sizeof full) : status;
+    return status == MF_OK ? mfi_write_info(info, &full, sizeof full, MFI_FIRST_BYTES(mf_plan_info, n_predicted))
+                           : status;
 }
 
 mf_status mf_model_plan_entry(const mf_model *model, uint32_t index, mf_plan_entry *entry)
 {
     mf_plan_entry full = MF_PLAN_ENTRY_INIT;
     if (model == NULL || entry == NULL) return MF_E_INVALID;
-    mf_status status = mfi_read_options(&full, sizeof full, sizeof full, entry, "mf_plan_entry", NULL);
+    mf_status status =
+        mfi_read_options(&full, sizeof full, MFI_FIRST_BYTES(mf_plan_entry, text_bytes), entry, "mf_plan_entry", NULL);
     if (status == MF_OK) status = mfi_plan_entry(model, index, &full);
     if (status != MF_OK && status != MF_E_CAPACITY) return status;
-    mfi_write_info(entry, &full, sizeof full, sizeof full);
+    mfi_write_info(entry, &full, sizeof full, MFI_FIRST_BYTES(mf_plan_entry, text_bytes));
     return status;
 }
 
@@ -182,7 +181,8 @@ mf_status mf_model_plan_draft(const mf_model *model, int greedy, mf_plan_draft *
     mf_plan_draft full = MF_PLAN_DRAFT_INIT;
     if (model == NULL || draft == NULL) return MF_E_INVALID;
     const mf_status status = mfi_plan_draft(model, greedy != 0, &full);
-    return status == MF_OK ? mfi_write_info(draft, &full, sizeof full, sizeof full) : status;
+    return status == MF_OK ? mfi_write_info(draft, &full, sizeof full, MFI_FIRST_BYTES(mf_plan_draft, speedup))
+                           : status;
 }
 
 /* ---- Executor ---- */
@@ -193,7 +193,7 @@ mf_status mf_executor_create(mf_executor **out, mf_model *model, const mf_execut
     *out = NULL;
     if (model == NULL) return mfi_fail(error, MF_E_INVALID, "model is NULL");
     mf_executor_options full = MF_EXECUTOR_OPTIONS_INIT;
-    mf_status status = mfi_read_options(&full, sizeof full, FIRST_BYTES(mf_executor_options, n_cpu), options,
+    mf_status status = mfi_read_options(&full, sizeof full, MFI_FIRST_BYTES(mf_executor_options, n_cpu), options,
                                         "mf_executor_options", error);
     if (status == MF_OK && full.cpus == NULL && full.n_cpu != 0)
         status = mfi_fail(error, MF_E_INVALID, "n_cpu is %zu, but cpus is NULL", full.n_cpu);
@@ -214,7 +214,7 @@ mf_status mf_session_create(mf_session **out, mf_model *model, const mf_session_
     *out = NULL;
     if (model == NULL) return mfi_fail(error, MF_E_INVALID, "model is NULL");
     mf_session_options full = MF_SESSION_OPTIONS_INIT;
-    mf_status status = mfi_read_options(&full, sizeof full, FIRST_BYTES(mf_session_options, cache_type), options,
+    mf_status status = mfi_read_options(&full, sizeof full, MFI_FIRST_BYTES(mf_session_options, cache_type), options,
                                         "mf_session_options", error);
     return status == MF_OK ? mfi_session_create(out, model, &full, error) : status;
 }
@@ -295,7 +295,8 @@ mf_status mf_tokenize_with(const mf_model *model, const mf_tokenize_options *opt
     mf_tokenize_options o = MF_TOKENIZE_OPTIONS_INIT;
     if (model == NULL || n_token == NULL || (text == NULL && text_bytes != 0) || (tokens == NULL && capacity != 0))
         return MF_E_INVALID;
-    mf_status status = mfi_read_options(&o, sizeof(o), sizeof(o), options, "mf_tokenize_options", NULL);
+    mf_status status = mfi_read_options(&o, sizeof(o), MFI_FIRST_BYTES(mf_tokenize_options, add_ends), options,
+                                        "mf_tokenize_options", NULL);
     if (status != MF_OK) return status;
     if (model->tokenizer == NULL) return MF_E_UNSUPPORTED;
     const unsigned how = (o.parse_control ? MFI_ENCODE_CONTROL : 0u) | (o.add_ends ? MFI_ENCODE_ENDS : 0u);

@@ -18,8 +18,6 @@
 #include "status.h"
 #include "tokenizer.h"
 
-/* Size of an option struct in its first release. */
-#define FIRST_BYTES(type, last) (offsetof(type, last) + sizeof(((type *)0)->last))
 #define DEFAULT_MAX_TOKENS 128u
 #define EXECUTOR_ROWS 512u /* an executor's own default */
 
@@ -386,10 +384,10 @@ mf_status mf_generate(mf_executor *executor, mf_session *session, const mf_submo
     mfi_generation g = { .executor = executor, .session = session, .submodel = submodel };
     g.options.struct_size = sizeof g.options;
     g.result.struct_size = sizeof g.result;
-    mf_status status = mfi_read_options(&g.options, sizeof g.options, FIRST_BYTES(mf_generate_options, reserved),
+    mf_status status = mfi_read_options(&g.options, sizeof g.options, MFI_FIRST_BYTES(mf_generate_options, reserved),
                                         options, "mf_generate_options", error);
     if (status == MF_OK)
-        status = mfi_read_options(&g.result, sizeof g.result, FIRST_BYTES(mf_generate_result, n_schedule), result,
+        status = mfi_read_options(&g.result, sizeof g.result, MFI_FIRST_BYTES(mf_generate_result, n_schedule), result,
                                   "mf_generate_result", error);
     if (status == MF_OK) status = check_arguments(&g, error);
     if (status != MF_OK) return status;
@@ -401,6 +399,7 @@ mf_status mf_generate(mf_executor *executor, mf_session *session, const mf_submo
                                      .schedule_capacity = g.result.schedule_capacity };
     status = generate(&g, error);
     release(&g);
-    if (result) (void)mfi_write_info(result, &g.result, sizeof g.result, FIRST_BYTES(mf_generate_result, n_schedule));
+    if (result)
+        (void)mfi_write_info(result, &g.result, sizeof g.result, MFI_FIRST_BYTES(mf_generate_result, n_schedule));
     return status;
 }

@@ -9,8 +9,6 @@
 #include "defs.h"
 #include "status.h"
 
-#define FIRST_BYTES(type, last) (offsetof(type, last) + sizeof(((type *)0)->last))
-
 #define MAX_RUNG 64u
 #define MOST_MEMBERS 256u
 #define MOST_MS 3600000u
@@ -120,7 +118,7 @@ mf_status mf_governor_create(mf_governor **out, const mf_governor_options *optio
     if (out == NULL) return mfi_fail(error, MF_E_INVALID, "out is NULL");
     *out = NULL;
     mf_governor_options full = MF_GOVERNOR_OPTIONS_INIT;
-    mf_status status = mfi_read_options(&full, sizeof full, FIRST_BYTES(mf_governor_options, policy_user), options,
+    mf_status status = mfi_read_options(&full, sizeof full, MFI_FIRST_BYTES(mf_governor_options, policy_user), options,
                                         "mf_governor_options", error);
     if (status == MF_OK) status = check_numbers(&full, error);
     if (status == MF_OK) status = check_ladder(&full, error);
@@ -182,7 +180,7 @@ mf_status mf_governor_join(mf_governor *governor, const mf_governor_member *opti
     mf_governor *g = governor;
     if (g == NULL || member == NULL) return mfi_fail(error, MF_E_INVALID, "governor or member is NULL");
     mf_governor_member full = MF_GOVERNOR_MEMBER_INIT;
-    mf_status status = mfi_read_options(&full, sizeof full, FIRST_BYTES(mf_governor_member, weight), options,
+    mf_status status = mfi_read_options(&full, sizeof full, MFI_FIRST_BYTES(mf_governor_member, weight), options,
                                         "mf_governor_member", error);
     if (status != MF_OK) return status;
     const uint32_t narrowest = find_rung(g, full.narrowest, 0), widest = find_rung(g, full.widest, g->n_rung - 1);
@@ -268,8 +266,8 @@ mf_status mf_governor_report(mf_governor *governor, const mf_governor_step *step
 {
     mf_governor_step full = MF_GOVERNOR_STEP_INIT;
     if (governor == NULL || step == NULL) return MF_E_INVALID;
-    mf_status status =
-        mfi_read_options(&full, sizeof full, FIRST_BYTES(mf_governor_step, n_member), step, "mf_governor_step", NULL);
+    mf_status status = mfi_read_options(&full, sizeof full, MFI_FIRST_BYTES(mf_governor_step, n_member), step,
+                                        "mf_governor_step", NULL);
     if (status == MF_OK && full.members == NULL && full.n_member > 0) status = MF_E_INVALID;
     uint64_t n_token = 0;
     if (status == MF_OK) status = list_members(governor, &full, &n_token);
@@ -285,7 +283,7 @@ mf_status mf_governor_signal(mf_governor *governor, const mf_governor_signals *s
 {
     mf_governor_signals full = MF_GOVERNOR_SIGNALS_INIT;
     if (governor == NULL || signals == NULL) return MF_E_INVALID;
-    mf_status status = mfi_read_options(&full, sizeof full, FIRST_BYTES(mf_governor_signals, reserved), signals,
+    mf_status status = mfi_read_options(&full, sizeof full, MFI_FIRST_BYTES(mf_governor_signals, reserved), signals,
                                         "mf_governor_signals", NULL);
     if (status != MF_OK) return status;
     if (!(full.heat >= 0)) return MF_E_INVALID;
@@ -336,7 +334,7 @@ mf_status mf_governor_info_get(const mf_governor *governor, mf_governor_info *in
         .n_narrowed = g->n_narrowed,
         .n_widened = g->n_widened,
     };
-    return mfi_write_info(info, &full, sizeof full, FIRST_BYTES(mf_governor_info, n_widened));
+    return mfi_write_info(info, &full, sizeof full, MFI_FIRST_BYTES(mf_governor_info, n_widened));
 }
 
 double mf_governor_predict(const mf_governor *governor, uint32_t rung)

@@ -6,7 +6,8 @@ mf_status mf_model_grow(mf_model *model, const char *granularity, const mf_grow_
 {
     if (model == NULL) return mfi_fail(error, MF_E_INVALID, "model is NULL");
     mf_grow_options full = MF_GROW_OPTIONS_INIT;
-    const mf_status status = mfi_read_options(&full, sizeof full, sizeof full, options, "mf_grow_options", error);
+    const mf_status status = mfi_read_options(&full, sizeof full, MFI_FIRST_BYTES(mf_grow_options, progress_user),
+                                              options, "mf_grow_options", error);
     return status == MF_OK ? mfi_model_grow(model, granularity, &full, error) : status;
 }
 
@@ -14,7 +15,8 @@ mf_status mf_model_trim(mf_model *model, const char *granularity, const mf_trim_
 {
     if (model == NULL) return mfi_fail(error, MF_E_INVALID, "model is NULL");
     mf_trim_options full = MF_TRIM_OPTIONS_INIT;
-    const mf_status status = mfi_read_options(&full, sizeof full, sizeof full, options, "mf_trim_options", error);
+    const mf_status status = mfi_read_options(&full, sizeof full, MFI_FIRST_BYTES(mf_trim_options, reserved), options,
+                                              "mf_trim_options", error);
     return status == MF_OK ? mfi_model_trim(model, granularity, &full, error) : status;
 }
 

@@ -2,7 +2,13 @@
 #ifndef MFI_STATUS_H
 #define MFI_STATUS_H
 
+#include <stddef.h>
+
 #include "matformer.h"
+
+/* The size of a struct in its first release, whose last field was `last`. Never sizeof: that grows with the struct, and
+ * callers of the first release would be refused. */
+#define MFI_FIRST_BYTES(type, last) (offsetof(type, last) + sizeof(((type *)0)->last))
 
 #if defined(__GNUC__)
 #define MFI_PRINTF(text, first) __attribute__((format(printf, text, first)))

@@ -315,5 +315,5 @@ mf_status mfi_model_shell_info(const mf_model *model, uint32_t shell, mf_shell_i
         full.present = mfi_region_present(c, i);
         full.resident = mfi_region_resident(c, i);
     }
-    return mfi_write_info(info, &full, sizeof full, sizeof full);
+    return mfi_write_info(info, &full, sizeof full, MFI_FIRST_BYTES(mf_shell_info, resident));
 }

@@ -11,8 +11,6 @@
 #include "platform.h"
 #include "status.h"
 
-/* Size of an option struct in its first release. */
-#define FIRST_BYTES(type, last) (offsetof(type, last) + sizeof(((type *)0)->last))
 #define DEFAULT_WINDOW 64u
 
 typedef struct candidate {
@@ -111,7 +109,7 @@ mf_status mf_sampler_create(mf_sampler **out, mf_model *model, const mf_sampler_
     *out = NULL;
     if (!model) return mfi_fail(error, MF_E_INVALID, "sampler: no model");
     mf_sampler_options full = MF_SAMPLER_OPTIONS_INIT;
-    mf_status status = mfi_read_options(&full, sizeof full, FIRST_BYTES(mf_sampler_options, filter_user), options,
+    mf_status status = mfi_read_options(&full, sizeof full, MFI_FIRST_BYTES(mf_sampler_options, filter_user), options,
                                         "mf_sampler_options", error);
     if (status == MF_OK) status = check_options(&full, error);
     if (status == MF_OK && model->config.family == MFI_FAMILY_VIT)

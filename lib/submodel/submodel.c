@@ -398,5 +398,5 @@ mf_status mfi_submodel_info(const mf_submodel *view, mf_submodel_info *info)
             2 * sizeof(float) * program->d_head * mfi_view_kv_heads(view, program->slot_layer[slot]);
     for (uint32_t layer = 0; layer < view->n_layer; layer++)
         full.n_layer_kept += mfi_view_heads(view, layer) > 0;
-    return mfi_write_info(info, &full, sizeof full, offsetof(mf_submodel_info, view_bytes) + sizeof full.view_bytes);
+    return mfi_write_info(info, &full, sizeof full, MFI_FIRST_BYTES(mf_submodel_info, view_bytes));
 }

@@ -278,7 +278,8 @@ mf_status mf_plan_entry_get(const mf_plan *plan, int all, uint32_t index, mf_pla
 {
     mf_plan_entry full = MF_PLAN_ENTRY_INIT;
     if (!plan || !entry) return MF_E_INVALID;
-    mf_status status = mfi_read_options(&full, sizeof full, sizeof full, entry, "mf_plan_entry", NULL);
+    mf_status status =
+        mfi_read_options(&full, sizeof full, MFI_FIRST_BYTES(mf_plan_entry, text_bytes), entry, "mf_plan_entry", NULL);
     if (status != MF_OK) return status;
     if (index >= (all ? plan->n_all : plan->n_entry)) return MF_E_RANGE;
     if (!full.text && full.text_capacity != 0) return MF_E_INVALID;
@@ -300,7 +301,7 @@ mf_status mf_plan_entry_get(const mf_plan *plan, int all, uint32_t index, mf_pla
         full.text[fitting - 1] = '\0';
         if (fitting < full.text_bytes) status = MF_E_CAPACITY;
     }
-    mfi_write_info(entry, &full, sizeof full, sizeof full);
+    mfi_write_info(entry, &full, sizeof full, MFI_FIRST_BYTES(mf_plan_entry, text_bytes));
     return status;
 }
 
