@@ -25,19 +25,25 @@ static int library_is_older;
 
 enum { GUARD = 0xa5, N_GENERATED = 8, MAX_TOKENS = 64 };
 
+static int is_guard(const unsigned char *bytes, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (bytes[i] != GUARD) return 0;
+    return 1;
+}
+
 /* What stands behind an information struct is not the library's, whatever that knows to fill in. */
-#define CHECK_FILLED(type, init, call)                                          \
-    do {                                                                        \
-        struct {                                                                \
-            type info;                                                          \
-            unsigned char behind[256];                                          \
-        } guarded = { init, { 0 } };                                            \
-        memset(guarded.behind, GUARD, sizeof guarded.behind);                   \
-        type *info = &guarded.info;                                             \
-        CHECK((call) == MF_OK);                                                 \
-        CHECK(info->struct_size == sizeof(type));                               \
-        for (size_t guard_at = 0; guard_at < sizeof guarded.behind; guard_at++) \
-            if (guarded.behind[guard_at] != GUARD) CHECK(!"behind the struct"); \
+#define CHECK_FILLED(type, init, call)                          \
+    do {                                                        \
+        struct {                                                \
+            type info;                                          \
+            unsigned char behind[256];                          \
+        } guarded = { init, { 0 } };                            \
+        memset(guarded.behind, GUARD, sizeof guarded.behind);   \
+        type *info = &guarded.info;                             \
+        CHECK((call) == MF_OK);                                 \
+        CHECK(info->struct_size == sizeof(type));               \
+        CHECK(is_guard(guarded.behind, sizeof guarded.behind)); \
     } while (0)
 
 #ifdef MF_ABI_GROWN
@@ -268,6 +274,7 @@ static void read_plan(const mf_model *model)
     mf_plan_info plan = MF_PLAN_INFO_INIT;
     mf_plan_entry entry = MF_PLAN_ENTRY_INIT;
     if (mf_model_plan_info(model, &plan) == MF_E_NOT_FOUND) {
+        CHECK(mf_model_plan_entry(model, 0, &entry) == MF_E_NOT_FOUND);
         CHECK_LATER_STATUS(entry, mf_model_plan_entry(model, 0, &entry));
         return;
     }
