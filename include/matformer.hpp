@@ -19,7 +19,13 @@
  * Every object owns its handle, may be moved and not copied, and keeps alive what it was made from. get() is the handle, for
  * functions of matformer.h that have no form here; it stays the object's. Threads, ownership of arguments and errors are
  * as there. Each function throws matformer::error where its C function returns a status, and
- * std::bad_alloc for MF_E_NOMEM. What was moved from may be assigned to and destroyed, nothing else. */
+ * std::bad_alloc for MF_E_NOMEM. What was moved from holds NULL, as mf_..._close() takes it: it may be assigned to and
+ * destroyed, and other functions throw MF_E_INVALID or return zero.
+ *
+ * No cost is added: an object is its handle, options go through by address, and nothing is allocated but what is returned
+ * as a std::string or std::vector.
+ *
+ * Left to matformer.h: mf_tokenize(), which is model::tokenize() without options. */
 #ifndef MATFORMER_HPP
 #define MATFORMER_HPP
 
@@ -48,6 +54,12 @@
 namespace matformer
 {
 
+/* Of the library that is running: major << 16 | minor << 8 | patch. */
+inline std::uint32_t version() noexcept
+{
+    return mf_version();
+}
+
 /* ---- Errors ---- */
 
 class error : public std::runtime_error
@@ -60,6 +72,11 @@ class error : public std::runtime_error
     mf_status status() const noexcept
     {
         return status_;
+    }
+    /* "MF_E_RANGE" */
+    const char *name() const noexcept
+    {
+        return mf_status_name(status_);
     }
 
   private:
@@ -181,6 +198,22 @@ inline mf_sampler_options sampler_options() noexcept
 inline mf_generate_options generate_options() noexcept
 {
     return MF_GENERATE_OPTIONS_INIT;
+}
+inline mf_governor_options governor_options() noexcept
+{
+    return MF_GOVERNOR_OPTIONS_INIT;
+}
+inline mf_governor_member governor_member() noexcept
+{
+    return MF_GOVERNOR_MEMBER_INIT;
+}
+inline mf_governor_step governor_step() noexcept
+{
+    return MF_GOVERNOR_STEP_INIT;
+}
+inline mf_governor_signals governor_signals() noexcept
+{
+    return MF_GOVERNOR_SIGNALS_INIT;
 }
 
 /* ---- Submodel ---- */
@@ -314,6 +347,54 @@ class model
     {
         detail::call([&](mf_error *error) { return mf_model_attach(get(), path.c_str(), error); });
     }
+    void attach_fd(int fd, std::uint64_t offset = 0, std::uint64_t bytes = 0) const
+    {
+        detail::call([&](mf_error *error) { return mf_model_attach_fd(get(), fd, offset, bytes, error); });
+    }
+    /* `data` NULL forgets what was fed. */
+    void feed(std::uint32_t shell, const void *data, std::size_t bytes) const
+    {
+        detail::call([&](mf_error *error) { return mf_model_feed(get(), shell, data, bytes, error); });
+    }
+    mf_shell_info shell(std::uint32_t index) const
+    {
+        mf_shell_info info = MF_SHELL_INFO_INIT;
+        detail::check(mf_model_shell_info_get(get(), index, &info));
+        return info;
+    }
+
+    /* The stored plan; throws MF_E_NOT_FOUND where the file has none. */
+    mf_plan_info plan() const
+    {
+        mf_plan_info info = MF_PLAN_INFO_INIT;
+        detail::check(mf_model_plan_info(get(), &info));
+        return info;
+    }
+    /* An entry's `values.text` is in `text`, and NULL itself. */
+    struct plan_entry {
+        mf_plan_entry values;
+        std::string text;
+    };
+    plan_entry planned(std::uint32_t index) const
+    {
+        plan_entry entry{ MF_PLAN_ENTRY_INIT, {} };
+        detail::check(mf_model_plan_entry(get(), index, &entry.values));
+        entry.text.resize(entry.values.text_bytes);
+        entry.values.text = &entry.text[0];
+        entry.values.text_capacity = entry.text.size();
+        const mf_status status = mf_model_plan_entry(get(), index, &entry.values);
+        entry.values.text = nullptr;
+        entry.values.text_capacity = 0;
+        detail::check(status);
+        entry.text.pop_back(); /* the terminator */
+        return entry;
+    }
+    mf_plan_draft plan_draft(bool greedy) const
+    {
+        mf_plan_draft draft = MF_PLAN_DRAFT_INIT;
+        detail::check(mf_model_plan_draft(get(), greedy, &draft));
+        return draft;
+    }
 
     std::vector<std::int32_t> tokenize(std::string_view text, const mf_tokenize_options *options = nullptr) const
     {
@@ -328,12 +409,26 @@ class model
             return mf_detokenize(get(), tokens.data(), tokens.size(), out, capacity, needed);
         });
     }
+    mf_chat_format chat_format() const noexcept
+    {
+        return mf_model_chat_format(get());
+    }
+    /* In the format of the model, or in one that the caller names. */
     std::vector<std::int32_t> render_chat(span<const mf_chat_message> messages, bool add_generation_prompt = true) const
     {
         return detail::measured<std::vector<std::int32_t>>(
             [&](std::int32_t *out, std::size_t capacity, std::size_t *needed) {
                 return mf_chat_render(get(), messages.data(), messages.size(), add_generation_prompt, out, capacity,
                                       needed);
+            });
+    }
+    std::vector<std::int32_t> render_chat(mf_chat_format format, span<const mf_chat_message> messages,
+                                          bool add_generation_prompt = true) const
+    {
+        return detail::measured<std::vector<std::int32_t>>(
+            [&](std::int32_t *out, std::size_t capacity, std::size_t *needed) {
+                return mf_chat_render_as(get(), format, messages.data(), messages.size(), add_generation_prompt, out,
+                                         capacity, needed);
             });
     }
 
@@ -501,6 +596,62 @@ mf_generate_result generate(session &session, const submodel &submodel, const mf
 {
     return generate(nullptr, session, submodel, options, on_token);
 }
+
+/* ---- Governor ---- */
+
+class governor
+{
+  public:
+    /* The views of options.rungs must outlive it. */
+    explicit governor(const mf_governor_options &options)
+    {
+        mf_governor *out = nullptr;
+        detail::call([&](mf_error *error) { return mf_governor_create(&out, &options, error); });
+        handle_.reset(out);
+    }
+    mf_governor *get() const noexcept
+    {
+        return handle_.get();
+    }
+    std::uint32_t join(const mf_governor_member &options = governor_member())
+    {
+        std::uint32_t member = 0;
+        detail::call([&](mf_error *error) { return mf_governor_join(get(), &options, &member, error); });
+        return member;
+    }
+    void leave(std::uint32_t member)
+    {
+        detail::check(mf_governor_leave(get(), member));
+    }
+    /* The view for the member's next tokens, of the ladder: for mf_request.submodel. From any thread. */
+    const mf_submodel *choose(std::uint32_t member) const
+    {
+        const mf_submodel *view = nullptr;
+        detail::check(mf_governor_choose(get(), member, &view));
+        return view;
+    }
+    void report(const mf_governor_step &step)
+    {
+        detail::check(mf_governor_report(get(), &step));
+    }
+    void signal(const mf_governor_signals &signals)
+    {
+        detail::check(mf_governor_signal(get(), &signals));
+    }
+    mf_governor_info info() const
+    {
+        mf_governor_info info = MF_GOVERNOR_INFO_INIT;
+        detail::check(mf_governor_info_get(get(), &info));
+        return info;
+    }
+    double predict(std::uint32_t rung) const noexcept
+    {
+        return mf_governor_predict(get(), rung);
+    }
+
+  private:
+    detail::handle<mf_governor, mf_governor_close> handle_;
+};
 
 } // namespace matformer
 

@@ -1,131 +1,116 @@
 #!/bin/sh
-# Usage: scripts/check_abi.sh BUILD WORK | --record BUILD
-# Checks the promise of docs/abi.md for the library in BUILD, which has debug information:
-#  - against every baseline in test/abi/, recorded from an earlier build by --record; and that a change that breaks the
-#    promise would be found, on a small library that is changed in every way;
-#  - with programs: one of a later release, whose structs have grown, with this library; and this release's with a
-#    library whose structs have grown, which is built in WORK.
+# Usage: scripts/check_abi.sh WORK [BUILD]
+# The ABI (docs/abi.md): the header against the baselines of test/abi, and the library of BUILD (build) against the header;
+# that changes which break programs are found; and that a library whose structs have grown, which is built in WORK, runs programs of the
+# first header and of today's. The last line says how many checks passed.
 set -eu
-root=$(cd "$(dirname "$0")/.." && pwd)
+cd "$(dirname "$0")/.."
 PATH=/usr/bin:$PATH
+work=$1
+build=${2:-build}
+mkdir -p "$work"
+work=$(cd "$work" && pwd)
 passed=0
+failed=0
+layers='base container model import submodel plan session api'
+sanitize='-fsanitize=address,undefined -fno-sanitize-recover=all'
 
-pass()
+verdict() # verdict STATUS NAME
 {
-    passed=$((passed + 1))
-    echo "ok $1"
+    if [ "$1" -eq 0 ]; then
+        passed=$((passed + 1))
+    else
+        failed=$((failed + 1))
+        echo "FAILED  $2"
+        cat "$work/log"
+    fi
 }
 
-fail()
+holds() # holds NAME COMMAND...
 {
-    echo "not ok $1"
-    exit 1
+    name=$1
+    shift
+    if "$@" > "$work/log" 2>&1; then verdict 0 "$name"; else verdict 1 "$name"; fi
 }
 
-record() # record LIBRARY HEADERS: the baseline, the same from every compiler and folder
+compatible() # compatible OLD.abi HEADER MAP
 {
-    abidw --drop-private-types --exported-interfaces-only --no-elf-needed --no-comp-dir-path --no-show-locs \
-        --no-corpus-path --headers-dir "$2" "$1"
+    sh scripts/record_abi.sh "$2" "$3" > "$work/new.abi" &&
+        abidiff --suppressions test/abi/allow.ini --no-added-syms "$1" "$work/new.abi" &&
+        python3 test/abi/compare_layout.py "$1" "$work/new.abi"
 }
 
-# Both sides as record() writes them: abidiff takes all types of a baseline for private, and changes of theirs for harmless,
-# when it is told of headers, because a baseline does not say where its types are from.
-compare() # compare BASELINE LIBRARY HEADERS
+# mutation found|allowed NAME SED_SCRIPT [MAP_SED_SCRIPT]: a header that was changed in one place is refused, or taken.
+mutation()
 {
-    record "$2" "$3" > "$work/now.abi"
-    abidiff --suppressions "$root/test/abi/allow.ini" --no-added-syms "$1" "$work/now.abi" &&
-        /usr/bin/python3 "$root/test/abi/compare_fields.py" "$1" "$work/now.abi"
+    sed -E "$3" include/matformer.h > "$work/matformer.h"
+    sed -E "${4:-}" lib/matformer.map > "$work/matformer.map"
+    status=0
+    if cmp -s include/matformer.h "$work/matformer.h"; then
+        echo "the change does not change the header" > "$work/log"
+        status=1
+    elif ! sh scripts/record_abi.sh "$work/matformer.h" "$work/matformer.map" > /dev/null 2> "$work/log"; then
+        status=1
+    elif compatible "$work/today.abi" "$work/matformer.h" "$work/matformer.map" > "$work/log" 2>&1; then
+        [ "$1" = allowed ] || status=1
+    else
+        [ "$1" = found ] || status=1
+    fi
+    verdict "$status" "$1: $2"
 }
 
-if [ "$1" = --record ]; then
-    file=$root/test/abi/matformer-$(sh "$root/scripts/version.sh").abi
-    record "$2/lib/libmatformer.so" "$root/include" > "$file.tmp"
-    mv "$file.tmp" "$file"
-    echo "$file"
-    exit 0
-fi
-build=$(cd "$1" && pwd)
-mkdir -p "$2"
-work=$(cd "$2" && pwd)
-library=$build/lib/libmatformer.so
+# A library of the grown header: the sources above kernels/, which knows neither, and the kernels of BUILD.
+grow()
+{
+    rm -rf "$work/grown"
+    mkdir -p "$work/grown/include" "$work/grown/lib"
+    sh test/abi/grow_header.sh include/matformer.h > "$work/grown/include/matformer.h"
+    # shellcheck disable=SC2046
+    ${CC:-cc} -std=c11 -g1 -O0 -fPIC -pthread -shared $sanitize -fvisibility=hidden -ffp-contract=off -D_FILE_OFFSET_BITS=64 \
+        -I"$work/grown/include" -Ikernels $(printf -- '-Ilib/%s ' $layers) -o "$work/grown/lib/libmatformer.so.0" \
+        -Wl,-soname,libmatformer.so.0 -Wl,--version-script=lib/matformer.map \
+        $(printf 'lib/%s/*.c ' $layers) -Wl,--whole-archive "$build/kernels/libmfk_kernels.a" -Wl,--no-whole-archive \
+        $(pkg-config --cflags --libs libzstd libxxhash jansson) -lm &&
+        ln -s libmatformer.so.0 "$work/grown/lib/libmatformer.so"
+}
 
-# ---- Baselines ----
+serves() # serves HEADERS WHAT: a program of HEADERS runs with the grown library, whose ASan sees every access
+{
+    # shellcheck disable=SC2086
+    ${CC:-cc} -std=c11 -O1 $sanitize -I"$1" -o "$work/program" \
+        test/abi/program.c -L"$work/grown/lib" -lmatformer -Wl,-rpath,"$work/grown/lib" &&
+        "$work/program" models/tales.mf "$2"
+}
 
-for baseline in "$root"/test/abi/matformer-*.abi; do
-    compare "$baseline" "$library" "$root/include" || fail "$baseline"
-    pass "the library keeps $(basename "$baseline")"
+sh scripts/record_abi.sh > "$work/today.abi"
+for baseline in test/abi/matformer-*.abi; do
+    holds "the header keeps $baseline" compatible "$baseline" "$PWD/include/matformer.h" "$PWD/lib/matformer.map"
 done
+# Without the exceptions: with them abidiff 2.2 ends in a fault where a type is opaque on one side.
+holds 'the library has what the header says' abidiff --headers-dir2 include "$work/today.abi" "$build/lib/libmatformer.so"
 
-# ---- That a change is found ----
+mutation found 'a function is removed' '/^MF_API uint32_t mf_version\(/d' '/ mf_version;/d'
+mutation found 'a parameter is added' 's/(mf_session_rewind\(mf_session \*session, uint32_t position)\)/\1, int how)/'
+mutation found 'a result changes' 's/^MF_API void mf_session_cancel/MF_API int mf_session_cancel/'
+mutation found 'fields change places' '/^typedef struct mf_session_options /,/^\}/{s/uint32_t max_positions;/mf_cache_type CACHE;/;s/mf_cache_type cache_type;/uint32_t max_positions;/;s/CACHE/cache_type/}'
+mutation found 'a field is inserted' 's/^(    const mf_submodel \*submodel;)$/    uint64_t inserted;\n\1/'
+mutation found 'a field is inserted in padding' 's/^(    uint32_t max_positions; .* 0: the model)/    uint8_t inserted;\n\1/'
+mutation found 'a field becomes wider' 's/uint32_t n_top; /uint64_t n_top; /'
+mutation found 'a struct without struct_size grows' 's/^\} mf_token_logprob;/    int grown;\n} mf_token_logprob;/'
+mutation found 'an enumerator has another value' 's/MF_CACHE_BF16 = 1/MF_CACHE_BF16 = 3/'
+mutation found 'a status has another value' 's/X\(E_BUSY, -9,/X(E_BUSY, -29,/'
+mutation found 'an enumerator is removed' 's/, MF_CACHE_Q8 = 2//'
+mutation allowed 'a function is added' 's/^(MF_API uint32_t mf_version.*)$/\1\nMF_API uint32_t mf_later(void);/' 's/^( *mf_version;)/\1 mf_later;/'
+mutation allowed 'a struct grows at its end' 's/^\} mf_session_options;/    uint64_t grown;\n} mf_session_options;/'
+mutation allowed 'an enumerator is added' 's/MF_CACHE_Q8 = 2/MF_CACHE_Q8 = 2, MF_CACHE_Q4 = 3/'
 
-small() # small FOLDER SED...: a library from test/abi/small.h and .c, changed
-{
-    folder=$work/$1
-    mkdir -p "$folder"
-    for name in small.h small.c; do
-        sed "$2" "$root/test/abi/$name" > "$folder/$name"
-    done
-    cc -g -fPIC -shared -I "$folder" "$folder/small.c" -o "$folder/libsmall.so"
-}
-
-small before ''
-record "$work/before/libsmall.so" "$work/before" > "$work/small.abi"
-change() # change BREAKS|KEEPS "what" SED
-{
-    small after "$3"
-    ! cmp -s "$work/before/small.h" "$work/after/small.h" || fail "$2: nothing was changed"
-    if compare "$work/small.abi" "$work/after/libsmall.so" "$work/after" > "$work/diff" 2>&1; then found=KEEPS; else found=BREAKS; fi
-    [ $found = "$1" ] || {
-        cat "$work/diff"
-        fail "$2: wanted $1"
-    }
-    pass "$2: $1"
-}
-change BREAKS 'a function goes' '/^double mf_second.*;$/d; /^double mf_second/,/^}/d'
-change BREAKS 'an argument changes its type' 's/mf_first(int argument)/mf_first(long argument)/'
-change BREAKS 'a result changes its type' 's/^double mf_second/float mf_second/'
-change BREAKS 'two fields change places' 's/    int width;/    double cost;/; t; s/    double cost;/    int width;/'
-change BREAKS 'a field comes between others' 's/    int width;/    int width; long between;/'
-change BREAKS 'a field takes the place of padding before the last' 's/    double cost;/    int squeezed; double cost;/'
-change BREAKS 'a field changes its type' 's/    double cost;/    long cost;/'
-change BREAKS 'an enumerator changes its value' 's/MF_TWO = 2/MF_TWO = 3/'
-change BREAKS 'a struct without struct_size grows' 's/    int token;/    int token; int more;/'
-change KEEPS 'a struct with struct_size grows at its end' 's/    double cost;/    double cost; long more;/'
-change KEEPS 'a function comes' 's/^double mf_second(.*;$/&\nint mf_third(void);/'
-change KEEPS 'an enumerator comes' 's/MF_TWO = 2/MF_TWO = 2, MF_THREE = 3/'
-
-# ---- Programs of other releases ----
-
-program() # program HEADERS NAME
-{
-    cc -std=c11 -Wall -Wextra -Wno-missing-field-initializers -Werror -g -I "$1" "$root/test/abi/program.c" -o "$work/$2" \
-        -L "$build/lib" -lmatformer
-}
-
-run() # run NAME LIBRARY_FOLDER
-{
-    LD_LIBRARY_PATH=$2 "$work/$1" "$root/models/tales.mf" > "$work/$1.out"
-}
-
-later=$work/later/include
-mkdir -p "$later"
-(cd "$root" && git ls-files --cached --others --exclude-standard) | grep -v '^models/\|^docs/' |
-    tar -C "$root" -c -T - | tar -C "$work/later" -x
-/usr/bin/python3 "$root/test/abi/grow_header.py" "$root/include/matformer.h" "$later/matformer.h"
-program "$root/include" today
-program "$later" tomorrow
-run today "$build/lib" || fail 'the program of this release'
-run tomorrow "$build/lib" || fail 'a program of a later release with this library'
-grep -v 'newer release\|does not know' "$work/tomorrow.out" | cmp -s - "$work/today.out" ||
-    fail 'a program of a later release with this library says something else'
-pass 'a program of a later release, and what it may not use of this library'
-mv "$work/today.out" "$work/expected"
-[ -e "$work/later/build/build.ninja" ] || meson setup "$work/later/build" "$work/later" -Dtools=false -Dtests=disabled -Dtrain=disabled > "$work/later.log"
-ninja -C "$work/later/build" "lib/libmatformer.so.$(sh "$root/scripts/version.sh")" > "$work/later.log" || {
-    cat "$work/later.log"
-    fail 'the library of a later release'
-}
-run today "$work/later/build/lib" || fail 'the program of this release with a later library'
-cmp "$work/expected" "$work/today.out" || fail 'the program of this release with a later library says something else'
-pass 'a program of this release with a later library'
-echo "$passed passed, 0 failed"
+if grow > "$work/log" 2>&1; then
+    passed=$((passed + 1))
+    holds 'a grown library serves a program of the first header' serves test/abi/old newer
+    holds 'a grown library serves a program of this header' serves include newer
+    holds 'a grown library serves a program of its own header' serves "$work/grown/include" same
+else
+    verdict 1 'a library whose structs have grown builds'
+fi
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ]

@@ -49,15 +49,17 @@ def share_of_gap(result):
     return {(r, n): (row["loss_difference"]) / (own[w] - own[r]) for r, w, n, _, row in rows_of(result)}
 
 
-def table(results, command):
-    first = results[PAIRS[0]]
+def table(model):
+    first = next(iter(model["pairs"].values()))
+    books = ", ".join(f"*{text.rsplit('_', 1)[0].replace('-', ' ')}*" for text in model["texts"])
     lines = [f"### {first['file']}, {first['context']} positions", "",
-             f"{first['windows']} windows of {first['context']} positions, the length that the model was trained for. Before the last "
-             f"{first['span']} tokens of each there are {first['context'] - first['span']}. Trained by", "",
-             f"    {command}", "",
+             f"{first['windows']} windows of {first['context']} positions, the length that the model was trained for, of {books}, which no "
+             f"training saw. Before the last {first['span']} tokens of each there are {first['context'] - first['span']}. Trained by", "",
+             f"    {model['trained_by']}", "",
              "| reader | writer | positions written | reader's loss alone | more than alone | of the gap | KL | same top token |",
              "|---|---|---|---|---|---|---|---|"]
-    for pair in PAIRS:
+    results = model["pairs"]
+    for pair in results:
         gap = share_of_gap(results[pair])
         for reader, writer, written, own, row in sorted(rows_of(results[pair]), key=lambda r: (r[0] != "XL", r[2])):
             lines.append(f"| {reader} | {writer} | {written} | {own:.4f} | "
@@ -67,19 +69,19 @@ def table(results, command):
 
 
 def page(result):
-    books = ", ".join(f"*{text.rsplit('_', 1)[0].replace('-', ' ')}*" for text in result["texts"])
     lines = ["<!-- written by scripts/switching.py -->", "# What it costs to switch", ""]
     if "time" in result:
         lines += time_lines(result["time"])
+    span = next(iter(next(iter(result["models"].values()))["pairs"].values()))["span"] if result["models"] else 0
     lines += ["## A mixed cache", "",
               "A session keeps its keys and values when the width changes, so a wide view reads what a narrow one wrote, and the other",
-              f"way round. Measured by `matformer eval --mixed` ([cli.md](cli.md#eval)) on {books}, which no training saw.",
-              f"Counted are the last {result['span']} tokens of each window; before them the *writer* ran the last so many positions, or all of",
+              "way round. Measured by `matformer eval --mixed` ([cli.md](cli.md#eval)).",
+              f"Counted are the last {span} tokens of each window; before them the *writer* ran the last so many positions, or all of",
               "them, and the *reader* the others. *More than alone*: nats per token above the reader's loss over the same tokens",
               "where it ran all positions, ± the standard error over windows. *Of the gap*: the same as a share of the difference",
               "between the two sizes, each alone; 100 % would be the other size's loss. KL and same top token: against the reader alone.", ""]
-    for model in result["models"]:
-        lines += table(model["pairs"], model["trained_by"])
+    for model in result["models"].values():
+        lines += table(model)
     return "\n".join(lines)
 
 
@@ -114,28 +116,37 @@ def time_lines(time):
     return lines + ["", "Nothing is copied or allocated when the width changes. What a switch to S can cost is that the caches hold what XL read last.", ""]
 
 
+def save(args, result):
+    """After each measurement, so that what a run of hours has is kept."""
+    for name, text in ("switching.json", json.dumps(result, indent=1) + "\n"), ("switching.md", page(result)):
+        path = os.path.join(args.docs, name)
+        with open(path + ".part", "w") as out:
+            out.write(text)
+        os.replace(path + ".part", path)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--program", default="build/tools/matformer")
     parser.add_argument("--model", default=["models/tales.mf"], nargs="+")
     parser.add_argument("--text", default=[], nargs="+", help="texts that no training saw; without, what was measured before stays")
+    parser.add_argument("--pair", default=PAIRS, nargs="+", help=f"sizes that read each other's cache ({' '.join(PAIRS)})")
     parser.add_argument("--time", action="store_true", help="measure the time of switching too; nothing else should run")
     parser.add_argument("--span", type=int, default=128, help="tokens at the end of a window that count (128)")
     parser.add_argument("--threads", type=int, default=0, help="(0: one per core)")
     parser.add_argument("--docs", required=True, help="where switching.json and switching.md go")
     args = parser.parse_args()
     path = os.path.join(args.docs, "switching.json")
-    result = json.load(open(path)) if os.path.exists(path) else {}
-    if args.text:
-        result.update(span=args.span, texts=[os.path.basename(text) for text in args.text],
-                      models=[{"pairs": {pair: measure(args, model, pair) for pair in PAIRS}, "trained_by": made_by(args, model)} for model in args.model])
+    result = json.load(open(path)) if os.path.exists(path) else {"models": {}}
+    for model in args.model if args.text else []:
+        own = {"texts": [os.path.basename(text) for text in args.text], "trained_by": made_by(args, model), "pairs": {}}
+        result["models"][os.path.basename(model)] = own
+        for pair in args.pair:
+            own["pairs"][pair] = measure(args, model, pair)
+            save(args, result)
     if args.time:
         result["time"] = measure_time(args)
-    with open(path, "w") as out:
-        json.dump(result, out, indent=1)
-        out.write("\n")
-    with open(os.path.join(args.docs, "switching.md"), "w") as out:
-        out.write(page(result))
+        save(args, result)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-/* cli.c - errors, JSON, files and interruption, for all commands. */
+/* cli.c - lists, errors, JSON, files and interruption, for all commands. */
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -13,7 +13,35 @@
 
 #include "cli.h"
 
+/* ---- Lists ---- */
+
+void cli_list_free(cli_list *list)
+{
+    free(list->items);
+    *list = (cli_list){ 0 };
+}
+
+bool cli_list_append(cli_list *list, const char *item)
+{
+    const char **items = realloc(list->items, (list->count + 1) * sizeof(*items));
+    if (!items) return false;
+    items[list->count] = item;
+    *list = (cli_list){ items, list->count + 1 };
+    return true;
+}
+
 /* ---- Errors ---- */
+
+int cli_usage(const cli_command *command, const char *format, ...)
+{
+    va_list arguments;
+    fprintf(stderr, "matformer %s: ", command->name);
+    va_start(arguments, format);
+    vfprintf(stderr, format, arguments);
+    va_end(arguments);
+    fprintf(stderr, "\nTry `matformer %s --help`.\n", command->name);
+    return CLI_USAGE;
+}
 
 static void print_error(const char *text)
 {

@@ -3,39 +3,12 @@
 #include <errno.h>
 #include <getopt.h>
 #include <math.h>
-#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "cli.h"
 
 enum { HELP_COLUMN = 30, HELP_WIDTH = 100, MAX_OPTION = 64, FIRST_LONG = 256 };
-
-void cli_list_free(cli_list *list)
-{
-    free(list->items);
-    *list = (cli_list){ 0 };
-}
-
-bool cli_list_append(cli_list *list, const char *item)
-{
-    const char **items = realloc(list->items, (list->count + 1) * sizeof(*items));
-    if (!items) return false;
-    items[list->count] = item;
-    *list = (cli_list){ items, list->count + 1 };
-    return true;
-}
-
-int cli_usage(const cli_command *command, const char *format, ...)
-{
-    va_list arguments;
-    fprintf(stderr, "matformer %s: ", command->name);
-    va_start(arguments, format);
-    vfprintf(stderr, format, arguments);
-    va_end(arguments);
-    fprintf(stderr, "\nTry `matformer %s --help`.\n", command->name);
-    return CLI_USAGE;
-}
 
 /* Breaks `text` at spaces; lines after the first begin at `column`. */
 static void print_wrapped(const char *text, int column)

@@ -6,23 +6,15 @@
 #include "cli.h"
 #include "commands.h"
 
-static const cli_command *const commands[] = {
-    &cmd_demo,  &cmd_info,    &cmd_run,    &cmd_eval,
-#ifdef MATFORMER_TRAIN
-    &cmd_train,
-#endif
-    &cmd_plan,  &cmd_convert, &cmd_export, &cmd_bench,
-};
-
 static void print_help(FILE *stream)
 {
-    fprintf(stream, "Usage: matformer COMMAND [OPTION...] [ARGUMENT...]\n\n"
-                    "One weight file, every model size.\n\nCommands:\n");
-    for (size_t i = 0; i < CLI_COUNT(commands); i++)
-        fprintf(stream, "  %-8s %s\n", commands[i]->name, commands[i]->summary);
-    fprintf(stream, "\n  -h, --help     this text; `matformer COMMAND --help` describes a command\n"
-                    "  -V, --version  the version of the program and of the library\n\n"
-                    "Exit status: 0 success, 1 failure, 2 wrong usage.\n");
+    fprintf(stream, "Usage: matformer COMMAND [OPTION...] [ARGUMENT...]\n\n%s.\n\nCommands:\n", cli_program_summary);
+    for (const cli_command *const *command = cli_commands; *command; command++)
+        fprintf(stream, "  %-8s %s\n", (*command)->name, (*command)->summary);
+    fprintf(stream, "\n");
+    for (const cli_option *option = cli_program_options; option->kind != CLI_SECTION; option++)
+        fprintf(stream, "  -%c, --%-8s %s\n", option->letter, option->name, option->help);
+    fprintf(stream, "\nExit status: %s.\n", cli_program_status);
 }
 
 static void print_version(void)
@@ -55,8 +47,8 @@ static int run(int argc, char **argv)
         print_version();
         return CLI_OK;
     }
-    for (size_t i = 0; i < CLI_COUNT(commands); i++)
-        if (strcmp(name, commands[i]->name) == 0) return commands[i]->run(commands[i], argc - 1, argv + 1);
+    for (const cli_command *const *command = cli_commands; *command; command++)
+        if (strcmp(name, (*command)->name) == 0) return (*command)->run(*command, argc - 1, argv + 1);
     fprintf(stderr, "matformer: there is no command \"%s\"; `matformer --help` lists them\n", name);
     return CLI_USAGE;
 }

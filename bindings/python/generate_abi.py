@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 import sys
 from dataclasses import dataclass, field
+from os.path import commonprefix
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -259,8 +260,14 @@ def class_name(name: str) -> str:
     return "".join(word.title() for word in name.removeprefix("mf_").split("_"))
 
 
+def enum_prefix(values: list[tuple[str, int]]) -> str:
+    """What all names of an enum begin with, up to an underscore: MF_CACHE_ of MF_CACHE_F32 and MF_CACHE_BF16."""
+    common = commonprefix([name for name, _ in values])
+    return common[:common.rindex("_") + 1]
+
+
 def enum_lines(name: str, values: list[tuple[str, int]]) -> list[str]:
-    prefix = "MF_" if name == "mf_status" else f"MF_{name.split('_')[1].upper()}_"
+    prefix = enum_prefix(values)
     lines = ["", "", f"class {class_name(name)}(IntEnum):", f'    """{name}"""', ""]
     return lines + [f"    {value_name.removeprefix(prefix)} = {value}" for value_name, value in values]
 

@@ -6,6 +6,10 @@
 
 #include "matformer.h"
 
+/* The size of a struct in its first release, whose last field was `last`. Never sizeof: that grows with the struct, and
+ * callers of the first release would be refused. */
+#define MFI_FIRST_BYTES(type, last) (offsetof(type, last) + sizeof(((type *)0)->last))
+
 #if defined(__GNUC__)
 #define MFI_PRINTF(text, first) __attribute__((format(printf, text, first)))
 #else
@@ -15,10 +19,6 @@
 /* Writes the status and the sentence to `error` (may be NULL) and returns the status:
  * `return mfi_fail(error, MF_E_FORMAT, "tensor %s: ...", name);` */
 mf_status mfi_fail(mf_error *error, mf_status status, const char *format, ...) MFI_PRINTF(3, 4);
-
-/* The size of a struct whose last field in its first release is `last`: what a caller has at least. Not sizeof, which
- * grows with the struct. */
-#define MFI_FIRST_BYTES(type, last) (offsetof(type, last) + sizeof(((type *)0)->last))
 
 /* Copies the caller's `options` (may be NULL) over `full`, whose first `full_bytes` hold zeros after its
  * struct_size. `first_bytes` is the struct's size in its first release. Refused: smaller than that, larger

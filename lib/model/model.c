@@ -251,5 +251,5 @@ mf_status mfi_model_info(const mf_model *model, mf_model_info *info)
     };
     for (uint32_t i = 0; i < mfi_container_region_count(model->container); i++)
         full.weight_bytes += mfi_container_region(model->container, i)->raw_bytes;
-    return mfi_write_info(info, &full, sizeof full, MFI_FIRST_BYTES(mf_model_info, arithmetic));
+    return mfi_write_info(info, &full, sizeof full, MFI_FIRST_BYTES(mf_model_info, eos_token));
 }

@@ -172,7 +172,9 @@ static mf_status check_call(forward *f, size_t *n_marked)
         if (request->session == NULL || request->submodel == NULL)
             return mfi_fail(f->error, MF_E_INVALID, "request %zu: no session or no submodel", i);
         if (f->stride > sizeof *request && !is_zero((const unsigned char *)(request + 1), f->stride - sizeof *request))
-            return mfi_fail(f->error, MF_E_STRUCT_SIZE, "request %zu: fields set that this version does not know", i);
+            return mfi_fail(f->error, MF_E_STRUCT_SIZE,
+                            "request %zu: mf_request uses fields of a newer release than this library (%d.%d.%d)", i,
+                            MF_VERSION_MAJOR, MF_VERSION_MINOR, MF_VERSION_PATCH);
         if (request->session->model != f->executor->model || request->submodel->model != f->executor->model)
             return mfi_fail(f->error, MF_E_INVALID, "request %zu: session, submodel and executor are not of one model",
                             i);

@@ -177,7 +177,9 @@ mf_status mfi_scorer_run(mfi_scorer *s, const mf_submodel *view, mfi_plan_score 
         score->agreement += s->sum[t].agreement / (double)s->n_row;
         score->acceptance += s->sum[t].acceptance / (double)s->n_row;
     }
-    if (score->kl < 0) score->kl = 0; /* by rounding */
+    /* By rounding; without labels the loss is the kl. */
+    if (score->kl < 0) score->kl = 0;
+    if (score->loss < 0) score->loss = 0;
     if (isfinite(score->loss) && isfinite(score->kl)) return MF_OK;
     return mfi_fail(error, MF_E_RANGE, "the loss of a view is not finite: the model cannot be planned for");
 }

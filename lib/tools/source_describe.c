@@ -59,7 +59,7 @@ mf_status mf_source_model_info(const mf_source *source, mf_model_info *info)
                                  .patch_size = config->vit.patch_size,
                                  .n_channel = config->vit.n_channel,
                                  .n_class = config->vit.n_class };
-    return mfi_write_info(info, &full, sizeof full, MFI_FIRST_BYTES(mf_model_info, arithmetic));
+    return mfi_write_info(info, &full, sizeof full, MFI_FIRST_BYTES(mf_model_info, eos_token));
 }
 
 mf_status mf_source_size_get(const mf_source *source, uint32_t index, mf_source_size *size, mf_error *error)

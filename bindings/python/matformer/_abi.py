@@ -99,8 +99,8 @@ class Finish(IntEnum):
 class WhenMissing(IntEnum):
     """mf_when_missing"""
 
-    MF_MISSING_NARROW = 0
-    MF_MISSING_STATUS = 1
+    NARROW = 0
+    STATUS = 1
 
 
 STATUS_TEXTS = {
