@@ -4,7 +4,9 @@
 
 #include "matformer.h"
 
-#if defined(__GNUC__)
+#if defined(__MINGW32__) /* where printf() is C's, and not Windows' */
+#define MFI_PRINTF(text, first) __attribute__((format(gnu_printf, text, first)))
+#elif defined(__GNUC__)
 #define MFI_PRINTF(text, first) __attribute__((format(printf, text, first)))
 #else
 #define MFI_PRINTF(text, first)
