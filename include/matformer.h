@@ -61,7 +61,11 @@
 extern "C" {
 #endif
 
-#if defined(__GNUC__) && __GNUC__ >= 4
+#if defined(_WIN32) && defined(MF_BUILDING_DLL)
+#define MF_API __declspec(dllexport)
+#elif defined(_WIN32)
+#define MF_API /* functions need no dllimport */
+#elif defined(__GNUC__) && __GNUC__ >= 4
 #define MF_API __attribute__((visibility("default")))
 #else
 #define MF_API

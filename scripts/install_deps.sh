@@ -1,5 +1,5 @@
 #!/bin/sh
-# Usage: scripts/install_deps.sh [tests|ci|peers]
+# Usage: scripts/install_deps.sh [tests|ci|peers|windows|bare-root]
 # Installs the Debian packages that building needs; with `tests`, also those that the tests need, with `ci` those
 # that .ci/run checks with, and with `peers` the libraries that `matformer bench kernels` measures beside ours. Does
 # nothing where they are all there, and then needs no root.
@@ -10,8 +10,13 @@ case ${1-} in
 tests | ci) packages="$packages g++ libcriterion-dev python3-numpy python3-xxhash python3-zstandard" ;;
 esac
 case ${1-} in
-ci) packages="$packages clang-14 clang-format-14 libclang-rt-14-dev abigail-tools gcc-aarch64-linux-gnu qemu-user libdnnl-dev mandoc zsh fish" ;;
+ci)
+    packages="$packages clang-14 clang-format-14 libclang-rt-14-dev abigail-tools gcc-aarch64-linux-gnu qemu-user libdnnl-dev"
+    packages="$packages cmake debhelper dh-python dpkg-dev fakeroot lintian mandoc zsh fish"
+    ;;
 peers) packages="$packages libopenblas0-pthread libdnnl-dev" ;;
+windows) packages="$packages g++ gcc-mingw-w64-x86-64 g++-mingw-w64-x86-64 cmake dpkg-dev wine wine64" ;;
+bare-root) packages="$packages debootstrap python3-pip" ;;
 esac
 
 # Elsewhere than on Debian, meson says what is missing.

@@ -22,7 +22,9 @@ static void *allocate(size_t bytes)
     size_t huge = (size_t)2 << 20;
     void *p = aligned_alloc(huge, (bytes + huge - 1) / huge * huge);
     if (!p) exit(2);
+#if defined(MADV_HUGEPAGE)
     madvise(p, bytes, MADV_HUGEPAGE);
+#endif
     memset(p, 0, bytes);
     return p;
 }

@@ -657,9 +657,11 @@ Test(container, what_is_not_a_file_is_refused)
     char *path = fixture_path(), deep[400];
     cr_assert_eq(status_of_path(path, &error), MF_E_NOT_FOUND);
     cr_assert(strstr(error.detail, path), "%s", error.detail);
+#if !defined(_WIN32) /* where there are no FIFOs, and a folder cannot be opened */
     cr_assert_eq(mkfifo(path, 0600), 0);
     cr_assert_eq(status_of_path(path, &error), MF_E_FORMAT);
     cr_assert_eq(status_of_path("/", &error), MF_E_FORMAT);
+#endif
     memset(deep, 'd', sizeof deep);
     memcpy(deep + sizeof deep - 8, "/end.mf", 8);
     cr_assert_neq(status_of_path(deep, &error), MF_OK);

@@ -9,15 +9,23 @@
 static void *default_alloc(void *user, size_t bytes, size_t align)
 {
     (void)user;
+#if defined(_WIN32)
+    return _aligned_malloc(bytes, align);
+#else
     /* C11 wants a multiple of the alignment. */
     return bytes > SIZE_MAX - align ? NULL : aligned_alloc(align, mfi_round_up(bytes, align));
+#endif
 }
 
 static void default_free(void *user, void *memory, size_t bytes)
 {
     (void)user;
     (void)bytes;
+#if defined(_WIN32)
+    _aligned_free(memory);
+#else
     free(memory);
+#endif
 }
 
 /* For an allocator that frees everything at once. */

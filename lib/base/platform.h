@@ -12,6 +12,8 @@ mf_status mfi_open_file(const char *path, int *fd, uint64_t *bytes, mf_error *er
 /* Reads exactly `bytes` at `offset`; a short file is MF_E_IO. EINTR is retried. */
 mf_status mfi_read_at(int fd, void *out, size_t bytes, uint64_t offset, const char *name, mf_error *error);
 
+size_t mfi_page_bytes(void);
+
 /* Address space without memory behind it, aligned to `align` (2 MiB for weights); NULL when refused. */
 void *mfi_reserve(size_t bytes, size_t align);
 void mfi_unreserve(void *base, size_t bytes);
@@ -28,6 +30,9 @@ bool mfi_make_inaccessible(void *at, size_t bytes);
  * that folder and is valid during the call. A folder that cannot be read has none. */
 void mfi_list_files(const char *folder, const char *prefix, const char *suffix,
                     void (*each)(void *user, const char *path), void *user);
+
+/* Makes what a file's name now means survive a crash. False with errno where the folder cannot be synced. */
+bool mfi_sync_folder(const char *path);
 
 uint64_t mfi_now_ns(void);       /* monotonic */
 void mfi_sleep_ns(uint32_t ns);  /* at least; a signal may wake it earlier */

@@ -10,7 +10,9 @@
  * callers of the first release would be refused. */
 #define MFI_FIRST_BYTES(type, last) (offsetof(type, last) + sizeof(((type *)0)->last))
 
-#if defined(__GNUC__)
+#if defined(__MINGW32__) /* where printf() is C's, and not Windows' */
+#define MFI_PRINTF(text, first) __attribute__((format(gnu_printf, text, first)))
+#elif defined(__GNUC__)
 #define MFI_PRINTF(text, first) __attribute__((format(printf, text, first)))
 #else
 #define MFI_PRINTF(text, first)

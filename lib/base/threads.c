@@ -154,12 +154,16 @@ static void begin_run(mfi_pool *pool, void (*work)(void *, uint32_t, uint32_t), 
 /* Starts worker `index` with all signals blocked, so that the host's handlers run on the host's threads. */
 static int start_worker(mfi_pool *pool, uint32_t index)
 {
+#if defined(_WIN32) /* which has none */
+    return pthread_create(&pool->workers[index].handle, NULL, worker_main, &pool->workers[index]);
+#else
     sigset_t all, before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     int code = pthread_create(&pool->workers[index].handle, NULL, worker_main, &pool->workers[index]);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     return code;
+#endif
 }
 
 static size_t pool_bytes(uint32_t n_thread)

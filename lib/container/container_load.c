@@ -1,8 +1,6 @@
 /* container_load.c - makes regions resident: mapped, copied, or decoded in parallel, and verified. */
-#define _POSIX_C_SOURCE 200809L
 #include <stdatomic.h>
 #include <string.h>
-#include <unistd.h>
 
 #define XXH_INLINE_ALL
 #include <xxhash.h>
@@ -105,7 +103,7 @@ static mf_status load_in_place(loading *l, uint32_t index, const unsigned char *
 /* A mapping needs the pieces of the region on pages of their files: not so for an asset inside an archive, perhaps. */
 static bool can_map(const mfi_container *c, uint32_t index)
 {
-    const uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), bytes = c->directory.region[index].stored_bytes;
+    const uint64_t page = mfi_page_bytes(), bytes = c->directory.region[index].stored_bytes;
     if (c->load != MF_LOAD_MAP) return false;
     for (uint64_t at = 0, offset; at < bytes;) {
         const mfi_piece *piece = mfi_container_piece(c, index, at);

@@ -22,8 +22,7 @@ def _path() -> str:
     for folder in (package, package.parent / _FOLDER, Path(sysconfig.get_path("platlib")) / _FOLDER):
         if (folder / _NAME).exists():
             return str(folder / _NAME)
-    raise ImportError(f"{_NAME} is not beside the package in {package.parent}: install both with `pip install .` in the "
-                      f"repository, or set {LIBRARY_VARIABLE} to the library's path")
+    return f"{_NAME}.{_abi.MF_VERSION_MAJOR}"  # the system's
 
 
 def _load() -> _abi.Library:
@@ -31,7 +30,8 @@ def _load() -> _abi.Library:
     try:
         library = _abi.Library(path)
     except OSError as error:
-        raise ImportError(f"{path}: {error}") from error
+        raise ImportError(f"{path}: {error}. Where the system has no {_NAME}, install it with the package by "
+                          f"`pip install .` in the repository, or set {LIBRARY_VARIABLE} to its path") from error
     except AttributeError as error:
         raise ImportError(f"{path} is older than this package, which calls functions that it lacks: {error}") from error
     version = library.mf_version()
