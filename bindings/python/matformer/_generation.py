@@ -27,8 +27,8 @@ from ._background import wait_through
 from ._errors import make_exception, new_error
 from ._handles import InUse, Tokens, as_tokens
 from ._library import lib
-from ._model import Submodel
 from ._sampler import Candidate, Sampler, read_candidates
+from ._submodel import Submodel
 
 if TYPE_CHECKING:  # which imports this module
     from ._executor import Executor
@@ -76,6 +76,9 @@ class GenerationResult:
     schedule: Tuple[Tuple[int, Submodel], ...]
     n_drafted: int  # tokens that the draft wrote ahead, and how many of them
     n_accepted: int  # became the text's
+    n_verify: int  # batches that verified some
+    draft_seconds: float  # of either side, within generate_seconds
+    verify_seconds: float
 
 
 class _Run:
@@ -321,7 +324,7 @@ class Generation(Iterator[Event]):
         self._result = GenerationResult(
             finish, raw.n_prompt, self._n_taken, 1e-9 * raw.prompt_ns, 1e-9 * raw.generate_ns,
             tuple((step.position, self._views[step.submodel or 0]) for step in self._steps[:n_step]),
-            raw.n_drafted, raw.n_accepted)
+            raw.n_drafted, raw.n_accepted, raw.n_verify, 1e-9 * raw.draft_ns, 1e-9 * raw.verify_ns)
 
     def __enter__(self) -> Generation:
         return self

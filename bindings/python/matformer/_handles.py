@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ._abi import Status
-from ._errors import BusyError, OutOfRangeError, closed
+from ._errors import BusyError, OutOfRangeError, closed, make_exception
 
 E = TypeVar("E", bound=IntEnum)
+S = TypeVar("S", bound=ctypes.Structure)
 T = TypeVar("T", bound="Closable")
 
 Tokens = Union[int, Sequence[int], "npt.NDArray[Any]"]
@@ -71,6 +72,15 @@ class Closable:
     def __exit__(self, kind: Optional[Type[BaseException]], value: Optional[BaseException],
                  traceback: Optional[TracebackType]) -> None:
         self.close()
+
+
+def fill(struct: Type[S], get: Callable[[S], int], what: str) -> S:
+    """A struct of the library's that its getter fills."""
+    values = struct(struct_size=ctypes.sizeof(struct))
+    status = get(values)
+    if status != Status.OK:
+        raise make_exception(status, what=what)
+    return values
 
 
 class InUse:

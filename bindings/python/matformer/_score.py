@@ -12,8 +12,9 @@ from ._abi import Status
 from ._errors import make_exception
 from ._executor import Executor
 from ._handles import Tokens, as_tokens
-from ._model import Submodel, Views, read_model_info
+from ._model import read_model_info
 from ._session import Session
+from ._submodel import Submodel, Views
 
 
 @dataclass(frozen=True, eq=False)

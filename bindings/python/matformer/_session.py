@@ -16,8 +16,9 @@ from ._executor import Executor, Request, Result
 from ._generation import Generation
 from ._handles import Closable, Handle, InUse, Tokens, as_enum, memory_at
 from ._library import lib
-from ._model import Model, Submodel, Views
+from ._model import Model
 from ._sampler import Sampler
+from ._submodel import Submodel, Views
 
 View = Union[Submodel, str, None]
 

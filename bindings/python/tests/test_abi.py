@@ -91,6 +91,23 @@ class AbiTest(unittest.TestCase):
         structs = re.findall(r"^typedef struct (\w+) \{", text, re.MULTILINE)
         self.assertEqual(structs, [struct.__name__ for struct in _abi.STRUCTS])
 
+    def test_every_function_has_a_method_but_those_that_the_manual_names(self):
+        used = set()
+        for file in (ROOT / "bindings" / "python" / "matformer").glob("*.py"):
+            if file.name != "_abi.py":
+                used |= set(re.findall(r"\b_?(?:lib|library)\.(mf_\w+)", file.read_text()))
+        functions = {function.name for function in self.header.functions}
+        self.assertEqual(used - functions, set())
+        manual = (ROOT / "docs" / "python.md").read_text()
+        named = re.search(r"^## What has no method$(.*?)(?=^## )", manual, re.MULTILINE | re.DOTALL)[1]
+        self.assertEqual(functions - used, set(re.findall(r"^- `(mf_\w+)`", named, re.MULTILINE)))
+
+    def test_every_file_of_the_package_is_installed(self):
+        package = ROOT / "bindings" / "python"
+        listed = set(re.findall(r"'(matformer/\S+?)'", (package / "meson.build").read_text()))
+        self.assertEqual(listed, {str(file.relative_to(package)) for file in (package / "matformer").iterdir()
+                                  if file.suffix in (".py", ".typed")})
+
     def test_a_declaration_of_unknown_form_is_refused(self):
         text = generate_abi.HEADER.read_text()
         for declaration in ("typedef struct mf_x { union { int a; } b; } mf_x;", "MF_API mf_status mf_x(int a[3][3]);",

@@ -81,6 +81,9 @@ class GenerateTest(unittest.TestCase):
         self.assertEqual([event.token for event in drafted], self.tokens(PROMPT, "XL", max_tokens=30))
         self.assertGreater(drafted.result.n_drafted, drafted.result.n_accepted)
         self.assertGreater(drafted.result.n_accepted, 0)
+        self.assertGreaterEqual(drafted.result.n_drafted, drafted.result.n_verify)
+        self.assertLessEqual(drafted.result.draft_seconds + drafted.result.verify_seconds,
+                             drafted.result.generate_seconds)
         with self.assertRaises(matformer.InvalidArgumentError):
             list(Session(self.model).generate(PROMPT, "XL", draft_tokens=3, max_tokens=30))
 
