@@ -889,6 +889,19 @@ class mf_generate_result(Structure):
     ]
 
 
+class mf_token_batch(Structure):
+    struct_size: int
+    events: Any
+    n_event: int
+    event_bytes: int
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("events", POINTER(mf_token_event)),
+        ("n_event", c_size_t),
+        ("event_bytes", c_size_t),
+    ]
+
+
 class mf_governor_info(Structure):
     struct_size: int
     now_ns: int
@@ -1055,7 +1068,7 @@ class mf_governor_signals(Structure):
     ]
 
 
-STRUCTS = (mf_error, mf_allocator, mf_model_options, mf_model_info, mf_grow_options, mf_trim_options, mf_shell_info, mf_submodel_spec, mf_submodel_info, mf_plan_info, mf_plan_entry, mf_plan_draft, mf_executor_options, mf_session_options, mf_request, mf_tokenize_options, mf_chat_message, mf_sampler_options, mf_token_logprob, mf_token_event, mf_schedule_step, mf_generate_options, mf_generate_result, mf_governor_info, mf_governor_options, mf_governor_member, mf_governor_step, mf_governor_signals)
+STRUCTS = (mf_error, mf_allocator, mf_model_options, mf_model_info, mf_grow_options, mf_trim_options, mf_shell_info, mf_submodel_spec, mf_submodel_info, mf_plan_info, mf_plan_entry, mf_plan_draft, mf_executor_options, mf_session_options, mf_request, mf_tokenize_options, mf_chat_message, mf_sampler_options, mf_token_logprob, mf_token_event, mf_schedule_step, mf_generate_options, mf_generate_result, mf_token_batch, mf_governor_info, mf_governor_options, mf_governor_member, mf_governor_step, mf_governor_signals)
 
 class Library:
     """The functions of a libmatformer. AttributeError: the library lacks one that this package calls."""
@@ -1165,6 +1178,12 @@ class Library:
             "mf_sampler_sample", c_int, c_void_p, c_void_p, c_size_t, c_void_p, POINTER(mf_token_logprob), POINTER(mf_token_logprob), c_size_t)
         self.mf_generate: Callable[[Any, Any, Any, Any, Any, Any], int] = function(
             "mf_generate", c_int, c_void_p, c_void_p, c_void_p, POINTER(mf_generate_options), POINTER(mf_generate_result), POINTER(mf_error))
+        self.mf_generation_create: Callable[[Any, Any, Any, Any, Any, Any, Any], int] = function(
+            "mf_generation_create", c_int, POINTER(c_void_p), c_void_p, c_void_p, c_void_p, POINTER(mf_generate_options), POINTER(mf_generate_result), POINTER(mf_error))
+        self.mf_generation_next: Callable[[Any, Any, Any, Any], int] = function(
+            "mf_generation_next", c_int, c_void_p, c_uint64, POINTER(mf_token_batch), POINTER(mf_error))
+        self.mf_generation_close: Callable[[Any], None] = function(
+            "mf_generation_close", None, c_void_p)
         self.mf_governor_create: Callable[[Any, Any, Any], int] = function(
             "mf_governor_create", c_int, POINTER(c_void_p), POINTER(mf_governor_options), POINTER(mf_error))
         self.mf_governor_close: Callable[[Any], None] = function(

@@ -167,7 +167,7 @@ class Session(Closable):
                  sampler: Optional[Sampler] = None, stop: Union[str, Iterable[str]] = (), n_top: int = 0,
                  schedule: Sequence[Tuple[int, View]] = (), ignore_eos: bool = False, draft: View = None,
                  draft_tokens: int = 0, fallback: View = None) -> Generation:
-        """Runs a prompt and then a token at a time. Returns an iterator of Events that begins at once.
+        """Runs a prompt and then a token at a time, when the iterator of Events that this returns is asked for them.
 
             for event in session.generate("Once upon a time", "M"):
                 print(event.text, end="", flush=True)
@@ -184,9 +184,9 @@ class Session(Closable):
         draft_tokens  so many at once, at most 16; 0: as many as pay
         fallback    writes on while the shells of the submodel are trimmed away
 
-        What goes wrong is raised by the iterator. The session, its executor and the sampler are in use until it has
-        ended or was closed; where the loop is left early, the session holds the prompt and the tokens of the events
-        that were taken, no others. Ctrl-C ends it likewise.
+        The session, its executor and the sampler are in use until the iterator has ended or was closed; where the loop is
+        left early, the session holds the prompt and the tokens of the events that were taken, no others. Ctrl-C ends it
+        likewise, after the token that is being computed, or 5 ms; a prompt at once.
         """
         steps = [(position, self._views.get(view)) for position, view in schedule]
         return Generation(self, self.executor, self._views.get(submodel), prompt, max_tokens, sampler,

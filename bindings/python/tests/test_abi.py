@@ -152,8 +152,9 @@ class AbiTest(unittest.TestCase):
         self.assertEqual(compile_and_run(C, source, "source.c"), expected)
 
     def test_the_fields_of_an_event_that_are_read_at_once_lie_where_they_are(self):
-        event = _abi.mf_token_event(1, 2, 3, 4, 0.5, 6)
-        self.assertEqual(EVENT_FIELDS.unpack_from(event), (1, 2, 3, 4, 0.5, 6))
+        top = _abi.mf_token_logprob()
+        event = _abi.mf_token_event(1, 2, 3, 4, 0.5, 6, ctypes.pointer(top), 8)
+        self.assertEqual(EVENT_FIELDS.unpack_from(event), (1, 2, 3, 4, 0.5, 6, ctypes.addressof(top), 8))
 
     @unittest.skipUnless(CXX, "no C++ compiler")
     def test_arguments_and_fields_have_the_compilers_kinds(self):
