@@ -11,7 +11,7 @@ import unittest
 from pathlib import Path
 
 from common import ROOT
-from matformer import _abi
+from matformer import _abi, _library
 from matformer._generation import EVENT_FIELDS
 
 sys.path.insert(0, str(ROOT / "bindings" / "python"))
@@ -26,7 +26,7 @@ def compiler(variable, *names):
 
 
 C, CXX = compiler("CC", "cc", "gcc", "clang"), compiler("CXX", "c++", "g++", "clang++")
-LIBRARY = Path(os.environ["MATFORMER_LIBRARY"]).resolve()
+LIBRARY = Path(_library.PATH).resolve()
 
 
 def compile_and_run(command, source, name, *options):

@@ -1,0 +1,103 @@
+#!/bin/sh
+# Usage: scripts/check_python.sh FOLDER
+# The Python package as a user gets it: an sdist from the last commit, a wheel from this tree and one from the sdist, each
+# built by pip in an environment of its own, installed by pip into a fresh one, and tested from another folder. What it
+# makes goes to FOLDER. Needs PyPI for meson-python, NumPy, mypy and build.
+set -eu
+cd "$(dirname "$0")/.."
+root=$PWD
+PATH=/usr/bin:$PATH
+unset PYTHONPATH MATFORMER_LIBRARY MATFORMER_PROGRAM
+export PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONDONTWRITEBYTECODE=1
+passed=0
+
+pass() # pass WHAT
+{
+    passed=$((passed + 1))
+    echo "ok      $1"
+}
+
+fail() # fail WHY
+{
+    echo "FAILED  $1"
+    echo "$passed passed, 1 failed"
+    exit 1
+}
+
+rm -rf "$1"
+mkdir -p "$1/elsewhere"
+work=$(cd "$1" && pwd)
+python3 -m venv "$work/venv"
+python=$work/venv/bin/python
+"$python" -m pip install -q build mypy
+
+# ---- Building ----
+
+"$python" -m build -q --sdist -o "$work/sdist" . > "$work/sdist.log" 2>&1 || {
+    tail -n 40 "$work/sdist.log"
+    fail 'sdist'
+}
+sdist=$(echo "$work"/sdist/matformer-*.tar.gz)
+tar -tzf "$sdist" | sed -n 's,^[^/]*/\(.*[^/]\)$,\1,p' | grep -v '^PKG-INFO$' | sort > "$work/sdist.files"
+git ls-tree -r --name-only HEAD | sort > "$work/git.files"
+cmp -s "$work/sdist.files" "$work/git.files" || {
+    diff "$work/sdist.files" "$work/git.files" || true
+    fail 'the sdist has other files than the commit'
+}
+pass 'sdist'
+
+for from in "$root" "$sdist"; do
+    name=$([ "$from" = "$root" ] && echo tree || echo from-sdist)
+    "$python" -m pip wheel -q --no-deps -w "$work/$name" "$from" > "$work/$name.log" 2>&1 || {
+        tail -n 40 "$work/$name.log"
+        fail "wheel of $from"
+    }
+    wheel=$(echo "$work/$name"/*.whl)
+    case $wheel in
+    */matformer-*-py3-none-*linux*_"$(uname -m)".whl) ;;
+    *) fail "$wheel is not tagged py3-none-PLATFORM" ;;
+    esac
+    "$python" -m zipfile -l "$wheel" | awk 'NR > 1 { print $1 }' | grep -v '\.dist-info/' | sort > "$work/$name.files"
+    {
+        (cd bindings/python && git ls-files -co --exclude-standard matformer)
+        echo .matformer.mesonpy.libs/libmatformer.so
+    } | sort | cmp - "$work/$name.files" || fail "$wheel holds other files than the package and the library"
+    pass "wheel, $name"
+done
+
+# ---- What is installed ----
+
+"$python" -m pip install -q "$wheel"
+cd "$work/elsewhere"
+library=$("$python" -c 'import matformer._library as l; print(l.PATH)')
+case $library in
+"$work"/venv/*) ;;
+*) fail "the library in use is $library" ;;
+esac
+needed=$(readelf -d "$library" | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p')
+for name in $needed; do
+    case $name in
+    libc.so.* | libm.so.* | ld-linux*) ;;
+    *) fail "the library needs $name" ;;
+    esac
+done
+pass "the library needs $(echo $needed) alone"
+
+cp "$library" "$work/other.so"
+other=$(MATFORMER_LIBRARY=$work/other.so "$python" -c 'import matformer; print(open("/proc/self/maps").read())' |
+    sed -n 's,.* \(/.*\.so\)$,\1,p' | grep -e other -e libmatformer | sort -u)
+[ "$other" = "$work/other.so" ] || fail "MATFORMER_LIBRARY names other.so, and loaded is $other"
+pass 'MATFORMER_LIBRARY'
+
+"$python" -m mypy --strict --cache-dir "$work/mypy" -p matformer || fail 'mypy --strict'
+pass 'mypy --strict, installed'
+
+[ ! -x "$root/build/tools/matformer" ] || export MATFORMER_PROGRAM="$root/build/tools/matformer"
+"$python" -m unittest discover -s "$root/bindings/python/tests" > "$work/tests.log" 2>&1 || {
+    tail -n 60 "$work/tests.log"
+    fail 'tests'
+}
+tests=$(sed -n 's/^Ran \([0-9]*\) tests.*/\1/p' "$work/tests.log")
+passed=$((passed + tests))
+echo "ok      $tests tests of the package, from another folder: $(tail -n 1 "$work/tests.log")"
+echo "$passed passed, 0 failed"
