@@ -2,13 +2,13 @@
 # Usage: scripts/check_python.sh FOLDER
 # The Python package as a user gets it: an sdist from the last commit, a wheel from this tree and one from the sdist, each
 # built by pip in an environment of its own, installed by pip into a fresh one, and tested from another folder. What it
-# makes goes to FOLDER. Needs PyPI for meson-python, NumPy, mypy and build.
+# makes goes to FOLDER. Needs PyPI for meson-python, NumPy, mypy, build and llguidance.
 set -eu
 cd "$(dirname "$0")/.."
 root=$PWD
 PATH=/usr/bin:$PATH
 unset PYTHONPATH MATFORMER_LIBRARY MATFORMER_PROGRAM
-export PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONDONTWRITEBYTECODE=1
+export LC_ALL=C.UTF-8 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONDONTWRITEBYTECODE=1
 passed=0
 
 pass() # pass WHAT
@@ -57,7 +57,7 @@ for from in "$root" "$sdist"; do
     */matformer-*-py3-none-*linux*_"$(uname -m)".whl) ;;
     *) fail "$wheel is not tagged py3-none-PLATFORM" ;;
     esac
-    "$python" -m zipfile -l "$wheel" | awk 'NR > 1 { print $1 }' | grep -v '\.dist-info/' | sort > "$work/$name.files"
+    "$python" -m zipfile -l "$wheel" | awk 'NR > 1 { print $1 }' | grep -v '\.dist-info/' | sed 's,^[^/]*\.data/purelib/,,' | sort > "$work/$name.files"
     {
         (cd bindings/python && git ls-files -co --exclude-standard matformer)
         echo .matformer.mesonpy.libs/libmatformer.so
@@ -67,7 +67,7 @@ done
 
 # ---- What is installed ----
 
-"$python" -m pip install -q "$wheel"
+"$python" -m pip install -q "$wheel[json]"
 cd "$work/elsewhere"
 library=$("$python" -c 'import matformer._library as l; print(l.PATH)')
 case $library in
