@@ -835,7 +835,7 @@ typedef struct mf_token_batch {
         sizeof(mf_token_batch), NULL, 0, 0 \
     }
 
-/* The next token, with max_ns 0; else as many, at most 64, as are there when max_ns have passed, and at least one. No event:
+/* The next token, with max_ns 0; else as many, at most 256, as are there when max_ns have passed, and at least one. No event:
  * it has ended, by the reason in `result`, or by the failure that a call returned; that call may have had events too,
  * which came before it. mf_session_cancel(), from any thread, makes it return MF_E_CANCELLED. */
 MF_API mf_status mf_generation_next(mf_generation *generation, uint64_t max_ns, mf_token_batch *batch, mf_error *error);

@@ -2,7 +2,8 @@
 # Usage: scripts/check_python.sh FOLDER
 # The Python package as a user gets it: an sdist from the last commit, a wheel from this tree and one from the sdist, each
 # built by pip in an environment of its own, installed by pip into a fresh one, and tested from another folder. What it
-# makes goes to FOLDER. Needs PyPI for meson-python, NumPy, mypy, build and llguidance.
+# makes goes to FOLDER. Needs PyPI for meson-python, NumPy, mypy, build, llguidance and
+# tqdm.
 set -eu
 cd "$(dirname "$0")/.."
 root=$PWD
@@ -67,7 +68,7 @@ done
 
 # ---- What is installed ----
 
-"$python" -m pip install -q "$wheel[json]"
+"$python" -m pip install -q "$wheel[json,progress]"
 cd "$work/elsewhere"
 library=$("$python" -c 'import matformer._library as l; print(l.PATH)')
 case $library in

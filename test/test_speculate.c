@@ -139,7 +139,7 @@ static void ask(stage *on, story *s, mf_generate_options *options)
     if (max_ns > 0) s->session = NULL; /* which is ahead of the events */
     do {
         if (s->status == MF_OK) s->status = mf_generation_next(generation, max_ns, &batch, &error);
-        cr_assert(batch.event_bytes == sizeof(mf_token_event) && batch.n_event <= 64);
+        cr_assert(batch.event_bytes == sizeof(mf_token_event) && batch.n_event <= 256);
         for (size_t i = 0; i < batch.n_event; i++)
             is_left = watch(s, &batch.events[i]) != 0;
     } while (s->status == MF_OK && batch.n_event > 0 && !is_left);

@@ -6,10 +6,10 @@
 The two take turns in this process, on one executor and the same tokens: the library's own call has no callback, or one
 in Python that does nothing, and the package's iterator gives every event to an empty loop. Medians over the turns of
 each one's time divided by that of the call beside it, with the quartiles. With --threads 1, where nobody spins, also of
-the processor time, which another program that is busy meanwhile hardly changes: there the iterator's two threads add up.
+the processor time, which another program that is busy meanwhile hardly changes.
 
-`--threads-scale`: forwards of two sessions on two threads, each with an executor of one thread, against one after the
-other.
+`--threads-scale`: two sessions that generate on two threads, each with an executor of one thread, against one after the
+other; with the library's call, which does not come back to Python, and with the iterator.
 """
 
 from __future__ import annotations
@@ -83,28 +83,35 @@ def measure_generation(model: matformer.Model, size: str, n: int, rounds: int, t
     return result
 
 
-def measure_threads(model: matformer.Model, size: str, rounds: int) -> Dict[str, float]:
-    sessions = [Session(model, executor=Executor(model, threads=1), max_positions=256) for _ in range(2)]
-    view, prompt = Submodel(model, size), [5] * 200
-
-    def work(session: Session) -> None:
-        for _ in range(4):
-            session.rewind()
-            session.forward(prompt, view)
-
-    ratios = []
-    for _ in range(rounds):
-        begin = time.perf_counter()
-        for session in sessions:
-            work(session)
-        between = time.perf_counter()
-        threads = [threading.Thread(target=work, args=(session,)) for session in sessions]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        ratios.append((between - begin) / (time.perf_counter() - between))
-    return quartiles(ratios)
+def measure_threads(model: matformer.Model, size: str, n: int, rounds: int) -> Dict[str, Any]:
+    sessions = [Session(model, executor=Executor(model, threads=1), max_positions=len(PROMPT) + n + 1)
+                for _ in range(2)]
+    view = Submodel(model, size)
+    calls: Dict[str, Callable[[Session], None]] = {
+        "library": lambda session: library_call(session.executor, session, view, n, None),
+        "iterator": lambda session: iterator(session, view, n),
+    }
+    ratios: Dict[str, List[float]] = {name: [] for name in calls}
+    for turn in range(rounds + 1):
+        for name in list(calls) if turn % 2 else list(calls)[::-1]:
+            for session in sessions:
+                session.rewind()
+            begin = time.perf_counter()
+            for session in sessions:
+                calls[name](session)
+            between = time.perf_counter()
+            for session in sessions:
+                session.rewind()
+            threads = [threading.Thread(target=calls[name], args=(session,)) for session in sessions]
+            middle = time.perf_counter()
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            if turn > 0:
+                ratios[name].append((between - begin) / (time.perf_counter() - middle))
+    return {"size": size, "tokens": n, "rounds": rounds,
+            "work_of_two_threads": {name: quartiles(values) for name, values in ratios.items()}}
 
 
 def main() -> None:
@@ -114,15 +121,18 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=400, help="generated in each turn (400)")
     parser.add_argument("--rounds", type=int, default=30, help="turns of each (30)")
     parser.add_argument("--threads", type=int, default=0, help="of the executor (0: one per usable core)")
-    parser.add_argument("--threads-scale", action="store_true", help="two sessions on two threads instead")
+    parser.add_argument("--threads-scale", action="store_true", help="two sessions on two threads")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
     with matformer.open(arguments.model) as model:
         if arguments.threads_scale:
-            scale = measure_threads(model, arguments.size, arguments.rounds)
-            json.dump(scale, sys.stdout, indent=2) if arguments.json else print(
-                f"two threads do {scale['median']:.2f} times the work of one ({scale['low']:.2f} to "
-                f"{scale['high']:.2f})")
+            scale = measure_threads(model, arguments.size, arguments.tokens, arguments.rounds)
+            if arguments.json:
+                json.dump(scale, sys.stdout, indent=2)
+                return
+            for name, ratio in scale["work_of_two_threads"].items():
+                print(f"{name}: two threads do {ratio['median']:.2f} times the work of one ({ratio['low']:.2f} to "
+                      f"{ratio['high']:.2f})")
             return
         result = measure_generation(model, arguments.size, arguments.tokens, arguments.rounds, arguments.threads)
     if arguments.json:

@@ -11,7 +11,7 @@
 #include "platform.h"
 #include "status.h"
 
-enum { MOST_EVENTS = 64, MORE_TEXT_BYTES = 4096 };
+enum { MOST_EVENTS = 256, MORE_TEXT_BYTES = 4096 };
 
 struct mfi_gathered {
     mf_token_event events[MOST_EVENTS];

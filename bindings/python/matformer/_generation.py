@@ -1,7 +1,7 @@
 """Generation: an iterator over the tokens that the library generates, on the thread that asks for them.
 
 The weights of a token sweep the interpreter out of the near caches, so that its part costs more than its instructions. A
-step of mf_generation_next() therefore brings as many tokens as are there after five milliseconds, which nobody notices,
+step of mf_generation_next() therefore brings as many tokens as are there after ten milliseconds, which nobody notices,
 and at least one; if the caller leaves in their midst, the session goes back to what the caller has seen.
 
 Ctrl-C is looked for between two steps, but for a long prompt, which runs on a helper thread meanwhile, and for steps with
@@ -34,7 +34,7 @@ if TYPE_CHECKING:  # which imports this module
     from ._session import Session
 
 _LONG_PROMPT = 64  # tokens, or bytes of text: from here on a helper thread costs less than a hundredth of the step
-_STEP_NS = 5_000_000
+_STEP_NS = 10_000_000
 _MOST_STEPS = 1 << 16  # of the schedule that was run
 
 # Of mf_token_event: token, position, text, text_bytes, logprob, submodel, top, n_top.
@@ -216,18 +216,23 @@ class Generation(Iterator[Event]):
             raise
 
     def _read_events(self) -> List[Event]:
+        """What is done here and in __next__ for each event is what Python costs."""
         n, stride, views = self._batch.n_event, self._batch.event_bytes, self._views
         self._batch.n_event = 0  # until there are others
         if n == 0:
             return []
         raw = ctypes.string_at(ctypes.addressof(self._batch.events.contents), n * stride)
-        fields = [EVENT_FIELDS.unpack_from(raw, at) for at in range(0, n * stride, stride)]
-        # Their texts lie one behind the other.
-        begin, end = fields[0][2], fields[-1][2] + fields[-1][3]
-        texts = ctypes.string_at(begin, end - begin)
-        events = [_new_event((token, position, texts[at - begin:at - begin + n_byte].decode("utf-8", "replace"), logprob,
-                              views[view], _read_top(top, n_top) if n_top else ()))
-                  for token, position, at, n_byte, logprob, view, top, n_top in fields]
+        (_, _, begin, *_), (_, _, end, n_last, *_) = (EVENT_FIELDS.unpack_from(raw, at) for at in (0, (n - 1) * stride))
+        texts: Any = ctypes.string_at(begin, end + n_last - begin)  # one behind the other
+        fields = struct.Struct(f"{EVENT_FIELDS.format}{stride - EVENT_FIELDS.size}x")  # of a later release, more
+        if texts.isascii() and not self._options.n_top:
+            texts = texts.decode("ascii")
+            events = [_new_event((token, position, texts[at - begin:at - begin + n_byte], logprob, views[view], ()))
+                      for token, position, at, n_byte, logprob, view, _, _ in fields.iter_unpack(raw)]
+        else:
+            events = [_new_event((token, position, texts[at - begin:at - begin + n_byte].decode("utf-8", "replace"),
+                                  logprob, views[view], _read_top(top, n_top) if n_top else ()))
+                      for token, position, at, n_byte, logprob, view, top, n_top in fields.iter_unpack(raw)]
         events.reverse()
         return events
 
@@ -267,15 +272,17 @@ class Generation(Iterator[Event]):
             return
         self._ended = True
         _open.discard(self)
-        if not self._handle.is_forked:
-            self._handle.close()
-            seen = self._last[1] + 1 if self._last else self._first_position + self._raw_result.n_prompt
-            if lib.mf_session_position(self._session_handle) > seen:
-                lib.mf_session_rewind(self._session_handle, seen)
-            if not has_failed:
-                self._result = self._read_result()
-        self._ahead.clear()
-        self._release()
+        try:
+            if not self._handle.is_forked:
+                self._handle.close()
+                seen = self._last[1] + 1 if self._last else self._first_position + self._raw_result.n_prompt
+                if lib.mf_session_position(self._session_handle) > seen:
+                    lib.mf_session_rewind(self._session_handle, seen)
+                if not has_failed:
+                    self._result = self._read_result()
+            self._ahead.clear()
+        finally:
+            self._release()
 
     def _release(self) -> None:
         for handle in self._retained:

@@ -186,7 +186,7 @@ class Session(Closable):
 
         The session, its executor and the sampler are in use until the iterator has ended or was closed; where the loop is
         left early, the session holds the prompt and the tokens of the events that were taken, no others. Ctrl-C ends it
-        likewise, after the token that is being computed, or 5 ms; a prompt at once.
+        likewise, after the token that is being computed, or 10 ms; a prompt at once.
         """
         steps = [(position, self._views.get(view)) for position, view in schedule]
         return Generation(self, self.executor, self._views.get(submodel), prompt, max_tokens, sampler,

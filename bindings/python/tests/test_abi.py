@@ -30,12 +30,11 @@ LIBRARY = Path(_library.PATH).resolve()
 
 
 def compile_and_run(command, source, name, *options):
-    """The lines that the program prints. It is linked against the library, since it may take functions' addresses."""
+    """The lines that the program prints, which calls nothing of the library."""
     with tempfile.TemporaryDirectory() as folder:
         program, file = Path(folder) / "program", Path(folder) / name
         file.write_text(source)
-        subprocess.run([*command.split(), *options, f"-I{INCLUDE}", str(file), str(LIBRARY),
-                        f"-Wl,-rpath,{LIBRARY.parent}", "-o", str(program)], check=True)
+        subprocess.run([*command.split(), *options, f"-I{INCLUDE}", str(file), "-o", str(program)], check=True)
         return subprocess.run([str(program)], check=True, capture_output=True, text=True).stdout.splitlines()
 
 
@@ -161,7 +160,7 @@ class AbiTest(unittest.TestCase):
         calls, expected = [], []
         library = _abi.Library(str(LIBRARY))
         for f in self.header.functions:
-            calls.append(f'function("{f.name}", &{f.name});')
+            calls.append(f'function("{f.name}", (decltype(&{f.name}))nullptr);')
             found = library.__dict__[f.name]
             expected.append(" ".join([f.name, kind(found.restype), *map(kind, found.argtypes)]))
         for name in self.header.callbacks:
