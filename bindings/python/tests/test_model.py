@@ -256,7 +256,7 @@ class ModelTest(unittest.TestCase):
         with unittest.mock.patch("tqdm.auto.tqdm", Bar):
             matformer.open(TALES, progress=True).grow("S", progress=True)
         opening = bars[0]
-        self.assertEqual((opening.n, opening.desc, opening.asked), (opening.total, "opening: ", 0.5))
+        self.assertEqual((opening.n, opening.asked), (opening.total, 0.5))
         self.assertIn("opening", opening.shown)
 
     def test_the_log_goes_to_logging(self):
