@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""image_features.py MODEL [IMAGE.npy...] - the features of images under every width of a ViT, and how near they are to the
-widest one's.
+"""image_features.py MODEL [IMAGE.npy...] - the features of images under every width of a ViT, and how near they are to
+the widest one's.
 
 An image is an array [channels, size, size] of float32, in the range that the model was trained with; without one, a
 picture is drawn.

@@ -6,6 +6,7 @@ Masks go by the timeline alone, so that rewinding, drafts and any width work.
 """
 
 import json
+import os
 import sys
 from typing import Any, Optional
 
@@ -59,7 +60,7 @@ class Grammar:
 
     def __call__(self, tokens: npt.NDArray[np.int32], logits: npt.NDArray[np.float32]) -> None:
         written = tokens[self._start:].tolist()
-        same = next((i for i, (a, b) in enumerate(zip(written, self._seen)) if a != b), min(len(written), len(self._seen)))
+        same = len(os.path.commonprefix([written, self._seen]))
         if same < len(self._seen):  # a draft that was refused, or a rewound session
             self._matcher.rollback(len(self._seen) - same)
         if not self._matcher.consume_tokens(written[same:]):

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""speculate.py MODEL - a narrow view writes ahead, the whole model verifies several tokens at once: the same text, sooner
-where the draft is right often enough for what it costs.
+"""speculate.py MODEL - a narrow view writes ahead, the whole model verifies several tokens at once: the same text,
+sooner where the draft is right often enough for what it costs.
 
 The plan in the file says which draft is expected to be best; without one, the narrowest is taken.
 """
@@ -27,8 +27,8 @@ def main(path: str) -> None:
 
         done = drafted.result
         print(text)
-        print(f"[draft {draft}: {done.n_accepted} of {done.n_drafted} drafted tokens accepted in {done.n_verify} batches; "
-              f"{alone.result.generate_seconds / done.generate_seconds:.2f} times as fast]")
+        print(f"[draft {draft}: {done.n_accepted} of {done.n_drafted} drafted tokens accepted in {done.n_verify} "
+              f"batches; {alone.result.generate_seconds / done.generate_seconds:.2f} times as fast]")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """Generation: an iterator over the tokens that the library generates, on the thread that asks for them.
 
-The weights of a token sweep the interpreter out of the near caches, so that its part costs more than its instructions. A
-step of mf_generation_next() therefore brings as many tokens as are there after ten milliseconds, which nobody notices,
+The weights of a token sweep the interpreter out of the near caches, so that its part costs more than its instructions.
+A step of mf_generation_next() therefore brings as many tokens as are there after ten milliseconds, which nobody notices,
 and at least one; if the caller leaves in their midst, the session goes back to what the caller has seen.
 
-Ctrl-C is looked for between two steps, but for a long prompt, which runs on a helper thread meanwhile, and for steps with
-a filter in Python: on the main thread Ctrl-C would be raised where the filter begins, outside of what it can catch.
+Ctrl-C is looked for between two steps, but for a long prompt, which runs on a helper thread meanwhile, and for steps
+with a filter in Python: on the main thread Ctrl-C would be raised where the filter begins, outside of what it can catch.
 """
 
 from __future__ import annotations
@@ -295,7 +295,8 @@ class Generation(Iterator[Event]):
         raw = self._raw_result
         n_step, n_ahead = min(raw.n_schedule, raw.schedule_capacity), len(self._ahead)
         return GenerationResult(
-            Finish.CALLBACK if n_ahead else Finish(raw.finish), raw.n_prompt, raw.n_generated - n_ahead, 1e-9 * raw.prompt_ns, 1e-9 * raw.generate_ns,
+            Finish.CALLBACK if n_ahead else Finish(raw.finish), raw.n_prompt, raw.n_generated - n_ahead,
+            1e-9 * raw.prompt_ns, 1e-9 * raw.generate_ns,
             tuple((step.position, self._views[step.submodel or 0]) for step in self._steps[:n_step]),
             raw.n_drafted, raw.n_accepted, raw.n_verify, 1e-9 * raw.draft_ns, 1e-9 * raw.verify_ns)
 

@@ -82,9 +82,9 @@ class Governor(Closable):
     policy             a controller of the caller's own, called with (info, predict) by report() and signal(), which
                        returns the narrowing that it wants, 0 to 1; None: the built-in one
 
-    choose() may be called from any thread, the other methods by one at a time; BusyError otherwise. What a policy or clock
-    raises comes out of the method that led to it. Raises InvalidArgumentError: a ladder that is none, numbers out of
-    range.
+    choose() may be called from any thread, the other methods by one at a time; BusyError otherwise. What a policy or
+    clock raises comes out of the method that led to it. Raises InvalidArgumentError: a ladder that is none, numbers out
+    of range.
     """
 
     _kind = "governor"

@@ -31,8 +31,8 @@ def read_model_info(model: Handle) -> ModelInfo:
 
 
 class Model(Residency):
-    """A model file, opened. Immutable, but for what of it is in memory; share it between threads freely. Its submodels, executors, sessions and
-    samplers keep it alive.
+    """A model file, opened. Immutable, but for what of it is in memory; share it between threads freely. Its submodels,
+    executors, sessions and samplers keep it alive.
 
     source      the path of a .mf or GGUF file or of a Hugging Face folder; or a buffer that holds a .mf file, which
                 must stay as it is while the model is used; or a file descriptor, which may be closed afterwards
@@ -131,8 +131,8 @@ class Model(Residency):
         return read_plan(self._live())
 
     def plan_draft(self, *, greedy: bool = True) -> Optional[PlanDraft]:
-        """The entry of the plan that is expected to speed the whole model up most as Session.generate's `draft`, and how
-        many tokens it should write ahead; None where none is, or the plan has no times.
+        """The entry of the plan that is expected to speed the whole model up most as Session.generate's `draft`, and
+        how many tokens it should write ahead; None where none is, or the plan has no times.
 
             best = model.plan_draft()
             session.generate(prompt, draft=model.plan.entries[best.entry].text, draft_tokens=best.length)

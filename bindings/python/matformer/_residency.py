@@ -38,9 +38,9 @@ class Changed:
 
 
 class Residency(Closable):
-    """The part of a Model that changes: which of its shells are in memory, of any thread at any time. Shell 0 is what the
-    narrowest granularity needs, shell 1 what the next one adds, and so on; tables of embeddings may stand apart. Results
-    do not depend on it: a view that needs what is not there is refused with NotResidentError."""
+    """The part of a Model that changes, from any thread at any time: which of its shells are in memory. Shell 0 is what
+    the narrowest granularity needs, shell 1 what the next one adds, and so on; tables of embeddings may stand apart.
+    Results do not depend on it: a view that needs what is not there is refused with NotResidentError."""
 
     def _shell(self, shell: int) -> Optional[ShellInfo]:
         handle, values = self._live(), _abi.mf_shell_info(struct_size=ctypes.sizeof(_abi.mf_shell_info))
@@ -65,16 +65,16 @@ class Residency(Closable):
         return names[-1] if names else None
 
     def grow(self, granularity: Optional[str] = None, *, progress: Union[Progress, bool, None] = None) -> Changed:
-        """Loads the shells that a granularity (or another name that Submodel takes) needs; None: all. In a `with`, those
-        that were not there before go again at its end:
+        """Loads the shells that a granularity (or another name that Submodel takes) needs; None: all. In a `with`,
+        those that were not there before go again at its end:
 
             with model.grow("XL"):
                 text = session.generate(prompt, "XL").read()
 
         progress   as of matformer.open()
 
-        Ctrl-C ends it; shells that were whole by then stay. Raises NotFoundError, which names the part of the file that is
-        missing, ChecksumError, InputOutputError, OutOfMemoryError.
+        Ctrl-C ends it; shells that were whole by then stay. Raises NotFoundError, which names the part of the file that
+        is missing, ChecksumError, InputOutputError, OutOfMemoryError.
         """
         handle, before = self._live(), self._resident()
         reporting, error = Reporting(progress, "growing"), new_error()
@@ -88,8 +88,8 @@ class Residency(Closable):
 
     def trim(self, granularity: Optional[str] = None, *, wait_seconds: Optional[float] = None) -> Changed:
         """Gives back the memory of all shells that a granularity does not need; None: that the narrowest does not need.
-        What needs them is refused from the beginning of the call on, and what is in flight is waited for. In a `with`, they
-        are loaded again at its end.
+        What needs them is refused from the beginning of the call on, and what is in flight is waited for. In a `with`,
+        they are loaded again at its end.
 
         wait_seconds  BusyError, and all is as before, if it takes longer; 0: not at all; None: as long as it takes
 
@@ -119,8 +119,8 @@ class Residency(Closable):
     def attach(self, source: Union[str, "os.PathLike[str]", int], *, offset: int = 0, size: int = 0) -> None:
         """Adds a file that has shells or tables of this model, which grow() can load afterwards.
 
-        source  a path; or a file descriptor, which may be closed afterwards, with the file at `offset`, `size` bytes long
-                (0: to its end)
+        source  a path; or a file descriptor, which may be closed afterwards, with the file at `offset`, `size` bytes
+                long (0: to its end)
 
         Raises FormatError or ChecksumError for a file that is damaged or of another model.
         """
@@ -140,8 +140,9 @@ class Residency(Closable):
 
         data  the next bytes, or an iterable of such pieces, a download's say; None forgets what was fed
 
-        Where the iterable fails, what it gave is kept: `shells[shell].fed_bytes` says where to go on. Raises ChecksumError,
-        after which the shell begins anew; OutOfRangeError: more than it has; InvalidArgumentError: it is resident.
+        Where the iterable fails, what it gave is kept: `shells[shell].fed_bytes` says where to go on. Raises
+        ChecksumError, after which the shell begins anew; OutOfRangeError: more than it has; InvalidArgumentError: it is
+        resident.
         """
         number = _abi.MF_SHELL_TABLES if shell is None else shell
         if data is None:

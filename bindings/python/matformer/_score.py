@@ -41,8 +41,8 @@ def score(view: Submodel, tokens: Tokens, n_context: int, chunk: int, executor: 
     if info.n_vocab == 0:
         raise make_exception(Status.E_UNSUPPORTED, what="scoring a text with a model that has no tokens")
     if not 1 <= n_context <= n:
-        raise ValueError(f"n_context is {n_context}, and should be 1 to the {n} tokens of the text: nothing predicts the "
-                         "first one. Give a token that begins texts, such as model.info.bos_token, in front of it")
+        raise ValueError(f"n_context is {n_context}, and should be 1 to the {n} tokens of the text: nothing predicts "
+                         "the first one. Give a token that begins texts, such as model.info.bos_token, in front of it")
     if chunk < 1:
         raise ValueError(f"chunk is {chunk}, and should be at least 1")
     if text.min() < 0 or text.max() >= info.n_token:

@@ -172,7 +172,7 @@ class Session(Closable):
             for event in session.generate("Once upon a time", "M"):
                 print(event.text, end="", flush=True)
 
-        prompt      text, or tokens [n]; None: go on where the session stands, or from the model's token that begins a text
+        prompt      text, or tokens [n]; None: go on where the session stands, or from the model's token that begins texts
         submodel    a Submodel, a text form such as "M", or None for the widest
         max_tokens  at most so many new ones
         sampler     None: greedy
@@ -184,9 +184,9 @@ class Session(Closable):
         draft_tokens  so many at once, at most 16; 0: as many as pay
         fallback    writes on while the shells of the submodel are trimmed away
 
-        The session, its executor and the sampler are in use until the iterator has ended or was closed; where the loop is
-        left early, the session holds the prompt and the tokens of the events that were taken, no others. Ctrl-C ends it
-        likewise, after the token that is being computed, or 10 ms; a prompt at once.
+        The session, its executor and the sampler are in use until the iterator has ended or was closed; where the loop
+        is left early, the session holds the prompt and the tokens of the events that were taken, no others. Ctrl-C ends
+        it likewise, after the token that is being computed, or 10 ms; a prompt at once.
         """
         steps = [(position, self._views.get(view)) for position, view in schedule]
         return Generation(self, self.executor, self._views.get(submodel), prompt, max_tokens, sampler,
