@@ -3,6 +3,7 @@
 import os
 import subprocess
 import tempfile
+import textwrap
 import threading
 import time
 import unittest
@@ -86,52 +87,63 @@ class ResidencyTest(unittest.TestCase):
         self.assertEqual(calls[-1][1], calls[-1][2])
         self.assert_resident(model, 4)
 
+    # A forward that takes long, in another thread, until it is cancelled; start() returns when it is under way.
+    LONG_FORWARD = """
+        import threading, time, matformer
+        class Long:
+            def __init__(self, model):
+                self.model, self.session, self.cancelled = model, matformer.Session(model, max_positions=1 << 16), False
+                self.thread = threading.Thread(target=self.work)
+            def work(self):
+                while not self.cancelled:
+                    try:
+                        self.session.forward([5] * 60000, "XL", logits="none")
+                    except matformer.NotResidentError:  # start() was too early
+                        time.sleep(0.01)
+                    except matformer.CancelledError:
+                        self.cancelled = True
+            def start(self):
+                self.thread.start()
+                while True:
+                    try:
+                        self.model.trim(wait_seconds=0)
+                    except matformer.BusyError:
+                        return self
+                    self.model.grow()
+                    time.sleep(0.02)
+    """
+
     def test_what_is_in_flight_is_waited_for(self):
+        names = {}
+        exec(textwrap.dedent(self.LONG_FORWARD), names)
         model = matformer.open(TALES)
-        session, ended = Session(model, max_positions=1 << 16), []
-
-        def work():
-            try:
-                session.forward([5] * 60000, "XL", logits="none")
-            except matformer.CancelledError:
-                ended.append(time.monotonic())
-
-        thread = threading.Thread(target=work)
-        thread.start()
-        time.sleep(0.1)
-        for wait_seconds in (0, 0.01):
-            with self.assertRaises(matformer.BusyError):
-                model.trim(wait_seconds=wait_seconds)
+        long = names["Long"](model).start()
+        with self.assertRaises(matformer.BusyError):
+            model.trim(wait_seconds=0.01)
         self.assertEqual(model.info.n_shell_resident, 4)
-        threading.Timer(0.25, session.cancel).start()
+        threading.Timer(0.25, long.session.cancel).start()
         begin = time.monotonic()
         model.trim()
         self.assertGreater(time.monotonic() - begin, 0.2)
-        thread.join()
-        self.assertEqual(len(ended), 1)
+        long.thread.join()
+        self.assertTrue(long.cancelled)
         self.assert_resident(model, 1)
 
     def test_ctrl_c_ends_a_wait(self):
-        out = run_python("""
-        import os, signal, threading, time, matformer
+        out = run_python(self.LONG_FORWARD + """
+        import os, signal
         model = matformer.open(tales)
-        session = matformer.Session(model, max_positions=1 << 16)
-        def work():
-            try:
-                session.forward([5] * 60000, "XL", logits="none")
-            except matformer.CancelledError:
-                print("cancelled")
-        thread = threading.Thread(target=work)
-        thread.start()
-        time.sleep(0.1)
+        long = Long(model).start()
         threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
         try:
             model.trim()
         except KeyboardInterrupt:
-            print("interrupted", thread.is_alive(), model.info.n_shell_resident)
-        session.cancel()
+            print("interrupted", long.thread.is_alive(), model.info.n_shell_resident)
+        long.session.cancel()
+        long.thread.join()
+        print(long.cancelled)
         """)
-        self.assertEqual(out, "interrupted True 4\ncancelled\n")
+        self.assertEqual(out, "interrupted True 4\nTrue\n")
 
     def test_a_fallback_writes_on(self):
         model = matformer.open(TALES)
