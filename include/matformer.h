@@ -810,6 +810,44 @@ typedef struct mf_generate_result {
 MF_API mf_status mf_generate(mf_executor *executor, mf_session *session, const mf_submodel *submodel,
                              const mf_generate_options *options, mf_generate_result *result, mf_error *error);
 
+/* The same for a caller that would rather ask for tokens than be called: an iterator of another language, a coroutine, a
+ * loop over several texts. Nothing runs until it is asked for, and then on the thread that asks; between two calls the
+ * session holds the prompt and every token that had an event.
+ *
+ *     mf_token_batch batch = MF_TOKEN_BATCH_INIT;
+ *     mf_generation_create(&generation, executor, session, view, &options, &result, &error);
+ *     while (mf_generation_next(generation, 0, &batch, &error) == MF_OK && batch.n_event > 0)
+ *         fwrite(batch.events->text, 1, batch.events->text_bytes, stdout);
+ *     mf_generation_close(generation);
+ *
+ * One thread at a time. Executor, session, sampler, views and what the options point to, but for the prompt, stay the
+ * caller's, and must stay as they are until it is closed; so must `result`. */
+typedef struct mf_generation mf_generation;
+
+/* As mf_generate(), without on_token. `result`, which may be NULL, is written when it ends. */
+MF_API mf_status mf_generation_create(mf_generation **out, mf_executor *executor, mf_session *session,
+                                      const mf_submodel *submodel, const mf_generate_options *options,
+                                      mf_generate_result *result, mf_error *error);
+
+typedef struct mf_token_batch {
+    size_t struct_size;
+    const mf_token_event *events; /* [n_event] in order, with their texts and tops valid until the next call */
+    size_t n_event;
+    size_t event_bytes; /* from one event to the next */
+} mf_token_batch;
+#define MF_TOKEN_BATCH_INIT                \
+    {                                      \
+        sizeof(mf_token_batch), NULL, 0, 0 \
+    }
+
+/* The next token, with max_ns 0; else as many, at most 256, as are there when max_ns have passed, and at least one. No event:
+ * it has ended, by the reason in `result`, or by the failure that a call returned; that call may have had events too,
+ * which came before it. mf_session_cancel(), from any thread, makes it return MF_E_CANCELLED. */
+MF_API mf_status mf_generation_next(mf_generation *generation, uint64_t max_ns, mf_token_batch *batch, mf_error *error);
+
+/* Ends it, with MF_FINISH_CALLBACK where there would have been more. */
+MF_API void mf_generation_close(mf_generation *generation);
+
 /* ---- Governor -----------------------------------------------------------------------------------
  * Chooses the width of running sessions: it holds a speed, or a ceiling of memory, by narrowing and widening them. The
  * host that drives mf_forward() asks it before each step and tells it afterwards how long the step took:

@@ -80,6 +80,14 @@ static mf_status generate(life *l, mf_error *error)
     mf_status status = mf_generate(NULL, NULL, l->view, &options, &result, error);
     options.sampler = NULL;
     if (status == MF_OK) status = mf_generate(l->executor, l->session, l->text_view, &options, &result, error);
+    if (status == MF_OK) {
+        mf_generation *generation;
+        mf_token_batch batch = MF_TOKEN_BATCH_INIT;
+        status = mf_generation_create(&generation, NULL, NULL, l->view, &options, NULL, error);
+        cr_assert((generation != NULL) == (status == MF_OK));
+        if (status == MF_OK) status = mf_generation_next(generation, 0, &batch, error);
+        mf_generation_close(generation);
+    }
     return status;
 }
 

@@ -213,6 +213,50 @@ Test(arguments, generation_refuses_null)
     close_fixture(&f);
 }
 
+static int on_token(void *user, const mf_token_event *event)
+{
+    (void)user, (void)event;
+    return 0;
+}
+
+Test(arguments, generation_by_asking_refuses_null_and_callbacks)
+{
+    fixture f = open_fixture();
+    mf_error error = MF_ERROR_INIT;
+    mf_generate_options options = MF_GENERATE_OPTIONS_INIT;
+    mf_generate_result result = MF_GENERATE_RESULT_INIT;
+    mf_generation *generation = (mf_generation *)&f;
+    mf_token_batch batch = MF_TOKEN_BATCH_INIT, too_small = { .struct_size = 4 };
+    options.prompt = "the";
+    options.max_tokens = 2;
+    REFUSED(mf_generation_create(NULL, f.executor, f.session, f.view, &options, &result, NULL));
+    REFUSED(mf_generation_create(&generation, f.executor, f.session, NULL, &options, &result, NULL));
+    cr_assert(generation == NULL);
+    options.on_token = on_token;
+    REFUSED(mf_generation_create(&generation, f.executor, f.session, f.view, &options, &result, &error));
+    cr_assert(generation == NULL && strstr(error.detail, "on_token") != NULL);
+    options.on_token = NULL;
+    REFUSED(mf_generation_next(NULL, 0, &batch, NULL));
+    mf_generation_close(NULL);
+
+    /* Nothing runs before it is asked for, the result is written when it ends, and then nothing comes any more. */
+    cr_assert_eq(mf_generation_create(&generation, f.executor, f.session, f.view, &options, &result, NULL), MF_OK);
+    REFUSED(mf_generation_next(generation, 0, NULL, NULL));
+    cr_assert_eq(mf_generation_next(generation, 0, &too_small, NULL), MF_E_STRUCT_SIZE);
+    cr_assert(mf_session_position(f.session) == 0 && result.n_prompt == 0);
+    for (int i = 0; i < 2; i++)
+        cr_assert(mf_generation_next(generation, 0, &batch, NULL) == MF_OK && batch.n_event == 1);
+    cr_assert(result.finish == MF_FINISH_LENGTH && result.n_generated == 2 && result.prompt_ns > 0 &&
+              result.generate_ns > 0);
+    cr_assert(mf_generation_next(generation, 0, &batch, NULL) == MF_OK && batch.n_event == 0);
+    mf_generation_close(generation);
+    cr_assert_eq(mf_session_rewind(f.session, 0), MF_OK);
+    cr_assert_eq(mf_generation_create(&generation, f.executor, f.session, f.view, &options, &result, NULL), MF_OK);
+    mf_generation_close(generation);
+    cr_assert(result.finish == MF_FINISH_CALLBACK && mf_session_position(f.session) == 0);
+    close_fixture(&f);
+}
+
 Test(arguments, closing_null_does_nothing)
 {
     mf_sampler_close(NULL);

@@ -1,5 +1,5 @@
-/* test_speculate.c - a draft changes how fast a text is written and nothing else: mf_generate with a draft against
- * mf_generate without one, in tokens, events, text, session and cache. */
+/* test_speculate.c - a draft changes how fast a text is written and nothing else: mf_generate with a draft, told or asked
+ * for (mf_generation_next), against mf_generate without one, in tokens, events, text, session and cache. */
 #define _POSIX_C_SOURCE 200809L
 #include <criterion/criterion.h>
 #include <math.h>
@@ -123,6 +123,31 @@ static void tell(stage *on, story *s, mf_generate_options *options)
     cr_assert(error.status == s->status, "%s", error.detail);
 }
 
+/* The same by asking, a token at a time, or as many as come in a while if nothing is done meanwhile. */
+static void ask(stage *on, story *s, mf_generate_options *options)
+{
+    mf_error error = MF_ERROR_INIT;
+    mf_generation *generation = NULL;
+    mf_token_batch batch = MF_TOKEN_BATCH_INIT;
+    mf_session *session = s->session;
+    const uint64_t max_ns = s->stop_at + s->cancel_at + s->rewind_at > 0 ? 0 : 1000000;
+    bool is_left = false;
+    s->n_event = s->n_text = 0;
+    s->result = (mf_generate_result)MF_GENERATE_RESULT_INIT;
+    options->on_token = NULL;
+    s->status = mf_generation_create(&generation, on->executor, session, on->wide, options, &s->result, &error);
+    if (max_ns > 0) s->session = NULL; /* which is ahead of the events */
+    do {
+        if (s->status == MF_OK) s->status = mf_generation_next(generation, max_ns, &batch, &error);
+        cr_assert(batch.event_bytes == sizeof(mf_token_event) && batch.n_event <= 256);
+        for (size_t i = 0; i < batch.n_event; i++)
+            is_left = watch(s, &batch.events[i]) != 0;
+    } while (s->status == MF_OK && batch.n_event > 0 && !is_left);
+    cr_assert(error.status == s->status, "%s", error.detail);
+    mf_generation_close(generation);
+    s->session = session;
+}
+
 /* The bytes of a saved session: its tokens and every key and value. */
 static void expect_same_bytes(const mf_session *a, const mf_session *b)
 {
@@ -188,13 +213,14 @@ static void compare(stage *on, mf_generate_options *options, uint32_t max_positi
                     totals *sum)
 {
     static const uint32_t lengths[] = { 0, 1, 3, MOST_DRAFT };
-    static story plain, drafted;
+    static story plain, drafted, asked;
     for (size_t i = 0; i < sizeof lengths / sizeof lengths[0]; i++) {
         mf_generate_options with_draft = *options;
-        plain = drafted = *behaviour;
-        plain.room = drafted.room = max_positions;
+        plain = drafted = asked = *behaviour;
+        plain.room = drafted.room = asked.room = max_positions;
         plain.session = new_session_of(on->model, MF_CACHE_F32, max_positions);
         drafted.session = new_session_of(on->model, MF_CACHE_F32, max_positions);
+        asked.session = new_session_of(on->model, MF_CACHE_F32, max_positions);
         with_draft.draft = on->draft;
         with_draft.draft_tokens = lengths[i];
         for (int call = 0; call < 2; call++) {
@@ -203,10 +229,13 @@ static void compare(stage *on, mf_generate_options *options, uint32_t max_positi
                 without_draft.prompt = with_draft.prompt = NULL;
                 without_draft.n_token = with_draft.n_token = 0;
             }
+            if (i % 2 == 0) ask(on, &asked, i == 0 ? &without_draft : &with_draft);
             tell(on, &plain, &without_draft);
             tell(on, &drafted, &with_draft);
             expect_same_story(&plain, &drafted);
+            if (i % 2 == 0) expect_same_story(&plain, &asked);
             expect_same_session(on, &plain, &drafted);
+            if (i % 2 == 0) expect_same_session(on, &plain, &asked);
             const mf_generate_result *r = &drafted.result;
             cr_assert(r->n_accepted <= r->n_drafted && r->n_verify <= r->n_drafted);
             cr_assert(lengths[i] == 0 || r->n_drafted <= lengths[i] * r->n_verify || drafted.status != MF_OK);
@@ -216,6 +245,7 @@ static void compare(stage *on, mf_generate_options *options, uint32_t max_positi
         if (options->n_top > 0) expect_same_bytes(plain.session, drafted.session);
         mf_session_close(plain.session);
         mf_session_close(drafted.session);
+        mf_session_close(asked.session);
     }
 }
 

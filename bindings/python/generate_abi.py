@@ -10,6 +10,7 @@ tests/test_abi.py has a compiler confirm what comes out.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ NUMBERS = {
     "size_t": "c_size_t",
     **{f"{sign}int{bits}_t": f"c_{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
 }
+READ = ("mf_plan_entry", "mf_plan_draft")  # are filled in by getters like those whose names end in _info
 PYTHON_TYPES = {"c_float": "float", "c_double": "float", "c_char": "bytes", "c_char_p": "Optional[bytes]",
                 "c_void_p": "Optional[int]"}
 
@@ -232,7 +234,7 @@ HEAD = '''"""include/matformer.h for ctypes. Made by bindings/python/generate_ab
 # ruff: noqa
 from __future__ import annotations
 
-from ctypes import CDLL, CFUNCTYPE, POINTER, Structure
+from ctypes import CDLL, CFUNCTYPE, POINTER, Structure, string_at
 from ctypes import {names}
 from dataclasses import dataclass
 from enum import IntEnum
@@ -290,13 +292,23 @@ def info_lines(name: str, fields: list[Parameter], header: Header) -> list[str]:
     lines = ["", "", "@dataclass(frozen=True)", f"class {title}:", f'    """The fields of {name}, whose units and '
              'meaning matformer.h gives."""', ""]
     values = []
-    for f in fields[1:]:  # all but struct_size
-        if f.base == "char":
+    buffers = [f.name for f in fields if f.base == "char" and not f.is_const]  # the caller's, for text
+    left_out = {"struct_size", "reserved", *(f"{buffer}_{of}" for buffer in buffers for of in ("capacity", "bytes"))}
+    for f in fields:
+        if f.name in left_out:
+            continue
+        if f.name in buffers:
+            lines.append(f"    {f.name}: str")
+            values.append(f'string_at(values.{f.name} or 0).decode("utf-8", "replace")')
+        elif f.base == "char":
             lines.append(f"    {f.name}: str")
             values.append(f'(values.{f.name} or b"").decode("utf-8", "replace")')
         elif f.base in header.enums:
             lines.append(f"    {f.name}: {class_name(f.base)}")
             values.append(f"{class_name(f.base)}(values.{f.name})")
+        elif f.base == "int" and f.stars == 0:  # a flag: numbers have their size in their type
+            lines.append(f"    {f.name}: bool")
+            values.append(f"bool(values.{f.name})")
         elif f.stars == 0 and not f.array and f.base not in header.structs:
             lines.append(f"    {f.name}: {python_type(number_type(f.base, header))}")
             values.append(f"values.{f.name}")
@@ -326,7 +338,7 @@ def write_abi(header: Header) -> str:
     for kind, name in header.order:
         if kind == "struct":
             lines += struct_lines(name, header.structs[name], header)
-            if name.endswith("_info"):
+            if name.endswith("_info") or name in READ:
                 lines += info_lines(name, header.structs[name], header)
         else:
             lines += ["", "", f"{name} = {callback_call(header.callbacks[name], header)}"]

@@ -1,4 +1,4 @@
-/* generate.c - mf_generate(): a prompt, then a token at a time, on top of the other public functions.
+/* generate.c - mf_generate() and its steps: a prompt, then a token at a time, on top of the other public functions.
  *
  * A token is chosen, run, and then reported: when its event comes the session already holds it, and it is
  * known whether another one can follow, so that the last event brings all text that was held back. The
@@ -7,7 +7,9 @@
  * come out of it choose the token of position p + 1.
  *
  * With a draft (speculate.c) several tokens are run at once, and then reported one after the other as if each had been
- * run by itself: at each event the session stands behind its token, and the next token is chosen after it. */
+ * run by itself: at each event the session stands behind its token, and the next token is chosen after it.
+ *
+ * One step goes from event to event. mf_generate() is a loop over steps, and generation.c lets the caller have the loop. */
 #include "generate.h"
 
 #include <string.h>
@@ -23,27 +25,27 @@
 
 /* ---- Events ---- */
 
-bool mfi_generation_is_end(const mfi_generation *g, int32_t token)
+bool mfi_generation_is_end(const mf_generation *g, int32_t token)
 {
     if (g->options.ignore_eos) return false;
     return token == g->eos_token || (g->model->tokenizer && mfi_tokenizer_stops(g->model->tokenizer, token));
 }
 
 /* Whether no token can follow the next that is reported. */
-static bool is_last(const mfi_generation *g, int32_t token)
+static bool is_last(const mf_generation *g, int32_t token)
 {
     return mfi_generation_is_end(g, token) || g->result.n_generated + 1 >= g->options.max_tokens;
 }
 
-/* Adds the token's text, shows what may be shown, and sets *finished and the reason where it ends here.
+/* Makes the event of the chosen token, with the text that may be shown, and notes the reason where it is the last.
  * `ends`: no token can follow. */
-static void emit(mfi_generation *g, const mf_token_logprob *chosen, uint32_t position, const mf_submodel *view,
-                 bool ends, bool *finished)
+static void make_event(mf_generation *g, uint32_t position, bool ends)
 {
+    const mf_token_logprob *chosen = &g->chosen;
     const bool is_end = mfi_generation_is_end(g, chosen->token);
     if (!is_end) mfi_held_text_add(&g->held, g->model->tokenizer, chosen->token);
     size_t stop = mfi_held_text_find_stop(&g->held), show = g->held.n;
-    *finished = true;
+    g->has_ended = true;
     if (stop != SIZE_MAX) {
         show = stop;
         g->result.finish = MF_FINISH_STOP;
@@ -52,25 +54,18 @@ static void emit(mfi_generation *g, const mf_token_logprob *chosen, uint32_t pos
     } else if (ends) {
         g->result.finish = MF_FINISH_LENGTH;
     } else {
-        *finished = false;
+        g->has_ended = false;
         show = mfi_held_text_showable(&g->held);
     }
     g->result.n_generated++;
-    if (g->options.on_token) {
-        mf_token_event event = { chosen->token, position, g->held.text, show, chosen->logprob, view, NULL, 0 };
-        event.top = g->options.n_top > 0 ? g->top : NULL;
-        event.n_top = g->options.n_top;
-        if (g->options.on_token(g->options.user, &event) != 0 && !*finished) {
-            g->result.finish = MF_FINISH_CALLBACK;
-            *finished = true;
-        }
-    }
-    mfi_held_text_drop(&g->held, show);
+    g->event = (mf_token_event){ chosen->token, position, g->held.text, show, chosen->logprob, g->chosen_by, NULL, 0 };
+    g->event.top = g->options.n_top > 0 ? g->top : NULL;
+    g->event.n_top = g->options.n_top;
 }
 
 /* ---- Running ---- */
 
-const mf_submodel *mfi_generation_view(const mfi_generation *g, uint32_t position, uint32_t *until)
+const mf_submodel *mfi_generation_view(const mf_generation *g, uint32_t position, uint32_t *until)
 {
     const mf_submodel *view = g->submodel;
     size_t i = 0;
@@ -80,7 +75,7 @@ const mf_submodel *mfi_generation_view(const mfi_generation *g, uint32_t positio
     return view;
 }
 
-static void record(mfi_generation *g, uint32_t position, const mf_submodel *view)
+static void record(mf_generation *g, uint32_t position, const mf_submodel *view)
 {
     if (view == g->last_view) return;
     if (g->result.n_schedule < g->result.schedule_capacity)
@@ -90,7 +85,7 @@ static void record(mfi_generation *g, uint32_t position, const mf_submodel *view
 }
 
 /* By the fallback, where the shells of the view went. */
-static mf_status forward(const mfi_generation *g, mf_request *request, mf_error *error)
+static mf_status forward(const mf_generation *g, mf_request *request, mf_error *error)
 {
     mf_error why = MF_ERROR_INIT;
     mf_status status = mf_forward(g->executor, request, 1, sizeof *request, &why);
@@ -103,7 +98,7 @@ static mf_status forward(const mfi_generation *g, mf_request *request, mf_error 
 
 /* Appends tokens to the session, as many at once as the schedule allows, and keeps the logits that are wanted of the
  * last that ran at once. */
-static mf_status run(mfi_generation *g, const int32_t *tokens, size_t n_token, mf_logits logits_of, mf_error *error)
+static mf_status run(mf_generation *g, const int32_t *tokens, size_t n_token, mf_logits logits_of, mf_error *error)
 {
     for (size_t done = 0, part; done < n_token; done += part) {
         uint32_t until, position = mf_session_position(g->session);
@@ -122,7 +117,7 @@ static mf_status run(mfi_generation *g, const int32_t *tokens, size_t n_token, m
 
 /* Leaves the logits that follow the session's last token. The session keeps none, so the token runs once more,
  * on a fork: whatever happens there, the session has its past. */
-static mf_status run_last_again(mfi_generation *g, uint32_t position, mf_error *error)
+static mf_status run_last_again(mf_generation *g, uint32_t position, mf_error *error)
 {
     mf_session *session = g->session, *probe = NULL;
     int32_t last = mf_session_tokens(session)[position - 1];
@@ -140,7 +135,7 @@ static mf_status run_last_again(mfi_generation *g, uint32_t position, mf_error *
 }
 
 /* Leaves the logits of the first new token. A failure leaves the session as it was. */
-static mf_status run_prompt(mfi_generation *g, mf_error *error)
+static mf_status run_prompt(mf_generation *g, mf_error *error)
 {
     uint32_t start = mf_session_position(g->session);
     if (g->n_prompt == 0) return run_last_again(g, start, error);
@@ -151,32 +146,26 @@ static mf_status run_prompt(mfi_generation *g, mf_error *error)
 
 /* ---- Rounds ---- */
 
-/* A token that was chosen, and what a draft thinks comes behind it. */
-typedef struct round {
-    uint32_t position, n_draft;
-    int32_t tokens[1 + MFI_MOST_DRAFT];
-    uint32_t n_accepted;
-    bool was_refused; /* the one behind those accepted */
-} round;
-
 /* Chooses the token behind the session's last, which ran as row `row`; a drafted one is tested. */
-static mf_status choose(mfi_generation *g, const round *r, uint32_t row, mf_token_logprob *chosen, mf_error *error)
+static mf_status choose(mf_generation *g, uint32_t row, mf_error *error)
 {
+    const mfi_round *r = &g->round;
     const uint32_t position = mf_session_position(g->session);
     const int32_t *tokens = mf_session_tokens(g->session);
     const float *logits = g->logits + row * g->n_vocab;
     const double *distribution = g->distributions ? g->distributions + row * g->n_vocab : NULL;
-    mf_status status = row < r->n_draft
-                           ? mfi_sampler_verify(g->sampler, tokens, position, logits, distribution, r->tokens[row + 1],
-                                                chosen, g->top, g->options.n_top)
-                           : mf_sampler_sample(g->sampler, tokens, position, logits, chosen, g->top, g->options.n_top);
+    mf_status status = row < r->n_draft ? mfi_sampler_verify(g->sampler, tokens, position, logits, distribution,
+                                                             r->tokens[row + 1], &g->chosen, g->top, g->options.n_top)
+                                        : mf_sampler_sample(g->sampler, tokens, position, logits, &g->chosen, g->top,
+                                                            g->options.n_top);
     if (status == MF_E_CANCELLED) return mfi_fail(error, status, "the logits filter stopped the generation");
     if (status != MF_OK) return mfi_fail(error, status, "position %u: the logits leave no token to choose", position);
+    g->chosen_by = g->last_view;
     return MF_OK;
 }
 
 /* MF_E_FULL, and no draft any more, where there is no room for all of it. */
-static mf_status verify(mfi_generation *g, round *r, mf_error *error)
+static mf_status verify(mf_generation *g, mfi_round *r, mf_error *error)
 {
     const uint64_t began = mfi_now_ns();
     mf_status status = run(g, r->tokens, 1 + r->n_draft, MF_LOGITS_ALL, error);
@@ -187,77 +176,92 @@ static mf_status verify(mfi_generation *g, round *r, mf_error *error)
     return MF_OK;
 }
 
-/* Runs the round's tokens, or the first alone where there is no room for all. MF_E_FULL: not even for that. */
-static mf_status run_round(mfi_generation *g, round *r, mf_error *error)
+/* Runs the round's tokens, or the first alone where there is no room for all, or notes that not even that one fits. */
+static mf_status run_round(mf_generation *g, mfi_round *r, mf_error *error)
 {
     mf_error why = MF_ERROR_INIT;
     mf_status status = mfi_speculation_draft(g, r->tokens, &r->n_draft, &why);
     if (status == MF_OK && r->n_draft > 0) status = verify(g, r, &why);
     if (r->n_draft == 0 && (status == MF_OK || status == MF_E_FULL))
         status = run(g, r->tokens, 1, is_last(g, r->tokens[0]) ? MF_LOGITS_NONE : MF_LOGITS_LAST, &why);
-    return status == MF_OK || status == MF_E_FULL ? status : mfi_fail(error, status, "%s", why.detail);
+    r->is_full = status == MF_E_FULL;
+    return status == MF_OK || r->is_full ? MF_OK : mfi_fail(error, status, "%s", why.detail);
 }
 
-/* After row `row` was reported: chooses the next token and says whether it is the one that ran as the next row. */
-static mf_status follow(mfi_generation *g, round *r, uint32_t row, mf_token_logprob *chosen, bool *is_accepted,
-                        mf_error *error)
+/* Leaves the session behind the token that was reported last: what was drafted and refused, or not asked for, goes. */
+static void end_round(mf_generation *g)
 {
-    if (mf_session_position(g->session) != r->position + row + 1) r->n_draft = row; /* the callback moved it */
-    mf_status status = choose(g, r, row, chosen, error);
+    mfi_round *r = &g->round;
+    if (!r->is_open || !g->options.draft) return;
+    r->is_open = false;
+    (void)mf_session_rewind(g->session, mf_session_position(g->session));
+    g->result.n_accepted += r->n_accepted;
+    mfi_draft_length_note(&g->length, r->n_accepted, r->was_refused);
+}
+
+static mf_status begin_round(mf_generation *g, mf_error *error)
+{
+    end_round(g);
+    g->round = (mfi_round){ .position = mf_session_position(g->session), .tokens = { g->chosen.token } };
+    g->round.is_open = true;
+    return run_round(g, &g->round, error);
+}
+
+/* After a token was reported: chooses the next one, and says whether it is the one that ran as the round's next row. */
+static mf_status follow(mf_generation *g, bool *is_accepted, mf_error *error)
+{
+    mfi_round *r = &g->round;
+    const uint32_t row = r->row;
+    if (mf_session_position(g->session) != r->position + row + 1) r->n_draft = row; /* the caller moved it */
+    mf_status status = choose(g, row, error);
     if (status != MF_OK || row == r->n_draft) return status;
-    *is_accepted = chosen->token == r->tokens[row + 1];
+    *is_accepted = g->chosen.token == r->tokens[row + 1];
     r->n_accepted += *is_accepted;
     r->was_refused = !*is_accepted;
     if (*is_accepted && mfi_session_take_cancel(g->session)) return mfi_fail(error, MF_E_CANCELLED, "cancelled");
     return MF_OK;
 }
 
-/* Reports the tokens of a round that ran, up to the last that the view itself chooses; the one behind it becomes
- * *chosen. */
-static mf_status report_round(mfi_generation *g, round *r, const mf_submodel *chosen_by, bool is_full,
-                              mf_token_logprob *chosen, bool *finished, mf_error *error)
+/* The prompt, and the first token chosen. */
+static mf_status begin(mf_generation *g, mf_error *error)
 {
-    mf_status status = MF_OK;
-    bool is_accepted = true;
-    for (uint32_t row = 0; is_accepted; row++) {
-        if (!is_full) mfi_session_place(g->session, r->position + row + 1);
-        emit(g, chosen, r->position + row, chosen_by, is_full || is_last(g, chosen->token), finished);
-        is_accepted = false;
-        if (!*finished) status = follow(g, r, row, chosen, &is_accepted, error);
-        if (status != MF_OK) break;
-        chosen_by = g->last_view;
+    const uint64_t began = mfi_now_ns();
+    g->has_begun = true;
+    mf_status status = run_prompt(g, error);
+    g->result.prompt_ns = mfi_now_ns() - began;
+    if (status != MF_OK) return status;
+    g->result.n_prompt = (uint32_t)g->n_prompt;
+    return choose(g, 0, error);
+}
+
+mf_status mfi_generation_step(mf_generation *g, mf_error *error)
+{
+    mfi_round *r = &g->round;
+    bool is_accepted = false;
+    mfi_held_text_drop(&g->held, g->event.text_bytes);
+    mf_status status = g->has_begun ? follow(g, &is_accepted, error) : begin(g, error);
+    if (status == MF_OK && is_accepted) r->row++;
+    if (status == MF_OK && !is_accepted) status = begin_round(g, error);
+    if (status == MF_OK) {
+        if (!r->is_full) mfi_session_place(g->session, r->position + r->row + 1);
+        make_event(g, r->position + r->row, r->is_full || is_last(g, g->chosen.token));
+    } else {
+        g->has_ended = true;
     }
+    if (g->has_ended) end_round(g);
     return status;
 }
 
-static mf_status generate_round(mfi_generation *g, mf_token_logprob *chosen, bool *finished, mf_error *error)
+void mfi_generation_leave(mf_generation *g)
 {
-    const mf_submodel *chosen_by = g->last_view;
-    round r = { .position = mf_session_position(g->session), .tokens = { chosen->token } };
-    mf_status status = run_round(g, &r, error);
-    const bool is_full = status == MF_E_FULL;
-    if (status == MF_OK || is_full) status = report_round(g, &r, chosen_by, is_full, chosen, finished, error);
-    if (g->options.draft) { /* what was refused goes */
-        (void)mf_session_rewind(g->session, mf_session_position(g->session));
-        g->result.n_accepted += r.n_accepted;
-        mfi_draft_length_note(&g->length, r.n_accepted, r.was_refused);
-    }
-    return status;
-}
-
-static mf_status run_tokens(mfi_generation *g, mf_error *error)
-{
-    static const round no_draft = { .n_draft = 0 };
-    mf_token_logprob chosen;
-    mf_status status = choose(g, &no_draft, 0, &chosen, error);
-    for (bool finished = false; status == MF_OK && !finished;)
-        status = generate_round(g, &chosen, &finished, error);
-    return status;
+    if (!g->has_ended) g->result.finish = MF_FINISH_CALLBACK;
+    g->has_ended = true;
+    end_round(g);
 }
 
 /* ---- Preparing ---- */
 
-static mf_status check_arguments(const mfi_generation *g, mf_error *error)
+static mf_status check_arguments(const mf_generation *g, mf_error *error)
 {
     const mf_generate_options *o = &g->options;
     if (!g->submodel) return mfi_fail(error, MF_E_INVALID, "generate: no submodel");
@@ -284,7 +288,7 @@ static mf_status check_arguments(const mfi_generation *g, mf_error *error)
 }
 
 /* The prompt as tokens; where there is none and nothing to go on from, the token that begins a text. */
-static mf_status read_prompt(mfi_generation *g, const mf_model_info *info, mf_error *error)
+static mf_status read_prompt(mf_generation *g, const mf_model_info *info, mf_error *error)
 {
     const mf_generate_options *o = &g->options;
     size_t bytes = o->prompt ? strlen(o->prompt) : 0;
@@ -308,7 +312,7 @@ static mf_status read_prompt(mfi_generation *g, const mf_model_info *info, mf_er
     return MF_OK;
 }
 
-static mf_status allocate_buffers(mfi_generation *g, mf_error *error)
+static mf_status allocate_buffers(mf_generation *g, mf_error *error)
 {
     const mf_allocator *allocator = &g->model->allocator;
     mf_status status = mfi_held_text_create(&g->held, allocator, g->options.stop, g->options.n_stop);
@@ -319,7 +323,7 @@ static mf_status allocate_buffers(mfi_generation *g, mf_error *error)
 }
 
 /* Makes what the caller left out, no larger than this call needs. */
-static mf_status create_missing(mfi_generation *g, const mf_model_info *info, mf_error *error)
+static mf_status create_missing(mf_generation *g, const mf_model_info *info, mf_error *error)
 {
     mf_status status = MF_OK;
     if (!g->executor) {
@@ -342,7 +346,8 @@ static mf_status create_missing(mfi_generation *g, const mf_model_info *info, mf
     return status;
 }
 
-static mf_status generate(mfi_generation *g, mf_error *error)
+/* What the model, the prompt and the missing objects give. */
+static mf_status make_ready(mf_generation *g, mf_error *error)
 {
     mf_model_info info = MF_MODEL_INFO_INIT;
     mf_status status = mf_model_info_get(g->model, &info);
@@ -353,20 +358,10 @@ static mf_status generate(mfi_generation *g, mf_error *error)
     status = read_prompt(g, &info, error);
     if (status == MF_OK) status = create_missing(g, &info, error);
     if (status == MF_OK) status = allocate_buffers(g, error);
-    if (status != MF_OK) return status;
-
-    uint64_t begin = mfi_now_ns();
-    status = run_prompt(g, error);
-    uint64_t prompt_end = mfi_now_ns();
-    g->result.prompt_ns = prompt_end - begin;
-    if (status != MF_OK) return status;
-    g->result.n_prompt = (uint32_t)g->n_prompt;
-    status = run_tokens(g, error);
-    g->result.generate_ns = mfi_now_ns() - prompt_end;
     return status;
 }
 
-static void release(mfi_generation *g)
+void mfi_generation_release(mf_generation *g)
 {
     const mf_allocator *allocator = &g->model->allocator;
     mf_sampler_close(g->own_sampler);
@@ -378,28 +373,49 @@ static void release(mfi_generation *g)
     mfi_free(allocator, g->prompt, g->prompt_capacity * sizeof *g->prompt);
 }
 
+mf_status mfi_generation_prepare(mf_generation *g, const mf_generate_options *options, mf_generate_result *result,
+                                 mf_error *error)
+{
+    g->options.struct_size = sizeof g->options;
+    g->result.struct_size = sizeof g->result;
+    mf_status status = mfi_read_options(&g->options, sizeof g->options, MFI_FIRST_BYTES(mf_generate_options, reserved),
+                                        options, "mf_generate_options", error);
+    if (status == MF_OK)
+        status = mfi_read_options(&g->result, sizeof g->result, MFI_FIRST_BYTES(mf_generate_result, n_schedule), result,
+                                  "mf_generate_result", error);
+    if (status == MF_OK) status = check_arguments(g, error);
+    if (status != MF_OK) return status;
+    g->model = g->submodel->model;
+    g->sampler = g->options.sampler;
+    if (g->options.max_tokens == 0) g->options.max_tokens = DEFAULT_MAX_TOKENS;
+    g->result = (mf_generate_result){ .struct_size = sizeof g->result,
+                                      .schedule = g->result.schedule,
+                                      .schedule_capacity = g->result.schedule_capacity };
+    status = make_ready(g, error);
+    if (status != MF_OK) mfi_generation_release(g);
+    return status;
+}
+
+void mfi_generation_write_result(const mf_generation *g, mf_generate_result *result)
+{
+    if (result)
+        (void)mfi_write_info(result, &g->result, sizeof g->result, MFI_FIRST_BYTES(mf_generate_result, n_schedule));
+}
+
 mf_status mf_generate(mf_executor *executor, mf_session *session, const mf_submodel *submodel,
                       const mf_generate_options *options, mf_generate_result *result, mf_error *error)
 {
-    mfi_generation g = { .executor = executor, .session = session, .submodel = submodel };
-    g.options.struct_size = sizeof g.options;
-    g.result.struct_size = sizeof g.result;
-    mf_status status = mfi_read_options(&g.options, sizeof g.options, MFI_FIRST_BYTES(mf_generate_options, reserved),
-                                        options, "mf_generate_options", error);
-    if (status == MF_OK)
-        status = mfi_read_options(&g.result, sizeof g.result, MFI_FIRST_BYTES(mf_generate_result, n_schedule), result,
-                                  "mf_generate_result", error);
-    if (status == MF_OK) status = check_arguments(&g, error);
+    mf_generation g = { .executor = executor, .session = session, .submodel = submodel };
+    mf_status status = mfi_generation_prepare(&g, options, result, error);
     if (status != MF_OK) return status;
-    g.model = submodel->model;
-    g.sampler = g.options.sampler;
-    if (g.options.max_tokens == 0) g.options.max_tokens = DEFAULT_MAX_TOKENS;
-    g.result = (mf_generate_result){ .struct_size = sizeof g.result,
-                                     .schedule = g.result.schedule,
-                                     .schedule_capacity = g.result.schedule_capacity };
-    status = generate(&g, error);
-    release(&g);
-    if (result)
-        (void)mfi_write_info(result, &g.result, sizeof g.result, MFI_FIRST_BYTES(mf_generate_result, n_schedule));
+    const uint64_t began = mfi_now_ns();
+    while (status == MF_OK && !g.has_ended) {
+        status = mfi_generation_step(&g, error);
+        if (status == MF_OK && g.options.on_token && g.options.on_token(g.options.user, &g.event) != 0)
+            mfi_generation_leave(&g);
+    }
+    g.result.generate_ns = mfi_now_ns() - began - g.result.prompt_ns;
+    mfi_generation_release(&g);
+    mfi_generation_write_result(&g, result);
     return status;
 }

@@ -27,7 +27,7 @@ static mf_status check_cache(const mf_submodel *draft, const mf_submodel *view, 
     return MF_OK;
 }
 
-mf_status mfi_speculation_check(const mfi_generation *g, mf_error *error)
+mf_status mfi_speculation_check(const mf_generation *g, mf_error *error)
 {
     const mf_generate_options *o = &g->options;
     const mf_submodel *draft = o->draft;
@@ -45,7 +45,7 @@ mf_status mfi_speculation_check(const mfi_generation *g, mf_error *error)
     return status;
 }
 
-mf_status mfi_speculation_allocate(mfi_generation *g, mf_error *error)
+mf_status mfi_speculation_allocate(mf_generation *g, mf_error *error)
 {
     if (!g->options.draft) return MF_OK;
     const mf_allocator *allocator = &g->model->allocator;
@@ -57,7 +57,7 @@ mf_status mfi_speculation_allocate(mfi_generation *g, mf_error *error)
     return mfi_fail(error, MF_E_NOMEM, "no memory for a draft of %u tokens", MFI_MOST_DRAFT);
 }
 
-void mfi_speculation_free(mfi_generation *g)
+void mfi_speculation_free(mf_generation *g)
 {
     const mf_allocator *allocator = &g->model->allocator;
     mfi_free(allocator, g->draft_logits, g->n_vocab * sizeof *g->draft_logits);
@@ -67,7 +67,7 @@ void mfi_speculation_free(mfi_generation *g)
 /* ---- Drafting ---- */
 
 /* What is known of acceptance is known of a draft and a view. */
-static void begin_view(mfi_generation *g, const mf_submodel *view)
+static void begin_view(mf_generation *g, const mf_submodel *view)
 {
     mf_submodel_info of_draft = MF_SUBMODEL_INFO_INIT, of_view = MF_SUBMODEL_INFO_INIT;
     if (view == g->drafted_for) return;
@@ -78,7 +78,7 @@ static void begin_view(mfi_generation *g, const mf_submodel *view)
 }
 
 /* As many as the length says, that fit the session, may be generated and are all of one view. */
-static uint32_t length_now(mfi_generation *g)
+static uint32_t length_now(mf_generation *g)
 {
     const uint32_t position = g->session->position;
     uint32_t until;
@@ -94,7 +94,7 @@ static uint32_t length_now(mfi_generation *g)
 
 /* Runs tokens[i] with the draft and chooses tokens[i + 1]. False where it leaves nothing to choose, there is no room for
  * more pages, or its shells went and something else may run instead: then the draft is as long as it is. */
-static bool draft_one(mfi_generation *g, int32_t *tokens, uint32_t i, mf_status *status, mf_error *error)
+static bool draft_one(mf_generation *g, int32_t *tokens, uint32_t i, mf_status *status, mf_error *error)
 {
     mf_error why = MF_ERROR_INIT;
     mf_request request = { .session = g->session, .submodel = g->options.draft, .tokens = &tokens[i], .n_token = 1 };
@@ -111,7 +111,7 @@ static bool draft_one(mfi_generation *g, int32_t *tokens, uint32_t i, mf_status 
                              &tokens[i + 1]) == MF_OK;
 }
 
-mf_status mfi_speculation_draft(mfi_generation *g, int32_t tokens[1 + MFI_MOST_DRAFT], uint32_t *n_draft,
+mf_status mfi_speculation_draft(mf_generation *g, int32_t tokens[1 + MFI_MOST_DRAFT], uint32_t *n_draft,
                                 mf_error *error)
 {
     *n_draft = 0;

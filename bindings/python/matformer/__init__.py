@@ -21,29 +21,35 @@ from __future__ import annotations
 from typing import Any, Tuple
 
 from . import _abi
-from ._abi import Arithmetic, CacheType, ChatFormat, Finish, Load, ModelInfo, Status, SubmodelInfo, Verify
+from ._abi import (Arithmetic, CacheType, ChatFormat, Finish, GovernorInfo, Load, ModelInfo, PlanDraft, PlanEntry,
+                   PlanInfo, ShellInfo, Status, SubmodelInfo, Verify, WhenMissing)
 from ._errors import (BusyError, CancelledError, ChecksumError, ForkedError, FormatError, FullError,
                       InputOutputError, InvalidArgumentError, MatformerError, MissingFileError, NotFoundError,
                       NotResidentError, OutOfMemoryError, OutOfRangeError, RebuildNeededError, ThreadError,
                       UnsupportedError, WidthError)
 from ._executor import Executor, Request, Result
 from ._generation import Event, Generation, GenerationResult
+from ._governor import Governor
 from ._library import lib as _lib
-from ._model import Layer, Model, PathOrBuffer, Submodel
+from ._model import Model, Source
+from ._plan import Plan
 from ._sampler import Candidate, Choice, Sampler
+from ._score import Score
 from ._session import Session
+from ._submodel import Layer, Submodel
 
 __all__ = [
     "Arithmetic", "BusyError", "CacheType", "CancelledError", "Candidate", "ChatFormat", "ChecksumError", "Choice",
     "Event", "Executor", "Finish", "ForkedError", "FormatError", "FullError", "Generation", "GenerationResult",
-    "InputOutputError", "InvalidArgumentError", "Layer", "Load", "MatformerError", "MissingFileError", "Model",
-    "ModelInfo", "NotFoundError", "NotResidentError", "OutOfMemoryError", "OutOfRangeError", "RebuildNeededError",
-    "Request", "Result", "Sampler", "Session", "Status", "Submodel", "SubmodelInfo", "ThreadError", "UnsupportedError",
-    "Verify", "WidthError", "open", "version",
+    "Governor", "GovernorInfo", "InputOutputError", "InvalidArgumentError", "Layer", "Load", "MatformerError",
+    "MissingFileError", "Model", "ModelInfo", "NotFoundError", "NotResidentError", "OutOfMemoryError",
+    "OutOfRangeError", "Plan", "PlanDraft", "PlanEntry", "PlanInfo", "RebuildNeededError", "Request", "Result",
+    "Sampler", "Score", "Session", "ShellInfo", "Status", "Submodel", "SubmodelInfo", "ThreadError",
+    "UnsupportedError", "Verify", "WhenMissing", "WidthError", "open", "version",
 ]
 
 
-def open(source: PathOrBuffer, **options: Any) -> Model:
+def open(source: Source, **options: Any) -> Model:
     """Opens a model: Model(source, **options), which has the options."""
     return Model(source, **options)
 

@@ -3,7 +3,7 @@
 # ruff: noqa
 from __future__ import annotations
 
-from ctypes import CDLL, CFUNCTYPE, POINTER, Structure
+from ctypes import CDLL, CFUNCTYPE, POINTER, Structure, string_at
 from ctypes import c_char, c_char_p, c_double, c_float, c_int, c_int32, c_size_t, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass
 from enum import IntEnum
@@ -374,8 +374,8 @@ class ShellInfo:
     content_hash: int
     fed_bytes: int
     granularity: str
-    present: int
-    resident: int
+    present: bool
+    resident: bool
 
     @classmethod
     def read(cls, values: mf_shell_info) -> "ShellInfo":
@@ -386,8 +386,8 @@ class ShellInfo:
             values.content_hash,
             values.fed_bytes,
             (values.granularity or b"").decode("utf-8", "replace"),
-            values.present,
-            values.resident,
+            bool(values.present),
+            bool(values.resident),
         )
 
 
@@ -504,8 +504,7 @@ class PlanInfo:
     n_entry: int
     n_thread: int
     machine: str
-    is_timed_here: int
-    reserved: int
+    is_timed_here: bool
     calibration: str
     calibration_hash: int
     n_predicted: int
@@ -516,8 +515,7 @@ class PlanInfo:
             values.n_entry,
             values.n_thread,
             (values.machine or b"").decode("utf-8", "replace"),
-            values.is_timed_here,
-            values.reserved,
+            bool(values.is_timed_here),
             (values.calibration or b"").decode("utf-8", "replace"),
             values.calibration_hash,
             values.n_predicted,
@@ -559,6 +557,39 @@ class mf_plan_entry(Structure):
     ]
 
 
+@dataclass(frozen=True)
+class PlanEntry:
+    """The fields of mf_plan_entry, whose units and meaning matformer.h gives."""
+
+    n_param: int
+    bytes_per_token: int
+    flops_per_token: int
+    loss: float
+    kl: float
+    agreement: float
+    acceptance: float
+    decode_ms: float
+    prefill_ms: float
+    n_shell: int
+    text: str
+
+    @classmethod
+    def read(cls, values: mf_plan_entry) -> "PlanEntry":
+        return cls(
+            values.n_param,
+            values.bytes_per_token,
+            values.flops_per_token,
+            values.loss,
+            values.kl,
+            values.agreement,
+            values.acceptance,
+            values.decode_ms,
+            values.prefill_ms,
+            values.n_shell,
+            string_at(values.text or 0).decode("utf-8", "replace"),
+        )
+
+
 class mf_plan_draft(Structure):
     struct_size: int
     entry: int
@@ -576,6 +607,29 @@ class mf_plan_draft(Structure):
         ("verify_cost", c_double),
         ("speedup", c_double),
     ]
+
+
+@dataclass(frozen=True)
+class PlanDraft:
+    """The fields of mf_plan_draft, whose units and meaning matformer.h gives."""
+
+    entry: int
+    length: int
+    acceptance: float
+    cost: float
+    verify_cost: float
+    speedup: float
+
+    @classmethod
+    def read(cls, values: mf_plan_draft) -> "PlanDraft":
+        return cls(
+            values.entry,
+            values.length,
+            values.acceptance,
+            values.cost,
+            values.verify_cost,
+            values.speedup,
+        )
 
 
 mf_task = CFUNCTYPE(None, c_void_p, c_uint32)
@@ -835,6 +889,19 @@ class mf_generate_result(Structure):
     ]
 
 
+class mf_token_batch(Structure):
+    struct_size: int
+    events: Any
+    n_event: int
+    event_bytes: int
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("events", POINTER(mf_token_event)),
+        ("n_event", c_size_t),
+        ("event_bytes", c_size_t),
+    ]
+
+
 class mf_governor_info(Structure):
     struct_size: int
     now_ns: int
@@ -887,7 +954,6 @@ class GovernorInfo:
     n_rung: int
     widest_rung: int
     n_shell: int
-    reserved: int
     granularity: str
     n_narrowed: int
     n_widened: int
@@ -906,7 +972,6 @@ class GovernorInfo:
             values.n_rung,
             values.widest_rung,
             values.n_shell,
-            values.reserved,
             (values.granularity or b"").decode("utf-8", "replace"),
             values.n_narrowed,
             values.n_widened,
@@ -1003,7 +1068,7 @@ class mf_governor_signals(Structure):
     ]
 
 
-STRUCTS = (mf_error, mf_allocator, mf_model_options, mf_model_info, mf_grow_options, mf_trim_options, mf_shell_info, mf_submodel_spec, mf_submodel_info, mf_plan_info, mf_plan_entry, mf_plan_draft, mf_executor_options, mf_session_options, mf_request, mf_tokenize_options, mf_chat_message, mf_sampler_options, mf_token_logprob, mf_token_event, mf_schedule_step, mf_generate_options, mf_generate_result, mf_governor_info, mf_governor_options, mf_governor_member, mf_governor_step, mf_governor_signals)
+STRUCTS = (mf_error, mf_allocator, mf_model_options, mf_model_info, mf_grow_options, mf_trim_options, mf_shell_info, mf_submodel_spec, mf_submodel_info, mf_plan_info, mf_plan_entry, mf_plan_draft, mf_executor_options, mf_session_options, mf_request, mf_tokenize_options, mf_chat_message, mf_sampler_options, mf_token_logprob, mf_token_event, mf_schedule_step, mf_generate_options, mf_generate_result, mf_token_batch, mf_governor_info, mf_governor_options, mf_governor_member, mf_governor_step, mf_governor_signals)
 
 class Library:
     """The functions of a libmatformer. AttributeError: the library lacks one that this package calls."""
@@ -1113,6 +1178,12 @@ class Library:
             "mf_sampler_sample", c_int, c_void_p, c_void_p, c_size_t, c_void_p, POINTER(mf_token_logprob), POINTER(mf_token_logprob), c_size_t)
         self.mf_generate: Callable[[Any, Any, Any, Any, Any, Any], int] = function(
             "mf_generate", c_int, c_void_p, c_void_p, c_void_p, POINTER(mf_generate_options), POINTER(mf_generate_result), POINTER(mf_error))
+        self.mf_generation_create: Callable[[Any, Any, Any, Any, Any, Any, Any], int] = function(
+            "mf_generation_create", c_int, POINTER(c_void_p), c_void_p, c_void_p, c_void_p, POINTER(mf_generate_options), POINTER(mf_generate_result), POINTER(mf_error))
+        self.mf_generation_next: Callable[[Any, Any, Any, Any], int] = function(
+            "mf_generation_next", c_int, c_void_p, c_uint64, POINTER(mf_token_batch), POINTER(mf_error))
+        self.mf_generation_close: Callable[[Any], None] = function(
+            "mf_generation_close", None, c_void_p)
         self.mf_governor_create: Callable[[Any, Any, Any], int] = function(
             "mf_governor_create", c_int, POINTER(c_void_p), POINTER(mf_governor_options), POINTER(mf_error))
         self.mf_governor_close: Callable[[Any], None] = function(

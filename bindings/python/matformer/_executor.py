@@ -15,7 +15,8 @@ from ._background import call_interruptibly
 from ._errors import MatformerError, make_exception, new_error
 from ._handles import Closable, Handle, InUse, Tokens, as_enum, as_tokens
 from ._library import lib
-from ._model import Model, Submodel
+from ._model import Model
+from ._submodel import Submodel
 
 if TYPE_CHECKING:  # which imports this module
     from ._session import Session

@@ -7,15 +7,17 @@ import os
 import threading
 from enum import IntEnum
 from types import TracebackType
-from typing import Any, Callable, Optional, Sequence, Type, TypeVar, Union
+from typing import Any, Callable, List, Optional, Sequence, Type, TypeVar, Union
 
 import numpy as np
 import numpy.typing as npt
 
 from ._abi import Status
-from ._errors import BusyError, OutOfRangeError, closed
+from ._errors import BusyError, OutOfRangeError, closed, make_exception
 
 E = TypeVar("E", bound=IntEnum)
+H = TypeVar("H", bound="Handle")
+S = TypeVar("S", bound=ctypes.Structure)
 T = TypeVar("T", bound="Closable")
 
 Tokens = Union[int, Sequence[int], "npt.NDArray[Any]"]
@@ -24,24 +26,43 @@ Tokens = Union[int, Sequence[int], "npt.NDArray[Any]"]
 class Handle:
     """The address of one of the library's objects, which is closed when nobody refers to it any more: not while a
     call on another thread has it as its argument, and a child's keeps its parent's. `keep` are callbacks and buffers
-    that the object uses. ctypes takes it as an argument."""
+    that the object uses. ctypes takes it as an argument.
 
-    __slots__ = ("_as_parameter_", "_close", "_process", "keep")
+    An object of the library's that uses this one without keeping it alive retains it: the garbage collector takes what
+    is in a cycle apart in any order."""
+
+    __slots__ = ("_as_parameter_", "_close", "_process", "_retained", "keep")
 
     def __init__(self, address: ctypes.c_void_p, close: Callable[[Any], None], keep: Any = None) -> None:
         self._as_parameter_ = address
         self._close = close
         self._process = os.getpid()
+        self._retained: List[None] = []  # one for each user beside the first; append and pop are atomic
         self.keep = keep
 
     @property
     def address(self) -> Optional[int]:
         return self._as_parameter_.value
 
-    def __del__(self, getpid: Callable[[], int] = os.getpid) -> None:
-        # A forked child has the parent's locks as they were, held by threads that it has not.
-        if getpid() == self._process:
-            self._close(self._as_parameter_)
+    @property
+    def is_forked(self) -> bool:
+        """A forked child has the parent's locks as they were, held by threads that it has not."""
+        return os.getpid() != self._process
+
+    def retain(self: H) -> H:
+        self._retained.append(None)
+        return self
+
+    def release(self, getpid: Callable[[], int] = os.getpid) -> None:
+        """The last of its users closes it."""
+        try:
+            self._retained.pop()
+        except IndexError:
+            address, self._as_parameter_ = self._as_parameter_, ctypes.c_void_p()
+            if getpid() == self._process:
+                self._close(address)
+
+    close = __del__ = release
 
 
 class Closable:
@@ -71,6 +92,15 @@ class Closable:
     def __exit__(self, kind: Optional[Type[BaseException]], value: Optional[BaseException],
                  traceback: Optional[TracebackType]) -> None:
         self.close()
+
+
+def fill(struct: Type[S], get: Callable[[S], int], what: str) -> S:
+    """A struct of the library's that its getter fills."""
+    values = struct(struct_size=ctypes.sizeof(struct))
+    status = get(values)
+    if status != Status.OK:
+        raise make_exception(status, what=what)
+    return values
 
 
 class InUse:

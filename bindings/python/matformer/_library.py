@@ -25,8 +25,7 @@ def _path() -> str:
     return f"{_NAME}.{_abi.MF_VERSION_MAJOR}"  # the system's
 
 
-def _load() -> _abi.Library:
-    path = _path()
+def _load(path: str) -> _abi.Library:
     try:
         library = _abi.Library(path)
     except OSError as error:
@@ -43,4 +42,5 @@ def _load() -> _abi.Library:
     return library
 
 
-lib = _load()
+PATH = _path()  # of the library in use
+lib = _load(PATH)

@@ -76,7 +76,8 @@ class Sampler(Closable):
     filter              called with (tokens, logits) before anything else looks at the logits: the whole timeline, [n]
                         int32, and those of the next token, [n_vocab] float32, to be changed in place (set those that
                         must not come to -inf). Both arrays are the library's memory: valid during the call only. It runs
-                        on a thread of this package's. What it raises ends the call and comes out of it
+                        on another thread where the caller is the main one, whom Ctrl-C interrupts. What it raises ends
+                        the call and comes out of it
     """
 
     _kind = "sampler"

@@ -16,8 +16,9 @@ from ._executor import Executor, Request, Result
 from ._generation import Generation
 from ._handles import Closable, Handle, InUse, Tokens, as_enum, memory_at
 from ._library import lib
-from ._model import Model, Submodel, Views
+from ._model import Model
 from ._sampler import Sampler
+from ._submodel import Submodel, Views
 
 View = Union[Submodel, str, None]
 
@@ -39,20 +40,31 @@ class Session(Closable):
 
     def __init__(self, model: Model, *, max_positions: int = 0, cache_type: Union[CacheType, str] = CacheType.F32,
                  executor: Optional[Executor] = None) -> None:
-        parent = model._live()
+        self._create(model._live(), model._views, model.info, max_positions, as_enum(CacheType, cache_type), executor)
+
+    @classmethod
+    def _of(cls, model: Handle, views: Views, info: ModelInfo, *, max_positions: int,
+            executor: Optional[Executor]) -> Session:
+        """Where there is a model, but no Model."""
+        session = cls.__new__(cls)
+        session._create(model, views, info, max_positions, CacheType.F32, executor)
+        return session
+
+    def _create(self, parent: Handle, views: Views, info: ModelInfo, max_positions: int, cache_type: CacheType,
+                executor: Optional[Executor]) -> None:
         options = _abi.mf_session_options(struct_size=ctypes.sizeof(_abi.mf_session_options),
-                                          max_positions=max_positions, cache_type=as_enum(CacheType, cache_type))
+                                          max_positions=max_positions, cache_type=cache_type)
         address, error = ctypes.c_void_p(), new_error()
         status = lib.mf_session_create(ctypes.byref(address), parent, options, error)
         if status != Status.OK:
             raise make_exception(status, error, "making a session")
-        self._set(Handle(address, lib.mf_session_close, parent), model, executor)
+        self._set(Handle(address, lib.mf_session_close, parent), views, info, executor)
 
-    def _set(self, handle: Handle, like: Union[Model, Session], executor: Optional[Executor]) -> None:
+    def _set(self, handle: Handle, views: Views, info: ModelInfo, executor: Optional[Executor]) -> None:
         self._handle = handle
         self._in_use = InUse("session")
-        self._views = like._views
-        self._info = like.info if isinstance(like, Model) else like._info
+        self._views = views
+        self._info = info
         self._executor = executor
         self._cancel_is_left = False
 
@@ -93,7 +105,7 @@ class Session(Closable):
         if status != Status.OK:
             raise make_exception(status, error, "forking the session")
         child = Session.__new__(Session)
-        child._set(Handle(address, lib.mf_session_close, handle.keep), self, self._executor)
+        child._set(Handle(address, lib.mf_session_close, handle.keep), self._views, self._info, self._executor)
         return child
 
     def save(self, path: Union[str, "os.PathLike[str]"]) -> None:
@@ -155,12 +167,12 @@ class Session(Closable):
                  sampler: Optional[Sampler] = None, stop: Union[str, Iterable[str]] = (), n_top: int = 0,
                  schedule: Sequence[Tuple[int, View]] = (), ignore_eos: bool = False, draft: View = None,
                  draft_tokens: int = 0, fallback: View = None) -> Generation:
-        """Runs a prompt and then a token at a time. Returns an iterator of Events that begins at once.
+        """Runs a prompt and then a token at a time, when the iterator of Events that this returns is asked for them.
 
             for event in session.generate("Once upon a time", "M"):
                 print(event.text, end="", flush=True)
 
-        prompt      text, or tokens [n]; None: go on where the session stands, or from the model's token that begins a text
+        prompt      text, or tokens [n]; None: go on where the session stands, or from the model's token that begins texts
         submodel    a Submodel, a text form such as "M", or None for the widest
         max_tokens  at most so many new ones
         sampler     None: greedy
@@ -172,9 +184,9 @@ class Session(Closable):
         draft_tokens  so many at once, at most 16; 0: as many as pay
         fallback    writes on while the shells of the submodel are trimmed away
 
-        What goes wrong is raised by the iterator. The session, its executor and the sampler are in use until it has
-        ended or was closed; where the loop is left early, the session holds the prompt and the tokens of the events
-        that were taken, no others. Ctrl-C ends it likewise.
+        The session, its executor and the sampler are in use until the iterator has ended or was closed; where the loop
+        is left early, the session holds the prompt and the tokens of the events that were taken, no others. Ctrl-C ends
+        it likewise, after the token that is being computed, or 10 ms; a prompt at once.
         """
         steps = [(position, self._views.get(view)) for position, view in schedule]
         return Generation(self, self.executor, self._views.get(submodel), prompt, max_tokens, sampler,

@@ -11,7 +11,7 @@ import unittest
 from pathlib import Path
 
 from common import ROOT
-from matformer import _abi
+from matformer import _abi, _library
 from matformer._generation import EVENT_FIELDS
 
 sys.path.insert(0, str(ROOT / "bindings" / "python"))
@@ -26,16 +26,15 @@ def compiler(variable, *names):
 
 
 C, CXX = compiler("CC", "cc", "gcc", "clang"), compiler("CXX", "c++", "g++", "clang++")
-LIBRARY = Path(os.environ["MATFORMER_LIBRARY"]).resolve()
+LIBRARY = Path(_library.PATH).resolve()
 
 
 def compile_and_run(command, source, name, *options):
-    """The lines that the program prints. It is linked against the library, since it may take functions' addresses."""
+    """The lines that the program prints, which calls nothing of the library."""
     with tempfile.TemporaryDirectory() as folder:
         program, file = Path(folder) / "program", Path(folder) / name
         file.write_text(source)
-        subprocess.run([*command.split(), *options, f"-I{INCLUDE}", str(file), str(LIBRARY),
-                        f"-Wl,-rpath,{LIBRARY.parent}", "-o", str(program)], check=True)
+        subprocess.run([*command.split(), *options, f"-I{INCLUDE}", str(file), "-o", str(program)], check=True)
         return subprocess.run([str(program)], check=True, capture_output=True, text=True).stdout.splitlines()
 
 
@@ -91,6 +90,23 @@ class AbiTest(unittest.TestCase):
         structs = re.findall(r"^typedef struct (\w+) \{", text, re.MULTILINE)
         self.assertEqual(structs, [struct.__name__ for struct in _abi.STRUCTS])
 
+    def test_every_function_has_a_method_but_those_that_the_manual_names(self):
+        used = set()
+        for file in (ROOT / "bindings" / "python" / "matformer").glob("*.py"):
+            if file.name != "_abi.py":
+                used |= set(re.findall(r"\b_?(?:lib|library)\.(mf_\w+)", file.read_text()))
+        functions = {function.name for function in self.header.functions}
+        self.assertEqual(used - functions, set())
+        manual = (ROOT / "docs" / "python.md").read_text()
+        named = re.search(r"^## What has no method$(.*?)(?=^## )", manual, re.MULTILINE | re.DOTALL)[1]
+        self.assertEqual(functions - used, set(re.findall(r"^- `(mf_\w+)`", named, re.MULTILINE)))
+
+    def test_every_file_of_the_package_is_installed(self):
+        package = ROOT / "bindings" / "python"
+        listed = set(re.findall(r"'(matformer/\S+?)'", (package / "meson.build").read_text()))
+        self.assertEqual(listed, {str(file.relative_to(package)) for file in (package / "matformer").iterdir()
+                                  if file.suffix in (".py", ".typed")})
+
     def test_a_declaration_of_unknown_form_is_refused(self):
         text = generate_abi.HEADER.read_text()
         for declaration in ("typedef struct mf_x { union { int a; } b; } mf_x;", "MF_API mf_status mf_x(int a[3][3]);",
@@ -135,15 +151,16 @@ class AbiTest(unittest.TestCase):
         self.assertEqual(compile_and_run(C, source, "source.c"), expected)
 
     def test_the_fields_of_an_event_that_are_read_at_once_lie_where_they_are(self):
-        event = _abi.mf_token_event(1, 2, 3, 4, 0.5, 6)
-        self.assertEqual(EVENT_FIELDS.unpack_from(event), (1, 2, 3, 4, 0.5, 6))
+        top = _abi.mf_token_logprob()
+        event = _abi.mf_token_event(1, 2, 3, 4, 0.5, 6, ctypes.pointer(top), 8)
+        self.assertEqual(EVENT_FIELDS.unpack_from(event), (1, 2, 3, 4, 0.5, 6, ctypes.addressof(top), 8))
 
     @unittest.skipUnless(CXX, "no C++ compiler")
     def test_arguments_and_fields_have_the_compilers_kinds(self):
         calls, expected = [], []
         library = _abi.Library(str(LIBRARY))
         for f in self.header.functions:
-            calls.append(f'function("{f.name}", &{f.name});')
+            calls.append(f'function("{f.name}", (decltype(&{f.name}))nullptr);')
             found = library.__dict__[f.name]
             expected.append(" ".join([f.name, kind(found.restype), *map(kind, found.argtypes)]))
         for name in self.header.callbacks:

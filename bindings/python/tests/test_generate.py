@@ -81,6 +81,9 @@ class GenerateTest(unittest.TestCase):
         self.assertEqual([event.token for event in drafted], self.tokens(PROMPT, "XL", max_tokens=30))
         self.assertGreater(drafted.result.n_drafted, drafted.result.n_accepted)
         self.assertGreater(drafted.result.n_accepted, 0)
+        self.assertGreaterEqual(drafted.result.n_drafted, drafted.result.n_verify)
+        self.assertLessEqual(drafted.result.draft_seconds + drafted.result.verify_seconds,
+                             drafted.result.generate_seconds)
         with self.assertRaises(matformer.InvalidArgumentError):
             list(Session(self.model).generate(PROMPT, "XL", draft_tokens=3, max_tokens=30))
 
@@ -128,23 +131,44 @@ class GenerateTest(unittest.TestCase):
         session = Session(self.model)
         with session.generate(PROMPT, "S") as generation:
             pass
-        self.assertIn(session.position, (0, start))
+        self.assertEqual(session.position, 0)
         self.assertEqual((generation.result.finish, list(generation)), (Finish.CALLBACK, []))
         session.rewind()
         self.assertEqual(self.tokens(PROMPT, "S", session=session, max_tokens=60), expected)
 
-    def test_a_slow_consumer_is_waited_for(self):
-        session = Session(self.model, max_positions=2000)
-        generation = session.generate(PROMPT, "S", max_tokens=1000, ignore_eos=True)
-        next(generation)
-        deadline = time.monotonic() + 20
-        while generation._run.room.is_set() and time.monotonic() < deadline:
-            time.sleep(0.001)
-        time.sleep(0.02)
-        ahead = generation._run.events.qsize()
-        time.sleep(0.05)
-        self.assertEqual(generation._run.events.qsize(), ahead)
-        self.assertEqual(len(list(generation)), 999)
+    def test_nothing_runs_before_it_is_asked_for_and_little_more_than_was(self):
+        start = len(self.model.tokenize(PROMPT))
+        for draft in (None, "S"):
+            session = Session(self.model, max_positions=5000)
+            generation = session.generate(PROMPT, "S" if draft is None else "XL", max_tokens=4000, draft=draft,
+                                          ignore_eos=True)
+            handle, most = session._live(), 0  # its methods are refused meanwhile
+            self.assertEqual(matformer._session.lib.mf_session_position(handle), 0)
+            for n in range(1, 30):
+                event = next(generation)
+                ahead = matformer._session.lib.mf_session_position(handle) - (start + n)
+                most = max(most, ahead)
+                self.assertEqual(event.position, start + n - 1)
+                self.assertIn(ahead, range(256))
+            generation.close()
+            self.assertEqual((session.position, generation.result.finish, generation.result.n_generated),
+                             (start + 29, Finish.CALLBACK, 29))
+            self.assertGreater(most, 0)  # several tokens of this small model fit into a step
+
+    def test_one_thread_at_a_time(self):
+        used, generations = [], []
+
+        def use(tokens, logits):  # from within its own filter, on whatever thread that runs
+            for what in (generations[0].close, lambda: next(generations[0])):
+                try:
+                    what()
+                except matformer.BusyError:
+                    used.append(True)
+
+        session = Session(self.model)
+        generations.append(session.generate(PROMPT, "S", max_tokens=3, sampler=Sampler(self.model, filter=use)))
+        self.assertEqual(len(list(generations[0])), 3)
+        self.assertEqual(len(used), 6)
 
     def test_one_user_at_a_time(self):
         executor, sampler = Executor(self.model), Sampler(self.model)
@@ -208,20 +232,25 @@ class GenerateTest(unittest.TestCase):
         session.rewind()
         session.forward([1, 2, 3])
 
-    def test_errors_are_raised_by_the_iterator(self):
+    def test_errors(self):
         for error, options in ((matformer.InvalidArgumentError, {"n_top": 65}),
                                (matformer.InvalidArgumentError, {"stop": [""]}),
-                               (matformer.InvalidArgumentError, {"schedule": [(5, "S"), (5, "M")]}),
-                               (matformer.FullError, {"prompt": [1] * 5000})):
+                               (matformer.InvalidArgumentError, {"draft_tokens": 3}),
+                               (matformer.InvalidArgumentError, {"schedule": [(5, "S"), (5, "M")]})):
             session = Session(self.model)
-            generation = session.generate(**{"prompt": "x", **options})
             with self.assertRaises(error):
-                next(generation)
-            self.assertEqual((session.position, list(generation)), (0, []))
+                session.generate("x", **options)
+            self.assertEqual(session.position, 0)
             session.forward([1])
+        session = Session(self.model)
+        generation = session.generate([1] * 5000)
+        with self.assertRaises(matformer.FullError):
+            next(generation)
+        self.assertEqual((session.position, list(generation), generation.result), (0, [], None))
+        session.forward([1])
         for wrong in ({"prompt": "a\0b"}, {"stop": "a\0b"}):
             with self.assertRaisesRegex(ValueError, "zero byte"):
-                Session(self.model).generate(**wrong)
+                Session(self.model).generate(**{"prompt": "x", **wrong})
 
     def test_two_sessions_on_two_threads_run_at_once(self):
         expected = self.tokens(PROMPT, "M", max_tokens=30)

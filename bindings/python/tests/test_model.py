@@ -1,11 +1,14 @@
 """Opening, views, forward, sessions: against the references of the checkpoints, the program, and each other."""
 
 import gc
+import importlib.util
+import io
 import os
 import pickle
 import tempfile
 import threading
 import unittest
+import unittest.mock
 from pathlib import Path
 
 import numpy as np
@@ -234,6 +237,27 @@ class ModelTest(unittest.TestCase):
         self.assertEqual(calls[-1][1], calls[-1][2])
         with self.assertRaises(ZeroDivisionError):
             matformer.open(TALES, progress=lambda done, total: 1 // 0)
+
+    @unittest.skipUnless(importlib.util.find_spec("tqdm"), "tqdm is not installed")
+    def test_a_bar_of_tqdms(self):
+        import tqdm.auto
+        bars = []
+
+        class Bar(tqdm.auto.tqdm):
+            def __init__(self, **options):
+                self.asked, options["delay"] = options["delay"], 0  # it would not be shown for so short a time
+                super().__init__(file=io.StringIO(), mininterval=0, **options)
+                bars.append(self)
+
+            def close(self):
+                self.shown = self.fp.getvalue()
+                super().close()
+
+        with unittest.mock.patch("tqdm.auto.tqdm", Bar):
+            matformer.open(TALES, progress=True).grow("S", progress=True)
+        opening = bars[0]
+        self.assertEqual((opening.n, opening.asked), (opening.total, 0.5))
+        self.assertIn("opening", opening.shown)
 
     def test_the_log_goes_to_logging(self):
         with self.assertLogs("matformer", "INFO") as logs:
