@@ -31,6 +31,7 @@ from ._generation import Event, Generation, GenerationResult
 from ._library import lib as _lib
 from ._model import Layer, Model, PathOrBuffer, Submodel
 from ._sampler import Candidate, Choice, Sampler
+from ._score import Score
 from ._session import Session
 
 __all__ = [
@@ -38,7 +39,7 @@ __all__ = [
     "Event", "Executor", "Finish", "ForkedError", "FormatError", "FullError", "Generation", "GenerationResult",
     "InputOutputError", "InvalidArgumentError", "Layer", "Load", "MatformerError", "MissingFileError", "Model",
     "ModelInfo", "NotFoundError", "NotResidentError", "OutOfMemoryError", "OutOfRangeError", "RebuildNeededError",
-    "Request", "Result", "Sampler", "Session", "Status", "Submodel", "SubmodelInfo", "ThreadError", "UnsupportedError",
+    "Request", "Result", "Sampler", "Score", "Session", "Status", "Submodel", "SubmodelInfo", "ThreadError", "UnsupportedError",
     "Verify", "WidthError", "open", "version",
 ]
 

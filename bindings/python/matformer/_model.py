@@ -6,7 +6,7 @@ import ctypes
 import logging
 import os
 import threading
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,10 @@ from ._background import call_interruptibly
 from ._errors import make_exception, new_error
 from ._handles import Closable, Handle, Tokens, as_enum, as_tokens
 from ._library import lib
+
+if TYPE_CHECKING:  # which import this module
+    from ._executor import Executor
+    from ._score import Score
 
 Progress = Callable[[int, int], Any]
 Log = Callable[[int, str], Any]
@@ -84,6 +88,14 @@ class _Opening:
                 self._bar.close()
 
 
+def read_model_info(model: Handle) -> ModelInfo:
+    values = _abi.mf_model_info(struct_size=ctypes.sizeof(_abi.mf_model_info))
+    status = lib.mf_model_info_get(model, values)
+    if status != Status.OK:
+        raise make_exception(status, what="model information")
+    return ModelInfo.read(values)
+
+
 class Model(Closable):
     """A model file, opened. Immutable; share it between threads freely. Its submodels, executors, sessions and
     samplers keep it alive.
@@ -145,11 +157,7 @@ class Model(Closable):
     @property
     def info(self) -> ModelInfo:
         """Shape, sizes in bytes, special tokens: the fields of mf_model_info."""
-        values = _abi.mf_model_info(struct_size=ctypes.sizeof(_abi.mf_model_info))
-        status = lib.mf_model_info_get(self._live(), values)
-        if status != Status.OK:
-            raise make_exception(status, what="model information")
-        return ModelInfo.read(values)
+        return read_model_info(self._live())
 
     def _names(self, function: Callable[[Any, Any], Optional[bytes]]) -> Tuple[str, ...]:
         handle = self._live()
@@ -246,7 +254,8 @@ class Model(Closable):
         pairs = [(m["role"], m["content"]) if isinstance(m, Mapping) else m for m in messages]
         texts = [(role.encode(), content.encode("utf-8", "surrogateescape")) for role, content in pairs]
         array = (_abi.mf_chat_message * len(texts))(*(
-            _abi.mf_chat_message(role, ctypes.cast(ctypes.c_char_p(content), ctypes.c_void_p), len(content)) for role, content in texts))
+            _abi.mf_chat_message(role, ctypes.cast(ctypes.c_char_p(content), ctypes.c_void_p), len(content))
+            for role, content in texts))
         guess = sum(len(role) + len(content) + 16 for role, content in texts) + 16
         return self._tokens(lambda tokens, capacity, n: lib.mf_chat_render_as(
             handle, chat_format, array, len(texts), add_generation_prompt, tokens, capacity, n), guess,
@@ -340,6 +349,21 @@ class Submodel(Closable):
         if status != Status.OK:
             raise make_exception(status, what="submodel text")
         return text.value.decode("utf-8", "replace")
+
+    def score(self, tokens: Tokens, n_context: int = 1, *, chunk: int = 256,
+              executor: Optional[Executor] = None) -> Score:
+        """How likely a text is under this view: the log-probability of each of tokens[n_context:], and whether it was
+        the likeliest. A text of any length is run once, from an empty timeline.
+
+        tokens     [n], from the one on that begins a text
+        n_context  so many tokens are given, 1 to n
+        chunk      rows whose logits are in memory at once, which takes 4 * n_vocab bytes each
+        executor   what it runs on; None: one of its own, whose threads take longer to start than a short text to run
+
+        The sum is the same for any chunk and executor. Ctrl-C ends it. Raises NotResidentError, UnsupportedError.
+        """
+        from ._score import score  # which needs sessions, and they this module
+        return score(self, tokens, n_context, chunk, executor)
 
     def __repr__(self) -> str:
         return "<matformer.Submodel, closed>" if self.closed else f"<matformer.Submodel {self.text}>"

@@ -39,20 +39,31 @@ class Session(Closable):
 
     def __init__(self, model: Model, *, max_positions: int = 0, cache_type: Union[CacheType, str] = CacheType.F32,
                  executor: Optional[Executor] = None) -> None:
-        parent = model._live()
+        self._create(model._live(), model._views, model.info, max_positions, as_enum(CacheType, cache_type), executor)
+
+    @classmethod
+    def _of(cls, model: Handle, views: Views, info: ModelInfo, *, max_positions: int,
+            executor: Optional[Executor]) -> Session:
+        """Where there is a model, but no Model."""
+        session = cls.__new__(cls)
+        session._create(model, views, info, max_positions, CacheType.F32, executor)
+        return session
+
+    def _create(self, parent: Handle, views: Views, info: ModelInfo, max_positions: int, cache_type: CacheType,
+                executor: Optional[Executor]) -> None:
         options = _abi.mf_session_options(struct_size=ctypes.sizeof(_abi.mf_session_options),
-                                          max_positions=max_positions, cache_type=as_enum(CacheType, cache_type))
+                                          max_positions=max_positions, cache_type=cache_type)
         address, error = ctypes.c_void_p(), new_error()
         status = lib.mf_session_create(ctypes.byref(address), parent, options, error)
         if status != Status.OK:
             raise make_exception(status, error, "making a session")
-        self._set(Handle(address, lib.mf_session_close, parent), model, executor)
+        self._set(Handle(address, lib.mf_session_close, parent), views, info, executor)
 
-    def _set(self, handle: Handle, like: Union[Model, Session], executor: Optional[Executor]) -> None:
+    def _set(self, handle: Handle, views: Views, info: ModelInfo, executor: Optional[Executor]) -> None:
         self._handle = handle
         self._in_use = InUse("session")
-        self._views = like._views
-        self._info = like.info if isinstance(like, Model) else like._info
+        self._views = views
+        self._info = info
         self._executor = executor
         self._cancel_is_left = False
 
@@ -93,7 +104,7 @@ class Session(Closable):
         if status != Status.OK:
             raise make_exception(status, error, "forking the session")
         child = Session.__new__(Session)
-        child._set(Handle(address, lib.mf_session_close, handle.keep), self, self._executor)
+        child._set(Handle(address, lib.mf_session_close, handle.keep), self._views, self._info, self._executor)
         return child
 
     def save(self, path: Union[str, "os.PathLike[str]"]) -> None:
