@@ -352,6 +352,23 @@ Test(damaged, a_shape_beyond_64_bits_of_an_unknown_type_is_refused)
 
 /* ---- Weights that are no numbers ---- */
 
+/* As transformers writes it into tokenizer_config.json where there is no limit; the whole folder was refused. */
+Test(damaged, an_integer_beyond_64_bits_that_nobody_reads_is_no_damage)
+{
+    static const char first[] = "{\"model_max_length\": 1000000000000000019884624838656,";
+    mf_error error = MF_ERROR_INIT;
+    mf_model *model = NULL;
+    folder f = copy_checkpoint(LLAMA);
+    bytes config = read_bytes(folder_file(&f, "config.json")), edited = { NULL, 0, 0 };
+    put(&edited, first, sizeof first - 1);
+    put(&edited, config.at + 1, config.n - 1);
+    folder_put(&f, "config.json", edited);
+    cr_assert_eq(mf_model_open(&model, f.path, NULL, &error), MF_OK, "%s", error.detail);
+    mf_model_close(model);
+    free(config.at);
+    folder_remove(&f);
+}
+
 static void expect_value_refused(const char *checkpoint, const char *tensor, size_t index, const void *value,
                                  size_t each)
 {

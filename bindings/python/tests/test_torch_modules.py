@@ -2,7 +2,6 @@
 
 import unittest
 
-import torch_common as common
 from torch_common import LM, NESTED_HEADS, VIT, needs_transformers, random_model, random_pixels, random_tokens, worst
 
 import torch

@@ -1,23 +1,18 @@
 """save(): logits of the C library against PyTorch's, names of other models, and refusals."""
 
 import os
-import subprocess
-import sys
 import tempfile
 import unittest
 from pathlib import Path
 
-from common import ROOT
 from torch_common import (FIVE, LM, NESTED_HEADS, VIT, VIT_FIVE, VIT_HEADS, library_logits, needs_safetensors,
                           needs_transformers, random_model, random_pixels, random_tokens, worst)
 
-import numpy as np
 import torch
 from torch import nn
 
 import matformer
-from matformer import tools
-from matformer.torch import LMConfig, NestedFFN, ViTConfig, from_transformers, nested, save
+from matformer.torch import LMConfig, from_transformers, nested, save
 
 TOLERANCE = 1e-4  # of the largest logit
 
@@ -216,43 +211,6 @@ class SaveTest(unittest.TestCase):
         self.addCleanup(setattr, _save, "_SHARD_BYTES", before)
         save(model, self.path)
         self.assertEqual(self.path.read_bytes(), whole)
-
-
-class ToolsTest(unittest.TestCase):
-    def test_structs_are_those_of_the_header(self):
-        """A C compiler says where the fields of matformer_tools.h lie."""
-        lines = []
-        for struct in (tools.mf_source_options, tools.mf_convert_options):
-            for name, _ in struct._fields_:
-                lines.append(f'printf("%zu\\n", offsetof({struct.__name__}, {name}));')
-            lines.append(f'printf("%zu\\n", sizeof({struct.__name__}));')
-        code = ("#include <stddef.h>\n#include <stdio.h>\n#include <matformer_tools.h>\n"
-                "int main(void) { " + "\n".join(lines) + " return MF_N_ROLE != 4 || MF_TOOLS_VERSION_MINOR != "
-                f"{tools._ABI[1]}; }}\n")
-        with tempfile.TemporaryDirectory() as folder:
-            program = os.path.join(folder, "offsets")
-            built = subprocess.run(["cc", "-x", "c", "-", "-I", str(ROOT / "include"), "-o", program], input=code,
-                                   text=True, capture_output=True)
-            self.assertEqual(built.returncode, 0, built.stderr)
-            ran = subprocess.run([program], capture_output=True, text=True, check=True)
-        expected = []
-        for struct in (tools.mf_source_options, tools.mf_convert_options):
-            expected += [getattr(struct, name).offset for name, _ in struct._fields_]
-            expected.append(__import__("ctypes").sizeof(struct))
-        self.assertEqual([int(line) for line in ran.stdout.split()], expected)
-
-    def test_names_are_those_of_the_library(self):
-        library = tools._library()
-        import ctypes
-        for function, names in (("mf_weight_type_name", tools.TYPES[1:]), ("mf_role_name", tools.ROLES)):
-            call = getattr(library, function)
-            call.restype, call.argtypes = ctypes.c_char_p, [ctypes.c_int]
-            first = 1 if names is not tools.ROLES else 0
-            self.assertEqual(tuple(call(first + i).decode() for i in range(len(names))), names)
-
-    def test_a_source_that_is_missing_is_named(self):
-        with self.assertRaisesRegex(matformer.MissingFileError, "/nowhere"):
-            tools.convert("/nowhere", "/tmp/never.mf")
 
 
 if __name__ == "__main__":
