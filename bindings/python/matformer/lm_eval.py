@@ -9,6 +9,9 @@ or, when this module was imported, by its name: model="matformer", model_args="p
 `pip install matformer[lm-eval]`.
 """
 
+# mypy: disable-error-code="import-not-found, import-untyped, misc, unused-ignore"
+# The harness may be missing where types are checked.
+
 from __future__ import annotations
 
 import os

@@ -1,10 +1,12 @@
 """save(): logits of the C library against PyTorch's, names of other models, and refusals."""
 
 import os
+import re
 import tempfile
 import unittest
 from pathlib import Path
 
+from common import ROOT
 from torch_common import (FIVE, LM, NESTED_HEADS, VIT, VIT_FIVE, VIT_HEADS, library_logits, needs_safetensors,
                           needs_transformers, random_model, random_pixels, random_tokens, worst)
 
@@ -211,6 +213,25 @@ class SaveTest(unittest.TestCase):
         self.addCleanup(setattr, _save, "_SHARD_BYTES", before)
         save(model, self.path)
         self.assertEqual(self.path.read_bytes(), whole)
+
+
+@needs_safetensors
+class DocumentTest(unittest.TestCase):
+    def test_its_programs_run(self):
+        """Those of docs/pytorch.md, one after another."""
+        blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs" / "pytorch.md").read_text(), re.DOTALL | re.MULTILINE)
+        self.assertGreater(len(blocks), 3)
+        with tempfile.TemporaryDirectory() as folder:
+            before = os.getcwd()
+            self.addCleanup(os.chdir, before)
+            os.chdir(folder)
+            names = {}
+            for block in blocks:
+                exec(compile(block, "docs/pytorch.md", "exec"), names)
+            os.chdir(before)
+            for file, granularities in (("model.mf", ("S", "M", "L", "XL")), ("mine.mf", ("half", "all"))):
+                with matformer.open(Path(folder) / file) as model:
+                    self.assertEqual(model.granularities, granularities)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,9 @@ Needs PyTorch 2.4 or newer and, for save(), safetensors: `pip install matformer[
 tested, and what was not.
 """
 
+# mypy: disable-error-code="import-not-found, unused-ignore"
+# PyTorch may be missing where types are checked.
+
 from __future__ import annotations
 
 try:

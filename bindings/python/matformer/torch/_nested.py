@@ -1,5 +1,8 @@
 """nested(): a model as it is becomes one whose FFNs, and heads where it is ours, can be narrow."""
 
+# mypy: disable-error-code="import-not-found, no-any-return, unused-ignore"
+# PyTorch may be missing where types are checked.
+
 from __future__ import annotations
 
 import re
@@ -36,8 +39,7 @@ def nested(model: nn.Module, granularities: Optional[Mapping[str, Spec]] = None)
     Any other model needs NestedFFN, and NestedAttention where it is to have nested heads, in its layers already.
     """
     for module, names, activation in _plain_ffns(model):
-        module_ = NestedFFN.sharing(module, names, activation)
-        _replace(model, module, module_)
+        _replace(model, module, NestedFFN.sharing(module, names, activation))
     ffns, attentions = nested_layers(model)
     if not ffns:
         raise ValueError(f"{type(model).__name__} has no FFN that can be nested; use NestedFFN in its layers, or give a "
@@ -50,7 +52,7 @@ def nested(model: nn.Module, granularities: Optional[Mapping[str, Spec]] = None)
     if not attentions and any(view.heads != nesting.widest.heads for view in nesting.granularities):
         raise ValueError(f"the heads of {type(model).__name__} cannot be nested in place; use from_transformers(), or "
                          "NestedAttention in its layers")
-    model.nesting = nesting  # type: ignore[assignment, unused-ignore]
+    model.nesting = nesting
     return model
 
 
@@ -58,16 +60,16 @@ def _heads_of(model: nn.Module) -> int:
     return int(getattr(getattr(model, "config", None), "num_attention_heads", 1))
 
 
-def _plain_ffns(model: nn.Module) -> List[Tuple[nn.Module, Tuple[str, ...], str]]:
+def _plain_ffns(model: nn.Module) -> List[Tuple[Any, Tuple[str, ...], str]]:
     """MLPs of transformers' Llama and ViT: the module, its layers' names, its activation."""
-    found = []
+    found: List[Tuple[Any, Tuple[str, ...], str]] = []
     for module in model.modules():
         kind = type(module).__name__
         if kind == "LlamaMLP":
             found.append((module, ("gate_proj", "up_proj", "down_proj"), module.config.hidden_act))
         elif kind == "ViTMLP":
             found.append((module, ("fc1", "fc2"), module.config.hidden_act))
-    return found  # type: ignore[return-value, unused-ignore]
+    return found
 
 
 def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
