@@ -173,6 +173,19 @@ class SaveTest(unittest.TestCase):
         self.assertEqual(self.path.read_bytes(), b"what was there")
         self.assertEqual(os.listdir(self.folder), ["model.mf"])
 
+    def test_wrapped_and_pickled_models_are_the_same_file(self):
+        """torch.compile outside and inside, and torch.save of a whole model."""
+        model = random_model(LMConfig(**{**LM.__dict__, "activation": "gelu_pytorch_tanh"}), NESTED_HEADS)
+        save(model, self.path)
+        whole = self.path.read_bytes()
+        stored = self.folder / "model.pt"
+        torch.save(model, stored)
+        inside = torch.load(stored, weights_only=False)
+        inside.model.layers[1] = torch.compile(inside.model.layers[1])
+        for other in (torch.compile(model), torch.load(stored, weights_only=False), inside):
+            save(other, self.path)
+            self.assertEqual(self.path.read_bytes(), whole)
+
     def test_progress_runs_to_the_end_and_can_stop(self):
         model, seen = random_model(LM), []
         save(model, self.path, progress=lambda done, total: seen.append((done, total)))
