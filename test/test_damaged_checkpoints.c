@@ -151,6 +151,30 @@ static const edit edits[] = {
     { LLAMA, "attention_bias", "true", MF_E_FORMAT, "self_attn.q_proj.bias is missing" },
     { BIASED, "tie_word_embeddings", "false", MF_E_FORMAT, "lm_head.weight is missing" },
     { BIASED, "head_dim", "32", MF_E_FORMAT, "is [64" },
+    /* What it says of nesting. */
+    { LLAMA, "matformer", "[]", MF_E_FORMAT, "\"matformer\" must be an object" },
+    { LLAMA, "matformer", "{\"granularities\": {}}", MF_E_FORMAT, "matformer: \"granularities\" must be an array" },
+    { LLAMA, "matformer", "{\"granularities\": []}", MF_E_FORMAT, "\"granularities\" must have 1 to 16" },
+    { LLAMA, "matformer", "{\"granularities\": [128]}", MF_E_FORMAT, "\"granularities\" must be objects" },
+    { LLAMA, "matformer", "{\"granularities\": [{\"name\": \"S\"}]}", MF_E_FORMAT, "\"intermediate_size\" is missing" },
+    { LLAMA, "matformer", "{\"granularities\": [{\"intermediate_size\": 128}]}", MF_E_UNSUPPORTED, "must be a letter" },
+    { LLAMA, "matformer", "{\"granularities\": [{\"name\": \"sixteen_letters_\", \"intermediate_size\": 128}]}",
+      MF_E_FORMAT, "\"name\" of a granularity must have" },
+    { LLAMA, "matformer", "{\"granularities\": [{\"name\": \"S\", \"intermediate_size\": 64}]}", MF_E_FORMAT,
+      "must have the whole model last" },
+    { LLAMA, "matformer",
+      "{\"granularities\": [{\"name\": \"S\", \"intermediate_size\": 63}, {\"name\": \"L\", \"intermediate_size\": "
+      "128}]}",
+      MF_E_UNSUPPORTED, "width 63" },
+    { LLAMA, "matformer",
+      "{\"granularities\": [{\"name\": \"S\", \"intermediate_size\": 64, \"num_attention_heads\": 3},"
+      "{\"name\": \"L\", \"intermediate_size\": 128}]}",
+      MF_E_UNSUPPORTED, "and 3 heads" },
+    { LLAMA, "matformer", "{\"norm\": \"batch\"}", MF_E_UNSUPPORTED, "\"norm\" must be rms or layer" },
+    { LLAMA, "matformer", "{\"norm\": \"layer\"}", MF_E_FORMAT, "norm.bias is missing" },
+    { LLAMA, "matformer", "{\"ffn\": 1}", MF_E_FORMAT, "\"ffn\" must be a string" },
+    { GEMMA, "matformer", "{\"granularities\": [{\"name\": \"S\", \"intermediate_size\": 128}]}", MF_E_UNSUPPORTED,
+      "of Gemma 3n are its own: remove it" },
     /* Gemma 3n. */
     { GEMMA, "num_kv_shared_layers", "12", MF_E_FORMAT, "12 of 12 layers share" },
     { GEMMA, "num_kv_shared_layers", "11", MF_E_FORMAT, "layer 4 shares keys and values" },
@@ -327,6 +351,23 @@ Test(damaged, a_shape_beyond_64_bits_of_an_unknown_type_is_refused)
 }
 
 /* ---- Weights that are no numbers ---- */
+
+/* As transformers writes it into tokenizer_config.json where there is no limit; the whole folder was refused. */
+Test(damaged, an_integer_beyond_64_bits_that_nobody_reads_is_no_damage)
+{
+    static const char first[] = "{\"model_max_length\": 1000000000000000019884624838656,";
+    mf_error error = MF_ERROR_INIT;
+    mf_model *model = NULL;
+    folder f = copy_checkpoint(LLAMA);
+    bytes config = read_bytes(folder_file(&f, "config.json")), edited = { NULL, 0, 0 };
+    put(&edited, first, sizeof first - 1);
+    put(&edited, config.at + 1, config.n - 1);
+    folder_put(&f, "config.json", edited);
+    cr_assert_eq(mf_model_open(&model, f.path, NULL, &error), MF_OK, "%s", error.detail);
+    mf_model_close(model);
+    free(config.at);
+    folder_remove(&f);
+}
 
 static void expect_value_refused(const char *checkpoint, const char *tensor, size_t index, const void *value,
                                  size_t each)

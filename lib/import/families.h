@@ -73,6 +73,8 @@ int32_t mfi_import_token(mfi_json_reader *reader, const char *key);
 void mfi_import_widths(mfi_json_reader *reader, const char *key, uint32_t n_layer, uint32_t *ffn);
 /* rope_scaling, or rope_parameters, of an object that has them; theta too where it is there. */
 void mfi_import_rope(mfi_json_reader *reader, const json_t *scaling, mfi_config *config);
+/* "matformer" of config.json, where it is there, over what the family's reader made of the rest. */
+mf_status mfi_import_nesting(mfi_json_reader *reader, mfi_config *config, const mf_allocator *allocator);
 /* "silu", "gelu_pytorch_tanh" ...: MFK_SILU and so on; another name fails. */
 mfk_activation mfi_import_activation(mfi_json_reader *reader, const char *key, const char *none);
 

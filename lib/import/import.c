@@ -514,7 +514,8 @@ static mf_status read_config(mfi_import *in, const mfi_json *json)
     char where[MAX_PATH_BYTES + 16];
     snprintf(where, sizeof where, "%s%s", json->name, text ? ": text_config" : "");
     mfi_json_reader reader = { where, text ? text : json->root, in->error, MF_OK };
-    return in->family->read_json(&in->config, &reader, in->file, &in->allocator, in->error);
+    status = in->family->read_json(&in->config, &reader, in->file, &in->allocator, in->error);
+    return status == MF_OK ? mfi_import_nesting(&reader, &in->config, &in->allocator) : status;
 }
 
 /* A model without a tokenizer is one that takes tokens. */

@@ -12,6 +12,9 @@ static const mfi_name hf_names[] = {
     { "final_norm.weight", "norm.weight", MFI_NAME_WHOLE },
     { "attn_norm.weight", "layers.%u.input_layernorm.weight", MFI_NAME_WHOLE },
     { "ffn_norm.weight", "layers.%u.post_attention_layernorm.weight", MFI_NAME_WHOLE },
+    { "final_norm.bias", "norm.bias", MFI_NAME_WHOLE }, /* biases of norms: "matformer" of config.json */
+    { "attn_norm.bias", "layers.%u.input_layernorm.bias", MFI_NAME_WHOLE },
+    { "ffn_norm.bias", "layers.%u.post_attention_layernorm.bias", MFI_NAME_WHOLE },
     { "attn.q", "layers.%u.self_attn.q_proj.weight", MFI_NAME_WHOLE },
     { "attn.k", "layers.%u.self_attn.k_proj.weight", MFI_NAME_WHOLE },
     { "attn.v", "layers.%u.self_attn.v_proj.weight", MFI_NAME_WHOLE },

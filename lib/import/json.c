@@ -39,6 +39,9 @@ mf_status mfi_json_parse(mfi_json *out, const char *name, const char *text, size
         return mfi_fail(error, MF_E_FORMAT, "%s: JSON of more than %u levels; fetch the file again", name, MAX_DEPTH);
     json_error_t reason;
     out->root = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &reason);
+    /* transformers writes 10^30 where a tokenizer has no limit. Then all numbers are floats. */
+    if (!out->root && json_error_code(&reason) == json_error_numeric_overflow)
+        out->root = json_loadb(text, bytes, JSON_REJECT_DUPLICATES | JSON_DECODE_INT_AS_REAL, &reason);
     if (!out->root && (reason.text[0] == '\0' || json_error_code(&reason) == json_error_out_of_memory))
         return mfi_fail(error, MF_E_NOMEM, "%s: no memory for its JSON", name); /* of which jansson may say nothing */
     if (!out->root)
