@@ -6,6 +6,7 @@ import static org.junit.Assert.assertFalse;
 import static org.junit.Assert.assertNull;
 import static org.junit.Assert.assertThrows;
 import static org.junit.Assert.assertTrue;
+import static org.junit.Assume.assumeTrue;
 
 import java.io.ByteArrayOutputStream;
 import java.io.RandomAccessFile;
@@ -203,6 +204,48 @@ public class ModelTest {
             assertFalse(told.isEmpty());
             assertEquals(4, model.info().shellsResident);
             assertThrows(MatformerException.class, () -> model.attach("/nowhere.mfpart"));
+        }
+    }
+
+    /** A delivery in parts, as `matformer export --shells` cuts it: attached by path and by descriptor, and narrower until then. */
+    @Test
+    public void partsOfADeliveryWidenAModel() throws Exception {
+        String program = System.getProperty("matformer.program", "");
+        assumeTrue("no command line program in this build", !program.isEmpty());
+        Path cut = Files.createTempDirectory("matformer-cut");
+        Path packs = Files.createTempDirectory("matformer-packs");
+        Path head = cut.resolve("tales.mf");
+        Process export = new ProcessBuilder(program, "export", Fixture.MODEL, head.toString(), "--shells").redirectErrorStream(true).start();
+        while (export.getInputStream().read() >= 0) {
+            // what it says is of no use here
+        }
+        assertEquals(0, export.waitFor());
+        Files.move(cut.resolve("tales.shell1.mfpart"), packs.resolve("one"));
+        Files.move(cut.resolve("tales.shell2.mfpart"), packs.resolve("two"));
+        Files.move(cut.resolve("tales.shell3.mfpart"), packs.resolve("three"));
+        try (Model whole = Fixture.open(); Model model = Model.open(head.toString(), new ModelOptions().widest("S"))) {
+            assertFalse(model.shell(1).present);
+            assertThrows(MatformerException.NotFound.class, () -> model.grow("M", null));
+            model.attach(packs.resolve("one").toString());
+            model.grow("M", null);
+            assertEquals(2, model.info().shellsResident);
+            for (String pack : new String[] {"two", "three"}) {
+                try (RandomAccessFile open = new RandomAccessFile(packs.resolve(pack).toFile(), "r")) {
+                    model.attach(Fixture.descriptor(packs.resolve(pack)), 0, open.length());
+                }
+            }
+            model.grow(null, null);
+            try (Session a = Fixture.session(whole); Session b = Fixture.session(model); Submodel wide = whole.submodel("XL");
+                    Submodel same = model.submodel("XL")) {
+                GenerateOptions options = new GenerateOptions().prompt("The king").maxTokens(10);
+                assertEquals(Fixture.generate(a, wide, options), Fixture.generate(b, same, options));
+            }
+        }
+        for (Path folder : new Path[] {cut, packs}) {
+            for (java.io.File file : folder.toFile().listFiles()) {
+                assertTrue(file.delete());
+            }
+            Files.delete(folder);
         }
     }
 }
