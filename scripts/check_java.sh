@@ -160,8 +160,9 @@ END
 
 # ---- musl ----
 
-musl_tests='test_base test_container test_session test_batch test_generate test_residency test_submodel test_tokenizer
-    test_sampler test_decoder test_golden test_many_threads test_open test_checkpoints example_01_load_and_run'
+# What meets the C library: files, threads, memory, numbers as text; and a few that run everything else.
+musl_tests='test_base test_threads test_open test_container test_submodel test_tokenizer test_golden test_generate
+    test_checkpoints example_01_load_and_run'
 
 musl_build() # musl_build FOLDER options...
 {
@@ -171,9 +172,11 @@ musl_build() # musl_build FOLDER options...
 
 test_musl()
 {
-    local last
+    local last core
+    core=$(taskset -cp $$ | sed 's/.*: \([0-9]*\).*/\1/') # one: a thread that spins keeps an emulator busy
     # shellcheck disable=SC2086
-    musl_build musl -Djava=disabled && QEMU_CPU=max MF_TEST_ROUNDS=1 sh scripts/run_tests.sh "$work/musl" -t 4 $musl_tests || return 1
+    musl_build musl -Djava=disabled && QEMU_CPU=max MF_TEST_ROUNDS=1 taskset -c "$core" \
+        sh scripts/run_tests.sh "$work/musl" -t 4 $musl_tests || return 1
     last=$(sed -n 's/^\([0-9]*\) passed, 0 failed$/\1/p' "$work/check_java.log" | tail -n 1)
     passed=$((passed + last - 1))
 }
