@@ -1,8 +1,8 @@
 #!/bin/sh
 # Usage: scripts/build_aar.sh OUT.aar ABI=BUILD [ABI=BUILD ...]
-# Packs what build folders have (arm64-v8a=build-arm64 x86_64=build-x86_64: whatever was built) into an Android archive: the classes,
-# libmatformer_jni.so of each ABI, and libmatformer.so with its headers for C and C++ by prefab. $STRIP, if set, strips the libraries;
-# else Gradle does. The same folders give the same bytes.
+# Packs what build folders have (arm64-v8a=build-arm64 x86_64=build-x86_64: whatever was built) into an Android
+# archive: the classes, libmatformer_jni.so of each ABI, and libmatformer.so with its headers for C and C++ by prefab.
+# $STRIP, if set, strips the libraries; else Gradle does. The same folders give the same bytes.
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
 out=$1
@@ -34,7 +34,8 @@ for pair; do
     copy_library "$build/lib/libmatformer.so" "$module/libs/android.$abi/libmatformer.so"
     # Linked against by this name; meson adds no version to it when the system is android.
     soname=$(readelf -d "$build/lib/libmatformer.so" | sed -n 's/.*(SONAME).*\[\(.*\)\]/\1/p')
-    [ "$soname" = libmatformer.so ] || echo "$build: its libmatformer.so calls itself $soname, and so is not for Android" >&2
+    [ "$soname" = libmatformer.so ] ||
+        echo "$build: its libmatformer.so calls itself $soname, and so is not for Android" >&2
     printf '{ "abi": "%s", "api": 24, "ndk": %s, "stl": "none", "static": false }\n' "$abi" "${NDK_MAJOR:-27}" \
         > "$module/libs/android.$abi/abi.json"
     cp "$build/bindings/android/matformer.jar" "$work/classes.jar"

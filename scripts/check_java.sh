@@ -1,16 +1,16 @@
 #!/bin/bash
 # Usage: scripts/check_java.sh [--musl] BUILD WORK
-# Java and Android, as far as a machine without the NDK goes. BUILD is a build folder of this machine, which gets the Java package;
-# WORK one for what is built here. Needs what scripts/install_deps.sh ci installs, and WORK/arm-sysroot, which
-# scripts/cross/sysroot.sh makes from Debian's packages where it is not there.
+# Java and Android, as far as a machine without the NDK goes. BUILD is a build folder of this machine, which gets the
+# Java package; WORK one for what is built here. Needs what scripts/install_deps.sh ci installs, and WORK/arm-sysroot,
+# which scripts/cross/sysroot.sh makes from Debian's packages where it is not there.
 #
 #   - the package's tests, on this machine's Java virtual machine with its checks of native code;
-#   - the runtime for 64-bit ARM by scripts/cross/android-arm64.ini itself, with Debian's compiler in the NDK's place: size, alignment
-#     of segments, what it wants and what it exports;
+#   - the runtime for 64-bit ARM by scripts/cross/android-arm64.ini itself, with Debian's compiler in the NDK's place:
+#     size, alignment of segments, what it wants and what it exports;
 #   - the AAR of both.
 #
-# With --musl, instead: the library and its tests for 64-bit ARM and musl, in QEMU; and that the runtime wants no function
-# which Android 7 lacks.
+# With --musl, instead: the library and its tests for 64-bit ARM and musl, in QEMU; and that the runtime wants no
+# function which Android 7 lacks. Needs what scripts/install_deps.sh musl installs.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 PATH=/usr/bin:$PATH
@@ -45,7 +45,8 @@ finish()
 test_host()
 {
     local last
-    meson configure "$build" -Djava=enabled && sh scripts/build.sh "$build" && sh scripts/run_tests.sh "$build" java || return 1
+    meson configure "$build" -Djava=enabled && sh scripts/build.sh "$build" &&
+        sh scripts/run_tests.sh "$build" java || return 1
     last=$(sed -n 's/^\([0-9]*\) passed, 0 failed$/\1/p' "$work/check_java.log" | tail -n 1)
     passed=$((passed + last - 1)) # check() counts one
     ! grep -q '^WARNING' "$build/meson-logs/testlog.txt" # of -Xcheck:jni
@@ -111,9 +112,10 @@ calls_itself() # calls_itself LIBRARY NAME
 check_aar()
 {
     local aar=$work/matformer.aar pair=(arm64-v8a="$work/android-arm64" x86_64="$build")
-    STRIP='' bash -c 'sh scripts/build_aar.sh "$@"' - "$aar" "${pair[@]}" && cp "$aar" "$work/first.aar" &&
+    sh scripts/build_aar.sh "$aar" "${pair[@]}" && cp "$aar" "$work/first.aar" &&
         sh scripts/build_aar.sh "$aar" "${pair[@]}" && cmp "$aar" "$work/first.aar" &&
-        ! sh scripts/build_aar.sh "$work/none.aar" riscv64="$build" && ! sh scripts/build_aar.sh "$work/none.aar" x86_64="$work" &&
+        ! sh scripts/build_aar.sh "$work/none.aar" riscv64="$build" &&
+        ! sh scripts/build_aar.sh "$work/none.aar" x86_64="$work" &&
         [ ! -e "$work/none.aar" ] && python3 - "$aar" "$root" "$work/android-arm64" "$build" << 'END'
 import io, json, os, sys, zipfile
 from xml.etree import ElementTree
@@ -124,7 +126,8 @@ assert archive.testzip() is None
 names = set(archive.namelist())
 module = "prefab/modules/matformer"
 folders = {"arm64-v8a": arm64, "x86_64": x86_64}
-expected = {"AndroidManifest.xml", "classes.jar", "R.txt", "proguard.txt", "prefab/prefab.json", module + "/module.json",
+expected = {"AndroidManifest.xml", "classes.jar", "R.txt", "proguard.txt",
+            "prefab/prefab.json", module + "/module.json",
             module + "/include/matformer.h", module + "/include/matformer.hpp",
             "META-INF/com/android/build/gradle/aar-metadata.properties"}
 for abi in folders:
@@ -147,7 +150,8 @@ assert package == {"schema_version": 2, "name": "matformer", "version": ".".join
 assert json.loads(read(module + "/module.json"))["library_name"] == "libmatformer"
 manifest = ElementTree.fromstring(read("AndroidManifest.xml"))
 android = "{http://schemas.android.com/apk/res/android}"
-assert manifest.get("package") == "org.libmatformer" and manifest.find("uses-sdk").get(android + "minSdkVersion") == "24"
+assert manifest.get("package") == "org.libmatformer"
+assert manifest.find("uses-sdk").get(android + "minSdkVersion") == "24"
 classes = zipfile.ZipFile(io.BytesIO(read("classes.jar")))
 for entry in (name for name in classes.namelist() if name.endswith(".class")):
     code = classes.read(entry)
@@ -185,14 +189,15 @@ wants_nothing_newer() # wants_nothing_newer LIBRARY
 {
     aarch64-linux-gnu-nm -D --undefined-only "$1" | awk '$1 == "U" { print $2 }' | sort > "$work/wanted"
     [ -s "$work/wanted" ] && grep -v '^#' bindings/android/bionic_symbols.txt | LC_ALL=C sort > "$work/bionic" &&
-        LC_ALL=C sort "$work/wanted" | LC_ALL=C comm -23 - "$work/bionic" > "$work/newer" && cat "$work/newer" && [ ! -s "$work/newer" ]
+        LC_ALL=C sort "$work/wanted" | LC_ALL=C comm -23 - "$work/bionic" > "$work/newer" && cat "$work/newer" &&
+        [ ! -s "$work/newer" ]
 }
 
 if [ -n "$musl" ]; then
     check 'a sysroot of musl' sh scripts/cross/sysroot.sh --musl "$work/musl-sysroot"
     check 'the tests in QEMU, with musl' test_musl
-    check 'the runtime with musl' musl_build musl-runtime -Dimport=disabled -Dtools=false -Dtests=disabled -Djava=enabled \
-        -Dbuildtype=release
+    check 'the runtime with musl' musl_build musl-runtime -Dimport=disabled -Dtools=false -Dtests=disabled \
+        -Djava=enabled -Dbuildtype=release
     for library in bindings/android/libmatformer_jni.so lib/libmatformer.so; do
         check "$library wants nothing newer than Android 7" wants_nothing_newer "$work/musl-runtime/$library"
         check "$library wants libc alone" wants_only "$work/musl-runtime/$library" '^libc\.so$'
@@ -209,7 +214,8 @@ for library in bindings/android/libmatformer_jni.so lib/libmatformer.so; do
     check "$name: under 2 MB stripped" is_small "$path"
     check "$name: its own name" calls_itself "$path" "$name"
 done
-check 'libmatformer_jni.so exports JNI_OnLoad alone' exports "$work/android-arm64/bindings/android/libmatformer_jni.so" '^JNI_OnLoad$'
+check 'libmatformer_jni.so exports JNI_OnLoad alone' \
+    exports "$work/android-arm64/bindings/android/libmatformer_jni.so" '^JNI_OnLoad$'
 check 'libmatformer.so exports the header' exports "$work/android-arm64/lib/libmatformer.so" '^mf_'
 check 'the AAR' check_aar
 finish

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Usage: build_classes.sh JDK_BIN OUT.jar [OUT.h] [javac options] -- SOURCES
-# Compiles to a jar, for Java 8, whose class files every Android since 7 reads; OUT.h gets the prototypes of the native methods of
-# org.libmatformer.Native.
+# Compiles to a jar, for Java 8, whose class files every Android since 7 reads; OUT.h gets the prototypes of the
+# native methods of org.libmatformer.Native.
 set -eu
 bin=$1 jar=$2 header=$3
 shift 3

@@ -1,10 +1,10 @@
 #!/bin/sh
 # Usage: scripts/cross/static_libraries.sh PREFIX LIBRARIES [cmake options]
-# Builds some of zstd, xxhash and jansson for another system as static archives in PREFIX/lib, with PREFIX/lib/pkgconfig for meson.
-# Of their sources those in PREFIX/sources/{zstd,xxhash,jansson} are taken, and where there are none Debian's source packages
-# (which needs apt and dpkg-dev, but no root). With the NDK:
-#     scripts/cross/static_libraries.sh deps-arm64-v8a 'zstd xxhash' -DANDROID_ABI=arm64-v8a -DANDROID_PLATFORM=android-24
-#         -DCMAKE_TOOLCHAIN_FILE=$NDK/build/cmake/android.toolchain.cmake
+# Builds some of zstd, xxhash and jansson for another system as static archives in PREFIX/lib, with
+# PREFIX/lib/pkgconfig for meson. Of their sources those in PREFIX/sources/{zstd,xxhash,jansson} are taken, and where
+# there are none Debian's source packages (which needs apt and dpkg-dev, but no root). With the NDK:
+#     scripts/cross/static_libraries.sh deps-arm64-v8a 'zstd xxhash' -DANDROID_ABI=arm64-v8a
+#         -DANDROID_PLATFORM=android-24 -DCMAKE_TOOLCHAIN_FILE=$NDK/build/cmake/android.toolchain.cmake
 # Does nothing where PREFIX is complete.
 set -eu
 PATH=/usr/bin:$PATH

@@ -30,8 +30,8 @@ arm64_apt()
         -o Dir::Cache="$folder/apt/cache" "$@" < /dev/null
 }
 
-# Debian's cross compiler is glibc's. What it takes from there by itself, this one takes from musl: headers, start files, the C library
-# and the loader. Outline atomics ask glibc for the processor.
+# Debian's cross compiler is glibc's. What it takes from there by itself, this one takes from musl: headers, start
+# files, the C library and the loader. Outline atomics ask glibc for the processor.
 write_musl_compiler()
 {
     gcc=$(command -v aarch64-linux-gnu-gcc)

@@ -10,8 +10,7 @@ void mfj_throw(JNIEnv *env, mf_status status, const char *detail)
     /* Found by the loader of the class whose native method was called. */
     const jclass type = (*env)->FindClass(env, "org/libmatformer/MatformerException");
     if (type == NULL) return; /* each of these has thrown */
-    const jmethodID make =
-        (*env)->GetStaticMethodID(env, type, "make", "(I[B)Lorg/libmatformer/MatformerException;");
+    const jmethodID make = (*env)->GetStaticMethodID(env, type, "make", "(I[B)Lorg/libmatformer/MatformerException;");
     if (make == NULL) return;
     const jbyteArray text = mfj_bytes(env, detail);
     if (text == NULL) return;
@@ -126,7 +125,6 @@ int mfj_on_progress(void *user, uint64_t done, uint64_t total)
 {
     const mfj_progress *p = user;
     JNIEnv *env = p->env;
-    const jboolean goes_on =
-        (*env)->CallBooleanMethod(env, p->progress, p->on_progress, (jlong)done, (jlong)total);
+    const jboolean goes_on = (*env)->CallBooleanMethod(env, p->progress, p->on_progress, (jlong)done, (jlong)total);
     return (*env)->ExceptionCheck(env) || !goes_on;
 }

@@ -119,8 +119,8 @@ JNIEXPORT jint JNICALL Java_org_libmatformer_Native_samplerSample(JNIEnv *env, j
     jint *tokens = (*env)->GetIntArrayElements(env, timeline, NULL);
     if (tokens == NULL) return 0;
     mf_token_logprob chosen = { 0, 0 };
-    const mf_status status = mf_sampler_sample(s->sampler, tokens, n_token, (*env)->GetDirectBufferAddress(env, logits),
-                                               &chosen, NULL, 0);
+    const mf_status status =
+        mf_sampler_sample(s->sampler, tokens, n_token, (*env)->GetDirectBufferAddress(env, logits), &chosen, NULL, 0);
     (*env)->ReleaseIntArrayElements(env, timeline, tokens, JNI_ABORT);
     (void)mfj_check(env, status, NULL);
     return chosen.token;
@@ -155,9 +155,9 @@ static int tell_in_frame(const listener *l, const mf_token_event *event)
     jfloatArray top_logprobs = NULL;
     const jbyteArray text = mfj_bytes_of(env, event->text, event->text_bytes);
     if (text == NULL || (event->n_top > 0 && !make_top(env, event, &top_tokens, &top_logprobs))) return 1;
-    const jboolean goes_on = (*env)->CallBooleanMethod(
-        env, l->generation, l->on_token, (jint)event->token, (jint)event->position, text, (jdouble)event->logprob,
-        mfj_address(event->submodel), top_tokens, top_logprobs);
+    const jboolean goes_on =
+        (*env)->CallBooleanMethod(env, l->generation, l->on_token, (jint)event->token, (jint)event->position, text,
+                                  (jdouble)event->logprob, mfj_address(event->submodel), top_tokens, top_logprobs);
     return (*env)->ExceptionCheck(env) || !goes_on;
 }
 
@@ -228,16 +228,18 @@ static bool take_prompt(JNIEnv *env, jbyteArray text, jintArray tokens, jobjectA
 
 static void report(JNIEnv *env, const mf_generate_result *r, jlongArray out)
 {
-    const jlong values[] = { r->finish,           r->n_prompt,  r->n_generated, (jlong)r->prompt_ns,
-                             (jlong)r->generate_ns, r->n_drafted, r->n_accepted };
+    const jlong values[] = { r->finish,    r->n_prompt,  r->n_generated, (jlong)r->prompt_ns, (jlong)r->generate_ns,
+                             r->n_drafted, r->n_accepted };
     mfj_set_numbers(env, out, values, sizeof values / sizeof *values);
 }
 
-JNIEXPORT void JNICALL Java_org_libmatformer_Native_generate(
-    JNIEnv *env, jclass type, jlong executor, jlong session, jlong submodel, jbyteArray text, jintArray tokens,
-    jint max_tokens, jint n_top, jlong sampler_address, jobjectArray stop, jintArray schedule_positions,
-    jlongArray schedule_submodels, jboolean ignore_eos, jlong draft, jint draft_tokens, jlong fallback,
-    jobject generation, jlongArray result)
+JNIEXPORT void JNICALL Java_org_libmatformer_Native_generate(JNIEnv *env, jclass type, jlong executor, jlong session,
+                                                             jlong submodel, jbyteArray text, jintArray tokens,
+                                                             jint max_tokens, jint n_top, jlong sampler_address,
+                                                             jobjectArray stop, jintArray schedule_positions,
+                                                             jlongArray schedule_submodels, jboolean ignore_eos,
+                                                             jlong draft, jint draft_tokens, jlong fallback,
+                                                             jobject generation, jlongArray result)
 {
     (void)type;
     listener told;
@@ -256,8 +258,8 @@ JNIEXPORT void JNICALL Java_org_libmatformer_Native_generate(
         take_schedule(env, schedule_positions, schedule_submodels, &p, &options)) {
         mf_error error = MF_ERROR_INIT;
         mf_generate_result done = MF_GENERATE_RESULT_INIT;
-        const mf_status status = mf_generate(mfj_pointer(executor), mfj_pointer(session), mfj_pointer(submodel),
-                                             &options, &done, &error);
+        const mf_status status =
+            mf_generate(mfj_pointer(executor), mfj_pointer(session), mfj_pointer(submodel), &options, &done, &error);
         if (mfj_check(env, status, &error)) report(env, &done, result);
     }
     if (p.tokens != NULL) (*env)->ReleaseIntArrayElements(env, tokens, p.tokens, JNI_ABORT);

@@ -29,9 +29,9 @@ JNIEXPORT jlong JNICALL Java_org_libmatformer_Native_modelOpen(JNIEnv *env, jcla
         options.cache_bytes = (uint64_t)cache_bytes;
         options.progress = progress != NULL ? mfj_on_progress : NULL;
         options.progress_user = &told;
-        const mf_status status = path != NULL ? mf_model_open(&model, file, &options, &error)
-                                              : mf_model_open_fd(&model, fd, (uint64_t)offset, (uint64_t)length,
-                                                                 &options, &error);
+        const mf_status status =
+            path != NULL ? mf_model_open(&model, file, &options, &error)
+                         : mf_model_open_fd(&model, fd, (uint64_t)offset, (uint64_t)length, &options, &error);
         if (!mfj_check(env, status, &error)) {
             mf_model_close(model);
             model = NULL;
@@ -176,8 +176,8 @@ JNIEXPORT void JNICALL Java_org_libmatformer_Native_modelFeed(JNIEnv *env, jclas
         bytes = (*env)->GetByteArrayElements(env, data, NULL);
         if (bytes == NULL) return; /* it has thrown */
     }
-    const mf_status status = mf_model_feed(mfj_pointer(model), which, bytes != NULL ? bytes + offset : NULL,
-                                           (size_t)length, &error);
+    const mf_status status =
+        mf_model_feed(mfj_pointer(model), which, bytes != NULL ? bytes + offset : NULL, (size_t)length, &error);
     if (data != NULL) (*env)->ReleaseByteArrayElements(env, data, bytes, JNI_ABORT); /* nothing was written */
     (void)mfj_check(env, status, &error);
 }
@@ -189,8 +189,13 @@ JNIEXPORT jbyteArray JNICALL Java_org_libmatformer_Native_modelShell(JNIEnv *env
     mf_shell_info i = MF_SHELL_INFO_INIT;
     const uint32_t which = shell < 0 ? MF_SHELL_TABLES : (uint32_t)shell;
     if (!mfj_check(env, mf_model_shell_info_get(mfj_pointer(model), which, &i), NULL)) return NULL;
-    const jlong values[] = { (jlong)i.file_offset, (jlong)i.stored_bytes, (jlong)i.memory_bytes, (jlong)i.content_hash,
-                             (jlong)i.fed_bytes,   i.present,             i.resident };
+    const jlong values[] = { (jlong)i.file_offset,
+                             (jlong)i.stored_bytes,
+                             (jlong)i.memory_bytes,
+                             (jlong)i.content_hash,
+                             (jlong)i.fed_bytes,
+                             i.present,
+                             i.resident };
     mfj_set_numbers(env, numbers, values, COUNT(values));
     return mfj_bytes(env, i.granularity);
 }

@@ -59,8 +59,7 @@ JNIEXPORT jintArray JNICALL Java_org_libmatformer_Native_sessionTokens(JNIEnv *e
     (void)type;
     const jsize n = (jsize)mf_session_position(mfj_pointer(session));
     const jintArray tokens = (*env)->NewIntArray(env, n);
-    if (tokens != NULL && n > 0)
-        (*env)->SetIntArrayRegion(env, tokens, 0, n, mf_session_tokens(mfj_pointer(session)));
+    if (tokens != NULL && n > 0) (*env)->SetIntArrayRegion(env, tokens, 0, n, mf_session_tokens(mfj_pointer(session)));
     return tokens;
 }
 

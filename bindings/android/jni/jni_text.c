@@ -31,8 +31,9 @@ JNIEXPORT jintArray JNICALL Java_org_libmatformer_Native_tokenize(JNIEnv *env, j
     mf_status status = mf_tokenize_with(mfj_pointer(model), &options, copy, bytes, NULL, 0, &n_token);
     if (status == MF_E_CAPACITY) {
         tokens = malloc(n_token * sizeof *tokens);
-        status = tokens == NULL ? MF_E_NOMEM
-                                : mf_tokenize_with(mfj_pointer(model), &options, copy, bytes, tokens, n_token, &n_token);
+        status = tokens == NULL
+                     ? MF_E_NOMEM
+                     : mf_tokenize_with(mfj_pointer(model), &options, copy, bytes, tokens, n_token, &n_token);
     }
     free(copy);
     return to_tokens(env, status, tokens, n_token);

@@ -17,8 +17,10 @@ public final class Executor implements AutoCloseable {
 
     public Executor(Model model, ExecutorOptions options) {
         try (Handle.Use use = model.handle.share()) {
-            handle = new Handle(this, "executor", Native.executorCreate(use.address, options.threads, options.maxTokens,
-                    options.maxRequests, options.spinMicroseconds), Native::executorClose);
+            handle = new Handle(this, "executor",
+                    Native.executorCreate(use.address, options.threads, options.maxTokens, options.maxRequests,
+                            options.spinMicroseconds),
+                    Native::executorClose);
         }
     }
 
@@ -50,8 +52,8 @@ public final class Executor implements AutoCloseable {
     }
 
     /**
-     * Runs all requests as one batch: each appends its tokens to its session. Each gets a status; one that fails leaves its session as
-     * it was and does not disturb the others. Throws the first failure among them.
+     * Runs all requests as one batch: each appends its tokens to its session. Each gets a status; one that fails leaves
+     * its session as it was and does not disturb the others. Throws the first failure among them.
      */
     public void forward(List<Request> requests) {
         int n = requests.size();

@@ -23,7 +23,7 @@ final class Generation {
         try {
             return runInUse();
         } finally {
-            for (int i = uses.size(); i-- > 0; ) {
+            for (int i = uses.size(); i-- > 0;) {
                 uses.get(i).close();
             }
         }
@@ -63,7 +63,8 @@ final class Generation {
     }
 
     /** Called by the native side. */
-    boolean onToken(int token, int position, byte[] text, float logprob, long view, int[] topTokens, float[] topLogprobs) {
+    boolean onToken(
+            int token, int position, byte[] text, float logprob, long view, int[] topTokens, float[] topLogprobs) {
         return options.listener.onToken(
                 new TokenEvent(token, position, text, logprob, submodels.get(view), topTokens, topLogprobs));
     }

@@ -6,9 +6,9 @@ import java.util.Set;
 import java.util.concurrent.ConcurrentHashMap;
 
 /**
- * The address of a native object, and who uses it. It is freed once: when it was closed and the last call that uses it has ended,
- * so that closing is safe at any time, from any thread, and within a callback. An object that its user dropped without closing is
- * closed when the garbage collector finds it. (API 24 has no java.lang.ref.Cleaner.)
+ * The address of a native object, and who uses it. It is freed once: when it was closed and the last call that uses it
+ * has ended, so that closing is safe at any time, from any thread, and within a callback. An object that its user
+ * dropped without closing is closed when the garbage collector finds it. (API 24 has no java.lang.ref.Cleaner.)
  */
 final class Handle extends PhantomReference<Object> {
     /** Must not refer to the owner, which would then never be dropped. */
@@ -91,16 +91,18 @@ final class Handle extends PhantomReference<Object> {
         requireOpen();
         if (users > 0) {
             throw new MatformerException.Busy(exclusiveUser == Thread.currentThread()
-                    ? "the " + what + " is in use by the call whose callback this is"
-                    : "the " + what + " is in use by " + exclusiveUser);
+                            ? "the " + what + " is in use by the call whose callback this is"
+                            : "the " + what + " is in use by " + exclusiveUser);
         }
         users++;
         exclusiveUser = Thread.currentThread();
         return new Use(this, true);
     }
 
-    /** A short look at such an object: refused while another thread owns it, but allowed within the owner's callbacks. */
-    synchronized <T> T look(Look<T> look) {
+    /**
+     * A short look at such an object: refused while another thread owns it, but allowed within the owner's callbacks.
+     */
+    synchronized<T> T look(Look<T> look) {
         requireOpen();
         if (exclusiveUser != null && exclusiveUser != Thread.currentThread()) {
             throw new MatformerException.Busy("the " + what + " is in use by " + exclusiveUser);

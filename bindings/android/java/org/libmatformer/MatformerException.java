@@ -3,8 +3,8 @@ package org.libmatformer;
 import java.nio.charset.StandardCharsets;
 
 /**
- * A call failed. The message names the file, the tensor or the argument, and the remedy. Each status that a caller may want to
- * treat by itself has a class.
+ * A call failed. The message names the file, the tensor or the argument, and the remedy. Each status that a caller may
+ * want to treat by itself has a class.
  */
 public class MatformerException extends RuntimeException {
     private static final long serialVersionUID = 1L;

@@ -8,9 +8,9 @@ import java.util.concurrent.ThreadPoolExecutor;
 import java.util.concurrent.TimeUnit;
 
 /**
- * Wires Android's ComponentCallbacks2 to a model: onTrimMemory() gives shells back, onForeground() loads them again. Both return at once,
- * since Android calls them on the main thread; the work is done in order on a thread that ends when idle. Generations need a fallback,
- * or they throw NotResident while their submodel is away.
+ * Wires Android's ComponentCallbacks2 to a model: onTrimMemory() gives shells back, onForeground() loads them again.
+ * Both return at once, since Android calls them on the main thread; the work is done in order on a thread that ends
+ * when idle. Generations need a fallback, or they throw NotResident while their submodel is away.
  */
 public final class MatformerMemory implements AutoCloseable {
     /** ComponentCallbacks2.TRIM_MEMORY_*. */
@@ -35,20 +35,21 @@ public final class MatformerMemory implements AutoCloseable {
     public MatformerMemory(Model model, FailureListener failures) {
         this.model = model;
         this.failures = failures;
-        ThreadPoolExecutor one = new ThreadPoolExecutor(1, 1, 1, TimeUnit.SECONDS, new LinkedBlockingQueue<>(), task -> {
-            Thread thread = new Thread(task, "matformer-memory");
-            thread.setDaemon(true);
-            return thread;
-        });
+        ThreadPoolExecutor one =
+                new ThreadPoolExecutor(1, 1, 1, TimeUnit.SECONDS, new LinkedBlockingQueue<>(), task -> {
+                    Thread thread = new Thread(task, "matformer-memory");
+                    thread.setDaemon(true);
+                    return thread;
+                });
         one.allowCoreThreadTimeOut(true);
         one.setRejectedExecutionHandler(new ThreadPoolExecutor.DiscardPolicy()); // after close()
         worker = one;
     }
 
     /**
-     * The granularity to keep: null where nothing is to go. While the application runs, a low level costs the wider half of the sizes
-     * and a critical one all but the narrowest; hidden likewise, and in the background. From Android 14 on only UI_HIDDEN and
-     * BACKGROUND come.
+     * The granularity to keep: null where nothing is to go. While the application runs, a low level costs the wider
+     * half of the sizes and a critical one all but the narrowest; hidden likewise, and in the background. From Android
+     * 14 on only UI_HIDDEN and BACKGROUND come.
      */
     public static String granularityToKeep(int level, List<String> granularities) {
         if (granularities.isEmpty() || level < RUNNING_LOW) {

@@ -5,8 +5,8 @@ import java.util.Collections;
 import java.util.List;
 
 /**
- * The weights and what they mean. Share it between threads freely. Sessions, submodels, samplers and executors keep the native model
- * alive, so that the order of closing does not matter.
+ * The weights and what they mean. Share it between threads freely. Sessions, submodels, samplers and executors keep the
+ * native model alive, so that the order of closing does not matter.
  */
 public final class Model implements AutoCloseable {
     /** For trim(): instead of milliseconds to wait. */
@@ -33,8 +33,9 @@ public final class Model implements AutoCloseable {
     }
 
     /**
-     * Opens `length` bytes (0: to the end) at `offset` of an open file descriptor, which may be closed afterwards. Of an asset that
-     * is stored uncompressed: getParcelFileDescriptor().getFd(), getStartOffset() and getLength() of its AssetFileDescriptor.
+     * Opens `length` bytes (0: to the end) at `offset` of an open file descriptor, which may be closed afterwards. Of
+     * an asset that is stored uncompressed: getParcelFileDescriptor().getFd(), getStartOffset() and getLength() of its
+     * AssetFileDescriptor.
      */
     public static Model open(int fileDescriptor, long offset, long length, ModelOptions options) {
         return open(null, fileDescriptor, offset, length, options);
@@ -119,8 +120,8 @@ public final class Model implements AutoCloseable {
     }
 
     /**
-     * Gives the memory of all shells back that a granularity (null: the narrowest) does not need. Waits for the tokens in flight
-     * that use them, at most `waitMs` (0: as long as they take; WAIT_NONE: not at all), else throws Busy.
+     * Gives the memory of all shells back that a granularity (null: the narrowest) does not need. Waits for the tokens
+     * in flight that use them, at most `waitMs` (0: as long as they take; WAIT_NONE: not at all), else throws Busy.
      */
     public void trim(String granularity, int waitMs) {
         try (Handle.Use model = handle.share()) {

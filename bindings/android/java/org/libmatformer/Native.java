@@ -3,8 +3,8 @@ package org.libmatformer;
 import java.nio.FloatBuffer;
 
 /**
- * The functions of jni/, which natives.inc registers. Text crosses as UTF-8 bytes: JNI's own strings are modified UTF-8, which
- * splits characters beyond the basic plane. Failures are thrown as MatformerException.
+ * The functions of jni/, which natives.inc registers. Text crosses as UTF-8 bytes: JNI's own strings are modified
+ * UTF-8, which splits characters beyond the basic plane. Failures are thrown as MatformerException.
  */
 final class Native {
     static {

@@ -20,12 +20,13 @@ public final class Request {
     }
 
     /**
-     * Where the logits go, without a copy: a direct buffer of the native byte order, from its position on (see allocate()). Its
-     * position and limit stay as they are.
+     * Where the logits go, without a copy: a direct buffer of the native byte order, from its position on (see
+     * allocate()). Its position and limit stay as they are.
      */
     public Request logits(FloatBuffer logits, LogitsOf logitsOf) {
         if (!logits.isDirect() || logits.isReadOnly() || logits.order() != ByteOrder.nativeOrder()) {
-            throw new IllegalArgumentException("logits go to a direct buffer of the native byte order: Request.allocate()");
+            throw new IllegalArgumentException(
+                    "logits go to a direct buffer of the native byte order: Request.allocate()");
         }
         this.logits = logits.slice(); // begins at its address
         this.logitsOf = logitsOf;
@@ -39,7 +40,8 @@ public final class Request {
 
     /** A buffer for so many floats. */
     public static FloatBuffer allocate(int floats) {
-        return ByteBuffer.allocateDirect(Math.multiplyExact(floats, Float.BYTES)).order(ByteOrder.nativeOrder())
+        return ByteBuffer.allocateDirect(Math.multiplyExact(floats, Float.BYTES))
+                .order(ByteOrder.nativeOrder())
                 .asFloatBuffer();
     }
 }

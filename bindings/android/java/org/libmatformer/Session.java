@@ -27,7 +27,8 @@ public final class Session implements AutoCloseable {
     private Handle created(long model, SessionOptions options) {
         try {
             return new Handle(this, "session",
-                    Native.sessionCreate(model, options.maxPositions, options.cacheType.ordinal()), Native::sessionClose);
+                    Native.sessionCreate(model, options.maxPositions, options.cacheType.ordinal()),
+                    Native::sessionClose);
         } catch (RuntimeException failure) {
             executor.leave();
             throw failure;
@@ -48,7 +49,9 @@ public final class Session implements AutoCloseable {
         }
     }
 
-    /** Stops the call that is using the session, which throws Cancelled; does nothing where there is none. Any thread. */
+    /**
+     * Stops the call that is using the session, which throws Cancelled; does nothing where there is none. Any thread.
+     */
     public void cancel() {
         handle.cancel(Native::sessionCancel);
     }

@@ -51,7 +51,8 @@ public class DocsTest {
 
         PrintStream out = System.out;
         ByteArrayOutputStream written = new ByteArrayOutputStream();
-        try (URLClassLoader loader = new URLClassLoader(new URL[] {folder.toUri().toURL()}, getClass().getClassLoader())) {
+        try (URLClassLoader loader =
+                        new URLClassLoader(new URL[] {folder.toUri().toURL()}, getClass().getClassLoader())) {
             System.setOut(new PrintStream(written, true, "UTF-8"));
             java.lang.reflect.Method main = loader.loadClass("Story").getDeclaredMethod("main", String[].class);
             main.setAccessible(true);

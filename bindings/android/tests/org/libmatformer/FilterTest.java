@@ -51,16 +51,20 @@ public class FilterTest {
 
     @Test
     public void aGrammarMakesJson() {
-        try (Model model = Fixture.open(); Session session = Fixture.session(model); Submodel submodel = model.submodel("XL")) {
+        try (Model model = Fixture.open(); Session session = Fixture.session(model);
+                Submodel submodel = model.submodel("XL")) {
             int[] prompt = model.tokenize("The prince as JSON: ");
             for (float temperature : new float[] {0, 1.5f}) {
                 for (int seed = 0; seed < 5; seed++) {
                     session.rewind(0);
-                    try (Sampler sampler = new Sampler(model, new SamplerOptions().seed(seed).temperature(temperature)
-                            .filter(grammar(model, prompt.length)))) {
+                    try (Sampler sampler = new Sampler(model,
+                                 new SamplerOptions()
+                                         .seed(seed)
+                                         .temperature(temperature)
+                                         .filter(grammar(model, prompt.length)))) {
                         StringBuilder text = new StringBuilder();
-                        GenerateResult result = session.generate(submodel, new GenerateOptions().prompt(prompt).sampler(sampler)
-                                .listener(event -> {
+                        GenerateResult result = session.generate(
+                                submodel, new GenerateOptions().prompt(prompt).sampler(sampler).listener(event -> {
                                     text.append(event.text());
                                     return true;
                                 }));
@@ -74,7 +78,8 @@ public class FilterTest {
 
     @Test
     public void buffersAreTheLibrarysMemory() {
-        try (Model model = Fixture.open(); Session session = Fixture.session(model); Submodel submodel = model.submodel("S")) {
+        try (Model model = Fixture.open(); Session session = Fixture.session(model);
+                Submodel submodel = model.submodel("S")) {
             int[] prompt = model.tokenize("Once upon");
             boolean[] called = {false};
             LogitsFilter filter = (tokens, logits) -> {
@@ -92,10 +97,11 @@ public class FilterTest {
                 return true;
             };
             try (Sampler sampler = new Sampler(model, new SamplerOptions().filter(filter))) {
-                session.generate(submodel, new GenerateOptions().prompt(prompt).sampler(sampler).maxTokens(2).listener(event -> {
-                    assertEquals(77, event.token);
-                    return true;
-                }));
+                session.generate(
+                        submodel, new GenerateOptions().prompt(prompt).sampler(sampler).maxTokens(2).listener(event -> {
+                            assertEquals(77, event.token);
+                            return true;
+                        }));
                 assertTrue(called[0]);
             }
         }
@@ -103,19 +109,23 @@ public class FilterTest {
 
     @Test
     public void theTimelineCannotBeWrittenTo() {
-        try (Model model = Fixture.open(); Sampler sampler = new Sampler(model, new SamplerOptions().filter((tokens, logits) -> {
-            tokens.put(0, 5);
-            return true;
-        }))) {
-            assertThrows(ReadOnlyBufferException.class, () -> sampler.sample(new int[] {1, 2}, Request.allocate(model.info().vocabulary)));
+        try (Model model = Fixture.open();
+                Sampler sampler = new Sampler(model, new SamplerOptions().filter((tokens, logits) -> {
+                    tokens.put(0, 5);
+                    return true;
+                }))) {
+            assertThrows(ReadOnlyBufferException.class,
+                    () -> sampler.sample(new int[] {1, 2}, Request.allocate(model.info().vocabulary)));
         }
     }
 
     @Test
     public void aFilterEndsTheGenerationByFalseAndByException() {
-        try (Model model = Fixture.open(); Session session = Fixture.session(model); Submodel submodel = model.submodel("S")) {
+        try (Model model = Fixture.open(); Session session = Fixture.session(model);
+                Submodel submodel = model.submodel("S")) {
             int[] calls = {0};
-            try (Sampler sampler = new Sampler(model, new SamplerOptions().filter((tokens, logits) -> ++calls[0] < 4))) {
+            try (Sampler sampler =
+                            new Sampler(model, new SamplerOptions().filter((tokens, logits) -> ++calls[0] < 4))) {
                 assertThrows(MatformerException.Cancelled.class,
                         () -> session.generate(submodel, new GenerateOptions().prompt("Once").sampler(sampler)));
                 assertEquals(4, calls[0]);
@@ -128,7 +138,8 @@ public class FilterTest {
                         () -> session.generate(submodel, new GenerateOptions().prompt("Once").sampler(sampler)));
                 assertEquals("within the filter", thrown.getMessage());
             }
-            assertEquals(10, session.generate(submodel, new GenerateOptions().prompt("Once").maxTokens(10)).generatedTokens);
+            assertEquals(
+                    10, session.generate(submodel, new GenerateOptions().prompt("Once").maxTokens(10)).generatedTokens);
         }
     }
 
@@ -136,7 +147,8 @@ public class FilterTest {
     public void aSamplerWithoutRoomForItsLogitsIsRefused() {
         try (Model model = Fixture.open(); Sampler sampler = new Sampler(model, new SamplerOptions())) {
             assertThrows(MatformerException.Invalid.class, () -> sampler.sample(new int[] {1}, Request.allocate(10)));
-            assertThrows(IllegalArgumentException.class, () -> sampler.sample(new int[] {1}, FloatBuffer.allocate(4096)));
+            assertThrows(
+                    IllegalArgumentException.class, () -> sampler.sample(new int[] {1}, FloatBuffer.allocate(4096)));
             FloatBuffer logits = Request.allocate(model.info().vocabulary + 3);
             logits.put(3 + 9, 2);
             logits.position(3);

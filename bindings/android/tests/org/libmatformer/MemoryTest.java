@@ -49,21 +49,23 @@ public class MemoryTest {
     @Test
     public void aGenerationFallsBackAndComesBack() throws Exception {
         try (Model model = Fixture.open(); MatformerMemory memory = new MatformerMemory(model, null);
-                Session session = Fixture.session(model); Submodel wide = model.submodel("XL"); Submodel narrow = model.submodel("S")) {
+                Session session = Fixture.session(model); Submodel wide = model.submodel("XL");
+                Submodel narrow = model.submodel("S")) {
             List<String> used = new ArrayList<>();
-            session.generate(wide, new GenerateOptions().prompt("Once").maxTokens(30).fallback(narrow).listener(event -> {
-                used.add(event.submodel == wide ? "XL" : "S");
-                if (used.size() == 10) {
-                    memory.onTrimMemory(MatformerMemory.COMPLETE);
-                } else if (used.size() == 20) {
-                    memory.onForeground();
-                }
-                try {
-                    return memory.await(20000);
-                } catch (InterruptedException e) {
-                    return false;
-                }
-            }));
+            session.generate(
+                    wide, new GenerateOptions().prompt("Once").maxTokens(30).fallback(narrow).listener(event -> {
+                        used.add(event.submodel == wide ? "XL" : "S");
+                        if (used.size() == 10) {
+                            memory.onTrimMemory(MatformerMemory.COMPLETE);
+                        } else if (used.size() == 20) {
+                            memory.onForeground();
+                        }
+                        try {
+                            return memory.await(20000);
+                        } catch (InterruptedException e) {
+                            return false;
+                        }
+                    }));
             assertEquals(30, used.size());
             assertEquals("XL", used.get(9));
             assertEquals("S", used.get(12));

@@ -81,7 +81,8 @@ public class ModelTest {
                 expectedSession.rewind(0);
                 try (Model m = model; Session session = Fixture.session(m); Submodel submodel = m.submodel("XL")) {
                     GenerateOptions options = new GenerateOptions().prompt("The king").maxTokens(12);
-                    assertEquals(Fixture.generate(expectedSession, wide, options), Fixture.generate(session, submodel, options));
+                    assertEquals(Fixture.generate(expectedSession, wide, options),
+                            Fixture.generate(session, submodel, options));
                 }
             }
         } finally {
@@ -91,7 +92,8 @@ public class ModelTest {
 
     @Test
     public void failuresNameTheFileAndTheArgument() throws Exception {
-        MatformerException missing = assertThrows(MatformerException.NotFound.class, () -> Model.open("/nowhere/grün.mf"));
+        MatformerException missing =
+                assertThrows(MatformerException.NotFound.class, () -> Model.open("/nowhere/grün.mf"));
         assertEquals(Status.E_NOT_FOUND, missing.status());
         assertTrue(missing.getMessage(), missing.getMessage().contains("/nowhere/grün.mf"));
         assertThrows(MatformerException.Invalid.class, () -> Model.open(-1, 0, 0, new ModelOptions()));
@@ -101,7 +103,8 @@ public class ModelTest {
         byte[] bytes = Files.readAllBytes(Paths.get(Fixture.MODEL));
         bytes[bytes.length / 2] ^= 1;
         Files.write(damaged, bytes);
-        MatformerException checksum = assertThrows(MatformerException.Damaged.class, () -> Model.open(damaged.toString()));
+        MatformerException checksum =
+                assertThrows(MatformerException.Damaged.class, () -> Model.open(damaged.toString()));
         assertTrue(checksum.getMessage(), checksum.getMessage().contains(damaged.toString()));
         Files.delete(damaged);
         try (Model model = Fixture.open()) {
@@ -115,9 +118,9 @@ public class ModelTest {
     public void progressIsToldAndCancels() {
         List<Long> done = new ArrayList<>();
         Model.open(Fixture.MODEL, new ModelOptions().progress((at, total) -> {
-            assertTrue(at >= 0 && at <= total && total > 0);
-            return done.add(at);
-        })).close();
+                 assertTrue(at >= 0 && at <= total && total > 0);
+                 return done.add(at);
+             })).close();
         assertFalse(done.isEmpty());
         assertThrows(MatformerException.Cancelled.class,
                 () -> Model.open(Fixture.MODEL, new ModelOptions().progress((at, total) -> false)));
@@ -147,13 +150,17 @@ public class ModelTest {
         try (Model model = Fixture.open()) {
             assertEquals(ChatFormat.NONE, model.chatFormat());
             assertThrows(MatformerException.Unsupported.class,
-                    () -> model.renderChat(Arrays.asList(new ChatMessage("user", "😀"), new ChatMessage("assistant", "")), true));
+                    ()
+                            -> model.renderChat(
+                                    Arrays.asList(new ChatMessage("user", "😀"), new ChatMessage("assistant", "")),
+                                    true));
         }
     }
 
     @Test
     public void submodelsSayWhatTheyCost() {
-        try (Model model = Fixture.open(); Submodel narrow = model.submodel("S"); Submodel mixed = model.submodel("ffn=128x3,1024x3")) {
+        try (Model model = Fixture.open(); Submodel narrow = model.submodel("S");
+                Submodel mixed = model.submodel("ffn=128x3,1024x3")) {
             SubmodelInfo info = narrow.info();
             assertEquals(1, info.shells);
             assertEquals(6, info.layersKept);
@@ -171,7 +178,8 @@ public class ModelTest {
     @Test
     public void shellsAreTrimmedGrownAttachedAndFed() throws Exception {
         byte[] file = Files.readAllBytes(Paths.get(Fixture.MODEL));
-        try (Model model = Fixture.open(); Session session = Fixture.session(model); Submodel wide = model.submodel("XL")) {
+        try (Model model = Fixture.open(); Session session = Fixture.session(model);
+                Submodel wide = model.submodel("XL")) {
             GenerateOptions options = new GenerateOptions().prompt("The king").maxTokens(8);
             String expected = Fixture.generate(session, wide, options);
             model.trim("S", 0);
@@ -188,7 +196,8 @@ public class ModelTest {
                     assertEquals(at, model.shell(i).fedBytes);
                     model.feed(i, file, (int) (shell.fileOffset + at), (int) Math.min(100000, shell.storedBytes - at));
                 }
-                assertTrue(model.shell(i).resident && model.shell(i).contentHash != 0 && model.shell(i).memoryBytes > 0);
+                assertTrue(
+                        model.shell(i).resident && model.shell(i).contentHash != 0 && model.shell(i).memoryBytes > 0);
             }
             session.rewind(0);
             assertEquals(expected, Fixture.generate(session, wide, options));
@@ -207,7 +216,10 @@ public class ModelTest {
         }
     }
 
-    /** A delivery in parts, as `matformer export --shells` cuts it: attached by path and by descriptor, and narrower until then. */
+    /**
+     * A delivery in parts, as `matformer export --shells` cuts it: attached by path and by descriptor, and narrower
+     * until then.
+     */
     @Test
     public void partsOfADeliveryWidenAModel() throws Exception {
         String program = System.getProperty("matformer.program", "");
@@ -215,7 +227,9 @@ public class ModelTest {
         Path cut = Files.createTempDirectory("matformer-cut");
         Path packs = Files.createTempDirectory("matformer-packs");
         Path head = cut.resolve("tales.mf");
-        Process export = new ProcessBuilder(program, "export", Fixture.MODEL, head.toString(), "--shells").redirectErrorStream(true).start();
+        Process export = new ProcessBuilder(program, "export", Fixture.MODEL, head.toString(), "--shells")
+                                 .redirectErrorStream(true)
+                                 .start();
         while (export.getInputStream().read() >= 0) {
             // what it says is of no use here
         }
@@ -235,8 +249,8 @@ public class ModelTest {
                 }
             }
             model.grow(null, null);
-            try (Session a = Fixture.session(whole); Session b = Fixture.session(model); Submodel wide = whole.submodel("XL");
-                    Submodel same = model.submodel("XL")) {
+            try (Session a = Fixture.session(whole); Session b = Fixture.session(model);
+                    Submodel wide = whole.submodel("XL"); Submodel same = model.submodel("XL")) {
                 GenerateOptions options = new GenerateOptions().prompt("The king").maxTokens(10);
                 assertEquals(Fixture.generate(a, wide, options), Fixture.generate(b, same, options));
             }

@@ -50,7 +50,8 @@ public class SessionTest {
     public void eventsAreTheLikeliestTokens() {
         int[] prompt = model.tokenize("The old woman said");
         List<TokenEvent> events = new ArrayList<>();
-        GenerateResult result = session.generate(wide, new GenerateOptions().prompt(prompt).maxTokens(20).top(3).listener(events::add));
+        GenerateResult result =
+                session.generate(wide, new GenerateOptions().prompt(prompt).maxTokens(20).top(3).listener(events::add));
         assertEquals(20, result.generatedTokens);
         assertEquals(prompt.length, result.promptTokens);
         assertEquals(Finish.LENGTH, result.finish);
@@ -85,7 +86,8 @@ public class SessionTest {
         session.forward(narrow, alone, tokens);
         try (Session a = new Session(model, session.executor(), new SessionOptions());
                 Session b = new Session(model, session.executor(), new SessionOptions().cacheType(CacheType.BF16))) {
-            FloatBuffer both = Request.allocate(1 + (tokens.length + 1) * n); // one buffer; the second request's part begins within it
+            FloatBuffer both = Request.allocate(
+                    1 + (tokens.length + 1) * n); // one buffer; the second request's part begins within it
             both.position(1);
             Request last = new Request(a, narrow, tokens).logits(both, LogitsOf.LAST);
             both.position(1 + n);
@@ -124,8 +126,10 @@ public class SessionTest {
     public void logitsGoToDirectNativeBuffersAlone() {
         Request request = new Request(session, narrow, 5);
         assertThrows(IllegalArgumentException.class, () -> request.logits(FloatBuffer.allocate(4096), LogitsOf.LAST));
-        assertThrows(IllegalArgumentException.class, () -> request.logits(ByteBuffer.allocateDirect(8192).asFloatBuffer(), LogitsOf.LAST));
-        assertThrows(IllegalArgumentException.class, () -> request.logits(Request.allocate(2048).asReadOnlyBuffer(), LogitsOf.LAST));
+        assertThrows(IllegalArgumentException.class,
+                () -> request.logits(ByteBuffer.allocateDirect(8192).asFloatBuffer(), LogitsOf.LAST));
+        assertThrows(IllegalArgumentException.class,
+                () -> request.logits(Request.allocate(2048).asReadOnlyBuffer(), LogitsOf.LAST));
     }
 
     @Test
@@ -185,11 +189,13 @@ public class SessionTest {
             return true;
         }));
         assertEquals(plain, text.toString());
-        assertTrue(result.draftedTokens > 0 && result.acceptedTokens > 0 && result.acceptedTokens <= result.draftedTokens);
+        assertTrue(
+                result.draftedTokens > 0 && result.acceptedTokens > 0 && result.acceptedTokens <= result.draftedTokens);
 
         String word = plain.substring(plain.length() / 2, plain.length() / 2 + 5);
         session.rewind(0);
-        GenerateOptions stopped = new GenerateOptions().prompt("The king").maxTokens(40).stop("never 😀 said").stop(word);
+        GenerateOptions stopped =
+                new GenerateOptions().prompt("The king").maxTokens(40).stop("never 😀 said").stop(word);
         assertEquals(plain.substring(0, plain.indexOf(word)), Fixture.generate(session, wide, stopped));
         session.rewind(0);
         assertEquals(Finish.STOP, session.generate(wide, stopped).finish);
@@ -199,10 +205,12 @@ public class SessionTest {
     public void samplersRepeatThemselvesBySeed() {
         String[] texts = new String[3];
         for (int i = 0; i < texts.length; i++) {
-            try (Sampler sampler = new Sampler(model, new SamplerOptions().seed(i / 2).temperature(0.9f).topP(0.95f).topK(50)
-                    .minP(0.01f).repetition(1.1f, 32))) {
+            try (Sampler sampler = new Sampler(model,
+                         new SamplerOptions().seed(i / 2).temperature(0.9f).topP(0.95f).topK(50).minP(0.01f).repetition(
+                                 1.1f, 32))) {
                 session.rewind(0);
-                texts[i] = Fixture.generate(session, wide, new GenerateOptions().prompt("Once").maxTokens(30).sampler(sampler));
+                texts[i] = Fixture.generate(
+                        session, wide, new GenerateOptions().prompt("Once").maxTokens(30).sampler(sampler));
             }
         }
         assertEquals(texts[0], texts[1]);
@@ -216,7 +224,8 @@ public class SessionTest {
         assertThrows(IllegalArgumentException.class, () -> options.prompt("a\0b"));
         assertThrows(IllegalArgumentException.class, () -> options.stop("\0"));
         assertThrows(IllegalArgumentException.class, () -> options.maxTokens(-1));
-        assertThrows(MatformerException.Invalid.class, () -> session.generate(wide, new GenerateOptions().prompt("a").top(65)));
+        assertThrows(MatformerException.Invalid.class,
+                () -> session.generate(wide, new GenerateOptions().prompt("a").top(65)));
         assertThrows(MatformerException.Range.class, () -> session.generate(wide, new GenerateOptions().prompt(-7)));
         assertThrows(IllegalArgumentException.class, () -> new SessionOptions().maxPositions(-1));
         assertThrows(IllegalArgumentException.class, () -> new ExecutorOptions().threads(-2));
@@ -229,10 +238,12 @@ public class SessionTest {
     @Test
     public void aFullSessionSaysSo() {
         try (Session small = new Session(model, session.executor(), new SessionOptions().maxPositions(64))) {
-            GenerateResult result = small.generate(narrow, new GenerateOptions().prompt("Once").maxTokens(500).ignoreEos(true));
+            GenerateResult result =
+                    small.generate(narrow, new GenerateOptions().prompt("Once").maxTokens(500).ignoreEos(true));
             assertEquals(Finish.LENGTH, result.finish);
             assertTrue(result.generatedTokens < 70);
-            assertThrows(MatformerException.NoRoom.class, () -> small.forward(narrow, null, new int[65 - small.position()]));
+            assertThrows(
+                    MatformerException.NoRoom.class, () -> small.forward(narrow, null, new int[65 - small.position()]));
         }
     }
 }

@@ -8,8 +8,8 @@ import java.util.Random;
 import java.util.concurrent.TimeUnit;
 
 /**
- * Opens, generates, cancels, trims and closes for as long as it is told, and says the resident memory each minute. Fails where it has
- * grown beyond what it was after the warm-up, or where native objects are left.
+ * Opens, generates, cancels, trims and closes for as long as it is told, and says the resident memory each minute.
+ * Fails where it has grown beyond what it was after the warm-up, or where native objects are left.
  *
  *     java ... org.libmatformer.Soak --minutes 60
  */
@@ -51,12 +51,14 @@ public final class Soak {
                 bound = resident + BOUND_BYTES;
             }
             highest = bound == 0 ? 0 : Math.max(highest, resident);
-            System.out.printf(Locale.ROOT, "%6.1f min  %7.1f MiB resident  %d rounds, %d tokens, %d cancelled, %d native objects%n",
+            System.out.printf(Locale.ROOT,
+                    "%6.1f min  %7.1f MiB resident  %d rounds, %d tokens, %d cancelled, %d native objects%n",
                     (System.nanoTime() - begin) / 60e9, mebibytes(resident), rounds, tokens, cancelled, Handle.live());
         }
         boolean flat = highest <= bound;
         boolean empty = Handle.live() == live;
-        System.out.printf(Locale.ROOT, "%s: highest %.1f MiB after the warm-up, bound %.1f MiB; %d native objects left%n",
+        System.out.printf(Locale.ROOT,
+                "%s: highest %.1f MiB after the warm-up, bound %.1f MiB; %d native objects left%n",
                 flat && empty ? "passed" : "FAILED", mebibytes(highest), mebibytes(bound), Handle.live() - live);
         return flat && empty;
     }
@@ -84,19 +86,24 @@ public final class Soak {
 
     private void round() throws Exception {
         Load load = random.nextBoolean() ? Load.MAP : Load.COPY;
-        LogitsFilter filter = random.nextInt(3) == 0 ? (timeline, logits) -> logits.get(0) < Float.POSITIVE_INFINITY : null;
+        LogitsFilter filter = random.nextInt(3) == 0 ? (timeline, logits)
+                -> logits.get(0) < Float.POSITIVE_INFINITY
+                : null;
         try (Model model = Model.open(Fixture.MODEL, new ModelOptions().load(load));
                 Session session = new Session(model, null, new SessionOptions());
                 Submodel wide = model.submodel(random.nextBoolean() ? "XL" : "L");
                 Submodel narrow = model.submodel("S");
-                Sampler sampler = new Sampler(model, new SamplerOptions().seed(rounds).temperature(0.8f).filter(filter));
+                Sampler sampler =
+                        new Sampler(model, new SamplerOptions().seed(rounds).temperature(0.8f).filter(filter));
                 MatformerMemory memory = new MatformerMemory(model, null)) {
-            GenerateOptions options = new GenerateOptions().prompt("Once upon a time").sampler(sampler).fallback(narrow).top(2);
+            GenerateOptions options =
+                    new GenerateOptions().prompt("Once upon a time").sampler(sampler).fallback(narrow).top(2);
             generate(session, wide, options.maxTokens(1 + random.nextInt(60)), random.nextInt(40));
             memory.onTrimMemory(MatformerMemory.RUNNING_CRITICAL);
             try (Session fork = session.fork()) {
                 fork.rewind(0);
-                generate(fork, wide, new GenerateOptions().prompt("The king").maxTokens(30).fallback(narrow).draft(narrow, 2), 100);
+                generate(fork, wide,
+                        new GenerateOptions().prompt("The king").maxTokens(30).fallback(narrow).draft(narrow, 2), 100);
             }
             memory.onForeground();
             memory.await(TimeUnit.SECONDS.toMillis(60));
@@ -133,7 +140,8 @@ public final class Soak {
         stopper.start();
         session.rewind(0);
         try {
-            session.generate(view, new GenerateOptions().prompt("A wolf").maxTokens(200).listener(event -> ++tokens > 0));
+            session.generate(
+                    view, new GenerateOptions().prompt("A wolf").maxTokens(200).listener(event -> ++tokens > 0));
         } catch (MatformerException.Cancelled stopped) {
             cancelled++;
         }

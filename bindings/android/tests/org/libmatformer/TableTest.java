@@ -5,6 +5,7 @@ import static org.junit.Assert.assertTrue;
 
 import java.lang.reflect.Method;
 import java.lang.reflect.Modifier;
+import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
@@ -37,12 +38,13 @@ public class TableTest {
                 for (Class<?> type : method.getParameterTypes()) {
                     signature.append(descriptor(type));
                 }
-                declared.put(method.getName(), signature.append(')').append(descriptor(method.getReturnType())).toString());
+                declared.put(
+                        method.getName(), signature.append(')').append(descriptor(method.getReturnType())).toString());
             }
         }
         Map<String, String> registered = new TreeMap<>();
         Matcher line = Pattern.compile("MFJ_NATIVE\\((\\w+), \"(.*)\"\\)")
-                .matcher(Fixture.source("bindings/android/jni/natives.inc"));
+                               .matcher(Fixture.source("bindings/android/jni/natives.inc"));
         while (line.find()) {
             registered.put(line.group(1), line.group(2));
         }
@@ -53,7 +55,8 @@ public class TableTest {
     @Test
     public void callbacksHaveTheSignaturesThatTheNativeSideAsksFor() throws Exception {
         // The names and signatures of GetMethodID and GetStaticMethodID, with C's joined string literals.
-        Pattern call = Pattern.compile("Get(?:Static)?MethodID\\(env, type,\\s*\"(\\w+)\",\\s*((?:\"[^\"]*\"\\s*)+)\\)");
+        Pattern call =
+                Pattern.compile("Get(?:Static)?MethodID\\(env, type,\\s*\"(\\w+)\",\\s*((?:\"[^\"]*\"\\s*)+)\\)");
         Map<String, String> asked = new TreeMap<>();
         for (String file : new String[] {"jni_common.c", "jni_generate.c"}) {
             Matcher match = call.matcher(Fixture.source("bindings/android/jni/" + file));
@@ -62,16 +65,16 @@ public class TableTest {
             }
         }
         Map<String, String> present = new TreeMap<>();
-        for (Class<?> type : new Class<?>[] {
-            Progress.class, Generation.class, Sampler.class, MatformerException.class
-        }) {
+        for (Class<?> type :
+                new Class<?>[] {Progress.class, Generation.class, Sampler.class, MatformerException.class}) {
             for (Method method : type.getDeclaredMethods()) {
                 if (asked.containsKey(method.getName())) {
                     StringBuilder signature = new StringBuilder("(");
                     for (Class<?> parameter : method.getParameterTypes()) {
                         signature.append(descriptor(parameter));
                     }
-                    present.put(method.getName(), signature.append(')').append(descriptor(method.getReturnType())).toString());
+                    present.put(method.getName(),
+                            signature.append(')').append(descriptor(method.getReturnType())).toString());
                 }
             }
         }
@@ -95,7 +98,8 @@ public class TableTest {
     }
 
     private static void sameEnum(String name, String prefix, Enum<?>[] values) throws Exception {
-        Matcher body = Pattern.compile("typedef enum " + name + " \\{([^}]*)\\}").matcher(Fixture.source("include/matformer.h"));
+        Matcher body = Pattern.compile("typedef enum " + name + " \\{([^}]*)\\}")
+                               .matcher(Fixture.source("include/matformer.h"));
         assertTrue(name, body.find());
         List<String> header = new ArrayList<>();
         for (String value : body.group(1).trim().split("\\s*,\\s*")) {
@@ -121,7 +125,8 @@ public class TableTest {
 
     @Test
     public void versionIsThatOfTheHeader() throws Exception {
-        Matcher part = Pattern.compile("#define MF_VERSION_(MAJOR|MINOR|PATCH) (\\d+)").matcher(Fixture.source("include/matformer.h"));
+        Matcher part = Pattern.compile("#define MF_VERSION_(MAJOR|MINOR|PATCH) (\\d+)")
+                               .matcher(Fixture.source("include/matformer.h"));
         int version = 0;
         while (part.find()) {
             version = version << 8 | Integer.parseInt(part.group(2));
@@ -132,7 +137,8 @@ public class TableTest {
     @Test
     public void everyStatusHasAnException() {
         for (Status status : Status.values()) {
-            MatformerException failure = MatformerException.make(status.code, "grün 😀".getBytes(java.nio.charset.StandardCharsets.UTF_8));
+            MatformerException failure =
+                    MatformerException.make(status.code, "grün 😀".getBytes(StandardCharsets.UTF_8));
             assertEquals(status, failure.status());
             assertEquals("grün 😀", failure.getMessage());
         }

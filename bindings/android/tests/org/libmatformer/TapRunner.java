@@ -13,7 +13,7 @@ public final class TapRunner extends RunListener {
     private boolean failed;
 
     public static void main(String[] names) throws ClassNotFoundException {
-        Class<?>[] classes = new Class<?>[names.length];
+        Class<?>[] classes = new Class<?>[ names.length ];
         for (int i = 0; i < names.length; i++) {
             classes[i] = Class.forName(names[i]);
         }

@@ -28,14 +28,15 @@ public class ThreadTest {
         Held() throws Exception {
             thread = new Thread(() -> {
                 try {
-                    result.set(session.generate(submodel, new GenerateOptions().prompt("Once").maxTokens(50).listener(event -> {
-                        began.countDown();
-                        try {
-                            return release.await(20, TimeUnit.SECONDS);
-                        } catch (InterruptedException e) {
-                            return false;
-                        }
-                    })));
+                    result.set(session.generate(
+                            submodel, new GenerateOptions().prompt("Once").maxTokens(50).listener(event -> {
+                                began.countDown();
+                                try {
+                                    return release.await(20, TimeUnit.SECONDS);
+                                } catch (InterruptedException e) {
+                                    return false;
+                                }
+                            })));
                 } catch (Throwable e) {
                     thrown.set(e);
                 }
@@ -90,11 +91,13 @@ public class ThreadTest {
     /** When the last event was told there is nothing left to stop: what came too late must not stop the next call. */
     @Test
     public void cancelWithinTheLastEventIsSpent() throws Exception {
-        try (Model model = Fixture.open(); Session session = Fixture.session(model); Submodel submodel = model.submodel("S")) {
-            GenerateResult result = session.generate(submodel, new GenerateOptions().prompt("Once").maxTokens(1).listener(event -> {
-                session.cancel();
-                return true;
-            }));
+        try (Model model = Fixture.open(); Session session = Fixture.session(model);
+                Submodel submodel = model.submodel("S")) {
+            GenerateResult result =
+                    session.generate(submodel, new GenerateOptions().prompt("Once").maxTokens(1).listener(event -> {
+                        session.cancel();
+                        return true;
+                    }));
             assertEquals(1, result.generatedTokens);
             int position = session.position();
             assertEquals(4, session.generate(submodel, new GenerateOptions().maxTokens(4)).generatedTokens);
@@ -133,23 +136,27 @@ public class ThreadTest {
 
     @Test
     public void anExceptionInTheCallbackReachesTheCaller() {
-        try (Model model = Fixture.open(); Session session = Fixture.session(model); Submodel submodel = model.submodel("S")) {
+        try (Model model = Fixture.open(); Session session = Fixture.session(model);
+                Submodel submodel = model.submodel("S")) {
             for (int at : new int[] {0, 3, 9}) { // the first, one between, and the last
                 session.rewind(0);
                 List<TokenEvent> events = new ArrayList<>();
                 ArithmeticException thrown = assertThrows(ArithmeticException.class,
-                        () -> session.generate(submodel, new GenerateOptions().prompt("Once").maxTokens(10).listener(event -> {
-                            events.add(event);
-                            if (events.size() == at + 1) {
-                                throw new ArithmeticException("event " + at);
-                            }
-                            return true;
-                        })));
+                        ()
+                                -> session.generate(
+                                        submodel, new GenerateOptions().prompt("Once").maxTokens(10).listener(event -> {
+                                            events.add(event);
+                                            if (events.size() == at + 1) {
+                                                throw new ArithmeticException("event " + at);
+                                            }
+                                            return true;
+                                        })));
                 assertEquals("event " + at, thrown.getMessage());
                 assertEquals(at + 1, events.size());
                 assertEquals(events.get(at).position + 1, session.position());
             }
-            GenerateResult left = session.generate(submodel, new GenerateOptions().maxTokens(10).listener(event -> false));
+            GenerateResult left =
+                    session.generate(submodel, new GenerateOptions().maxTokens(10).listener(event -> false));
             assertEquals(Finish.CALLBACK, left.finish);
             assertEquals(1, left.generatedTokens);
         }
@@ -157,7 +164,8 @@ public class ThreadTest {
 
     @Test
     public void theCallbackMayLookButNotTouch() {
-        try (Model model = Fixture.open(); Session session = Fixture.session(model); Submodel submodel = model.submodel("S")) {
+        try (Model model = Fixture.open(); Session session = Fixture.session(model);
+                Submodel submodel = model.submodel("S")) {
             session.generate(submodel, new GenerateOptions().prompt("Once").maxTokens(3).listener(event -> {
                 assertEquals(event.position + 1, session.position());
                 assertEquals(event.token, session.tokens()[event.position]);
@@ -178,7 +186,8 @@ public class ThreadTest {
                 int index = i;
                 threads[i] = new Thread(() -> {
                     try (Session session = Fixture.session(model)) {
-                        texts[index] = Fixture.generate(session, submodel, new GenerateOptions().prompt("Once").maxTokens(40));
+                        texts[index] =
+                                Fixture.generate(session, submodel, new GenerateOptions().prompt("Once").maxTokens(40));
                     }
                 });
                 threads[i].start();
@@ -201,10 +210,12 @@ public class ThreadTest {
                 Session session = new Session(model, null, new SessionOptions().maxPositions(64));
                 CountDownLatch go = new CountDownLatch(1);
                 Runnable[] works = {
-                    () -> session.generate(submodel, new GenerateOptions().prompt("Once").maxTokens(8)),
-                    () -> session.forward(submodel, null, 5),
-                    session::cancel,
-                    session::close,
+                        ()
+                                -> session.generate(submodel, new GenerateOptions().prompt("Once").maxTokens(8)),
+                        ()
+                                -> session.forward(submodel, null, 5),
+                        session::cancel,
+                        session::close,
                 };
                 Thread[] threads = new Thread[works.length];
                 for (int i = 0; i < works.length; i++) {
@@ -213,7 +224,8 @@ public class ThreadTest {
                         try {
                             go.await();
                             work.run();
-                        } catch (MatformerException.Busy | MatformerException.Cancelled | IllegalStateException expected) {
+                        } catch (MatformerException.Busy | MatformerException.Cancelled
+                                | IllegalStateException expected) {
                             // closed, in use, or stopped
                         } catch (Throwable e) {
                             wrong.set(e);
@@ -246,7 +258,8 @@ public class ThreadTest {
         Submodel submodel = dropAModel();
         for (int i = 0; i < 5; i++) {
             Model dropped = Fixture.open();
-            new Session(dropped, null, new SessionOptions().maxPositions(64)).forward(dropped.submodel("S"), null, 5, 6);
+            new Session(dropped, null, new SessionOptions().maxPositions(64))
+                    .forward(dropped.submodel("S"), null, 5, 6);
         }
         reapUntil(before + 1);
         assertTrue(submodel.info().parameters > 0); // it keeps its native model
