@@ -197,7 +197,7 @@ if [ -n "$musl" ]; then
     check 'a sysroot of musl' sh scripts/cross/sysroot.sh --musl "$work/musl-sysroot"
     check 'the tests in QEMU, with musl' test_musl
     check 'the runtime with musl' musl_build musl-runtime -Dimport=disabled -Dtools=false -Dtests=disabled \
-        -Djava=enabled -Dbuildtype=release
+        -Djava=enabled -Ddebug=false
     for library in bindings/android/libmatformer_jni.so lib/libmatformer.so; do
         check "$library wants nothing newer than Android 7" wants_nothing_newer "$work/musl-runtime/$library"
         check "$library wants libc alone" wants_only "$work/musl-runtime/$library" '^libc\.so$'
@@ -207,6 +207,7 @@ fi
 
 check 'the tests on this virtual machine' test_host
 check 'the runtime for 64-bit ARM' build_arm64
+((failed == 0)) || finish
 for library in bindings/android/libmatformer_jni.so lib/libmatformer.so; do
     path=$work/android-arm64/$library name=${library##*/}
     check "$name: pages of 16 KiB" is_aligned "$path"
