@@ -114,6 +114,22 @@ public class ModelTest {
         }
     }
 
+    /** A checkpoint of others: a build that reads none says what to do. */
+    @Test
+    public void aFolderIsReadOrRefusedWithTheRemedy() throws Exception {
+        Path folder = Files.createTempDirectory("matformer-checkpoint");
+        try {
+            MatformerException failure =
+                    assertThrows(MatformerException.class, () -> Model.open(folder.toString()));
+            boolean reads = Boolean.parseBoolean(System.getProperty("matformer.import"));
+            assertEquals(failure.getMessage(), !reads, failure.getMessage().contains("`matformer convert`"));
+            assertEquals(!reads, failure instanceof MatformerException.Unsupported);
+            assertTrue(failure.getMessage(), failure.getMessage().contains(folder.toString()));
+        } finally {
+            Files.delete(folder);
+        }
+    }
+
     @Test
     public void progressIsToldAndCancels() {
         List<Long> done = new ArrayList<>();

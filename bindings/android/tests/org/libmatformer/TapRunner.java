@@ -11,6 +11,7 @@ public final class TapRunner extends RunListener {
     private final PrintStream out = System.out;
     private int n;
     private boolean failed;
+    private boolean skipped;
 
     public static void main(String[] names) throws ClassNotFoundException {
         Class<?>[] classes = new Class<?>[ names.length ];
@@ -28,6 +29,7 @@ public final class TapRunner extends RunListener {
     @Override
     public void testStarted(Description description) {
         failed = false;
+        skipped = false;
     }
 
     @Override
@@ -42,8 +44,13 @@ public final class TapRunner extends RunListener {
     }
 
     @Override
+    public void testAssumptionFailure(Failure failure) {
+        skipped = true;
+    }
+
+    @Override
     public void testFinished(Description description) {
         n++;
-        out.println((failed ? "not ok " : "ok ") + n + " - " + description.getDisplayName());
+        out.println((failed ? "not ok " : "ok ") + n + " - " + description.getDisplayName() + (skipped ? " # SKIP" : ""));
     }
 }
