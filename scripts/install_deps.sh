@@ -1,8 +1,8 @@
 #!/bin/sh
-# Usage: scripts/install_deps.sh [tests|ci|peers|windows|bare-root]
+# Usage: scripts/install_deps.sh [tests|ci|peers|windows|bare-root|musl]
 # Installs the Debian packages that building needs; with `tests`, also those that the tests need, with `ci` those
-# that .ci/run checks with, and with `peers` the libraries that `matformer bench kernels` measures beside ours. Does
-# nothing where they are all there, and then needs no root.
+# that .ci/run checks with, and with `peers` the libraries that `matformer bench kernels` measures beside ours;
+# `musl` is for scripts/check_java.sh --musl. Does nothing where they are all there, and then needs no root.
 set -eu
 
 packages='gcc libc6-dev pkg-config meson ninja-build libzstd-dev libxxhash-dev libjansson-dev libblis-dev'
@@ -12,11 +12,12 @@ esac
 case ${1-} in
 ci)
     packages="$packages clang-14 clang-format-14 libclang-rt-14-dev abigail-tools gcc-aarch64-linux-gnu qemu-user libdnnl-dev"
-    packages="$packages cmake debhelper dh-python dpkg-dev fakeroot lintian mandoc zsh fish python3-venv"
+    packages="$packages cmake debhelper dh-python dpkg-dev fakeroot lintian mandoc zsh fish python3-venv openjdk-17-jdk-headless junit4"
     ;;
 peers) packages="$packages libopenblas0-pthread libdnnl-dev" ;;
 windows) packages="$packages g++ gcc-mingw-w64-x86-64 g++-mingw-w64-x86-64 cmake dpkg-dev wine wine64" ;;
 bare-root) packages="$packages debootstrap python3-pip" ;;
+musl) packages="$packages gcc-aarch64-linux-gnu qemu-user cmake dpkg-dev openjdk-17-jdk-headless" ;;
 esac
 
 # Elsewhere than on Debian, meson says what is missing.

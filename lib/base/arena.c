@@ -1,4 +1,5 @@
 /* arena.c - the allocator hooks, and carving. */
+#define _POSIX_C_SOURCE 200809L /* posix_memalign */
 #include "arena.h"
 
 #include <stdlib.h>
@@ -12,8 +13,9 @@ static void *default_alloc(void *user, size_t bytes, size_t align)
 #if defined(_WIN32)
     return _aligned_malloc(bytes, align);
 #else
-    /* C11 wants a multiple of the alignment. */
-    return bytes > SIZE_MAX - align ? NULL : aligned_alloc(align, mfi_round_up(bytes, align));
+    /* Not C11's aligned_alloc(), which Android has from version 9 on. */
+    void *memory;
+    return posix_memalign(&memory, mfi_max(align, sizeof memory), bytes) == 0 ? memory : NULL;
 #endif
 }
 

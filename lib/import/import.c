@@ -483,20 +483,6 @@ mfi_weights mfi_import_weights(mfi_import *in)
 
 /* ---- Opening ---- */
 
-bool mfi_import_recognises(const char *path)
-{
-    struct stat stat_;
-    char magic[4] = "";
-    if (stat(path, &stat_) != 0) return false;
-    if (S_ISDIR(stat_.st_mode)) return true;
-    if (!S_ISREG(stat_.st_mode)) return false;
-    const int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return false;
-    const bool gguf = read(fd, magic, sizeof magic) == (ssize_t)sizeof magic && memcmp(magic, "GGUF", 4) == 0;
-    close(fd);
-    return gguf;
-}
-
 /* The text model of a multimodal one is under "text_config". */
 static mf_status read_config(mfi_import *in, const mfi_json *json)
 {
