@@ -370,9 +370,7 @@ typedef struct mf_submodel_spec {
 
 /* Takes a view. `spec` NULL: the widest that is loaded. A wider one can be taken too, and run when the model has grown.
  * Refused with MF_E_WIDTH and the reason: a width beyond the file or off the quantum, a list of the wrong length, a layer
- * that may not be skipped. */
-/* Takes a view. `spec` NULL: the widest that is loaded. Refused with MF_E_WIDTH and the reason: a width beyond the
- * file or off the quantum, a list of the wrong length, a layer that may not be skipped. Of budgets: MF_E_NOT_FOUND where
+ * that may not be skipped. Of budgets: MF_E_NOT_FOUND where
  * nothing fits (the sentence names the least that there is), MF_E_UNSUPPORTED where the file has no plan, or none that
  * was timed on this machine. mf_submodel_text() says what was chosen. */
 MF_API mf_status mf_extract_submodel(mf_submodel **out, mf_model *model, const mf_submodel_spec *spec, mf_error *error);
@@ -809,9 +807,9 @@ MF_API mf_status mf_generate(mf_executor *executor, mf_session *session, const m
  * Chooses the width of running sessions: it holds a speed, or a ceiling of memory, by narrowing and widening them. The
  * host that drives mf_forward() asks it before each step and tells it afterwards how long the step took:
  *
- *     mf_governor_choose(governor, member, &requests[i].submodel);      for each session in the batch
+ *     mf_governor_choose(governor, member, &requests[i].submodel);      // for each session in the batch
  *     mf_forward(executor, requests, n, sizeof *requests, &error);
- *     mf_governor_report(governor, &step);                              who got tokens, and the time
+ *     mf_governor_report(governor, &step);                              // who got tokens, and the time
  *
  * The views stand on a *ladder*, narrowest first; a place on it is a *rung*. A *member* is whatever has a width of its
  * own: a session, or all sessions of a tenant. docs/governor.md says what the built-in controller does and why.
