@@ -140,7 +140,7 @@ class Place:
             os.environ, ROOT=str(root), BUILD=str(build), MATFORMER_LIBRARY=str(build / "lib" / "libmatformer.so"),
             PYTHONPATH=str(root / "bindings" / "python"), PYTHONDONTWRITEBYTECODE="1", LC_ALL="C.UTF-8", NO_COLOR="1",
             PATH=os.pathsep.join([str(build / "tools"), PATH]),
-            PKG_CONFIG_PATH=str(build / "meson-uninstalled"),
+            PKG_CONFIG_PATH=str(build / "meson-uninstalled"), CPATH=str(root / "include"),
             LD_LIBRARY_PATH=os.pathsep.join(str(build / "lib" / one) for one in ("", "train", "tools")))
         self.fill()
 
