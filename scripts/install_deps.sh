@@ -10,7 +10,8 @@ case ${1-} in
 tests | ci) packages="$packages g++ libcriterion-dev python3-numpy python3-xxhash python3-zstandard" ;;
 esac
 case ${1-} in
-ci) packages="$packages clang-14 clang-format-14 libclang-rt-14-dev abigail-tools gcc-aarch64-linux-gnu qemu-user libdnnl-dev" ;;
+ci) packages="$packages clang-14 clang-format-14 libclang-rt-14-dev abigail-tools gcc-aarch64-linux-gnu qemu-user libdnnl-dev
+    doxygen python3-sphinx python3-breathe python3-myst-parser cmake" ;;
 peers) packages="$packages libopenblas0-pthread libdnnl-dev" ;;
 esac
 
