@@ -220,6 +220,7 @@ C_NAMES = """mf_model *model, mf_submodel *view, mf_submodel *narrow, mf_submode
     float *logits, mf_train_report report, mf_error error, mf_status status"""
 CPP_PRELUDE = """
 #include <matformer.hpp>
+#include <chrono>
 #include <iostream>
 #include <string>
 #include <thread>

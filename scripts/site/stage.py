@@ -5,6 +5,7 @@ Lays the documents out for Sphinx, in OUT/source, as they lie in the repository,
 becomes the first page, and its lists of links the navigation. Then the pages of the reference.
 """
 
+import os
 import pathlib
 import re
 import shutil
@@ -18,11 +19,24 @@ PATTERNS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/**/*.md", "mod
             "examples/README.md")
 
 
+INDEX = ROOT / "docs" / "index.md"
+
+
 def copy(file, source):
     target = source / file.relative_to(ROOT)
     target.parent.mkdir(parents=True, exist_ok=True)
-    if not target.exists():
+    if target.exists():
+        return
+    if file.suffix != ".md":
         shutil.copy(file, target)
+        return
+
+    def to_first_page(match):
+        if (file.parent / match[2]).resolve() != INDEX:
+            return match[0]
+        return f"{match[1]}{os.path.relpath(source / 'index.md', target.parent)}{match[3] or ''}{match[4]}"
+
+    target.write_text(LINK.sub(to_first_page, file.read_text()))
 
 
 def navigation(line_groups):
@@ -68,9 +82,8 @@ def main():
                 linked = (document.parent / match[2]).resolve()
                 if linked.is_file() and ROOT in linked.parents:
                     copy(linked, source)
-    index = source / "docs" / "index.md"
-    (source / "index.md").write_text(first_page(index.read_text()))
-    index.unlink()
+    (source / INDEX.relative_to(ROOT)).unlink()
+    (source / "index.md").write_text(first_page(INDEX.read_text()))
     reference.write(ROOT / "include", source / "reference")
 
 
