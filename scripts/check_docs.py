@@ -486,8 +486,8 @@ class Checker:
         self.root, self.build, self.keep = root, build, keep
         self.program = Program(build)
         self.passed, self.failures, self.skipped = 0, [], []
-        headers = [*root.glob("include/*"), *root.glob("lib/**/*.h"), *root.glob("kernels/*.h")]
-        self.names = set(re.findall(r"\b(?:mf|MF|mfi|mfk|MFK|MFI)_\w+", "\n".join(path.read_text() for path in headers)))
+        headers = "\n".join(path.read_text() for pattern in ("include/*", "lib/**/*.h", "kernels/*.h") for path in root.glob(pattern))
+        self.names = set(re.findall(r"\bmf_\w+", re.sub(r"/\*.*?\*/", "", headers, flags=re.DOTALL)))
 
     def count(self, where, fault):
         if fault:
@@ -509,6 +509,7 @@ class Checker:
             self.prose(name, rest)
         else:
             blocks = header_blocks(name, text)
+            self.comments(name, text)
         for block in blocks:
             if block.language in (*PROSE, "sh", "console", "bash"):
                 for number, line in enumerate(re.sub(r"\\\n", lambda _: "  ", block.text).split("\n"), block.line):
@@ -591,6 +592,15 @@ class Checker:
                     self.count(where, "" if (self.root / code).exists() else f"`{code}`: there is no such file")
                 for word in re.findall(r"\bmf_[a-z0-9_]+[a-z0-9]\b", code):
                     self.count(where, "" if word in self.names else f"`{word}`: no header has this name")
+
+    def comments(self, name, text):
+        """Documents and functions that a header's comments name."""
+        for comment in re.finditer(r"/\*.*?\*/", text, re.DOTALL):
+            where = f"{name}:{text.count(chr(10), 0, comment.start()) + 1}"
+            for path in re.findall(r"\b(?:docs|examples|test)/[\w/-]+\.\w+", comment[0]):
+                self.count(where, "" if (self.root / path).exists() else f"{path}: there is no such file")
+            for word in re.findall(r"\b(mf_\w+)\(", comment[0]):
+                self.count(where, "" if word in self.names else f"{word}(): no header has this name")
 
     def option_of_section(self, where, code, section):
         everybodys = set().union(*self.program.options.values())

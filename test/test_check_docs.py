@@ -7,6 +7,7 @@ import io
 import pathlib
 import re
 import shutil
+import subprocess
 import sys
 import tempfile
 import unittest
@@ -120,6 +121,17 @@ class CheckDocsTest(unittest.TestCase):
                 checker = check_docs.Checker(pathlib.Path(folder), BUILD, False)
                 checker.document(header)
                 self.assertEqual(bool(checker.failures), bool(number), checker.failures)
+
+    def test_a_function_without_a_word_on_a_parameter_is_found(self):
+        command = [sys.executable, ROOT / "scripts" / "site" / "header_filter.py", "--check"]
+        header = ROOT / "include" / "matformer.h"
+        self.assertEqual(subprocess.run([*command, header], stdout=subprocess.PIPE).returncode, 0)
+        with tempfile.TemporaryDirectory() as folder:
+            changed = pathlib.Path(folder) / "matformer.h"
+            changed.write_text(header.read_text().replace("bytes at `offset` of", "bytes of", 1))
+            found = subprocess.run([*command, changed], stdout=subprocess.PIPE, encoding="utf-8")
+        self.assertEqual((found.returncode, found.stdout.count("\n")), (1, 1), found.stdout)
+        self.assertIn("mf_model_open_fd(): no comment speaks of `offset`", found.stdout)
 
     def test_the_last_line_counts(self):
         checker, out = self.check("`mf_model_open` `mf_model_opened`"), io.StringIO()
