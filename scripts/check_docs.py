@@ -213,11 +213,13 @@ C_PRELUDE = """
 #include <stdlib.h>
 #include <string.h>
 """
-# Names that fragments may use without declaring them. A fragment's own declaration goes before one of these.
+# Names that fragments may use without declaring them; a fragment's own declaration goes before one of these. They are known
+# where the headers have their types.
 C_NAMES = """mf_model *model, mf_submodel *view, mf_submodel *narrow, mf_submodel *wide, mf_executor *executor,
-    mf_session *session, mf_sampler *sampler, mf_governor *governor, uint32_t member, mf_governor_step step,
+    mf_session *session, mf_generation *generation, mf_sampler *sampler, mf_governor *governor, uint32_t member, mf_governor_step step,
     mf_request *requests, size_t n, size_t i, mf_source *source, const int32_t *tokens, size_t n_token, const char *path,
-    float *logits, mf_train_report report, mf_error error, mf_status status"""
+    float *logits, mf_generate_options options, mf_generate_result result, mf_train_report report, mf_error error,
+    mf_status status"""
 CPP_PRELUDE = """
 #include <matformer.hpp>
 #include <chrono>
@@ -269,7 +271,10 @@ def compile_and_run(block, place, suffix, compiler, prelude, names, result):
 
 def check_c(block, place):
     compiler = [required(os.environ.get("CC", "cc")), "-std=c11", "-D_GNU_SOURCE"]
-    return compile_and_run(block, place, ".c", compiler, C_PRELUDE, C_NAMES, "mf_status")
+    declared = set(re.findall(r"\bmf_\w+", "".join(path.read_text() for path in (place.root / "include").glob("*.h"))))
+    names = ", ".join(one for one in " ".join(C_NAMES.split()).split(", ")
+                      if not re.search(r"\bmf_", one) or re.search(r"\bmf_\w+", one)[0] in declared)
+    return compile_and_run(block, place, ".c", compiler, C_PRELUDE, names, "mf_status")
 
 
 def check_cpp(block, place):
@@ -625,7 +630,7 @@ def main():
     parser.add_argument("files", nargs="*", type=pathlib.Path)
     parser.add_argument("--root", type=pathlib.Path, default=HERE, help="whose documents; the others of the tree stay this one's")
     parser.add_argument("--keep", action="store_true", help="leave the folders that blocks ran in")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     root = arguments.root.resolve()
     checker = Checker(root, arguments.build.resolve(), arguments.keep)
     files = [file.resolve() for file in arguments.files] or sorted(

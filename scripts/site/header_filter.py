@@ -122,8 +122,12 @@ def with_initializers(text):
 
 def with_closers(text):
     """An opaque type says who ends it."""
-    return re.sub(r"^(typedef struct (mf_\w+) \2;)", lambda m: (f"/* Opaque; ended by {m[2]}_close(). */\n" if f"{m[2]}_close(" in text
-                                                              else "/* Opaque. */\n") + m[1], text, flags=re.MULTILINE)
+
+    def describe(match):
+        sentence = f"Opaque; ended by {match[3]}_close()." if f"{match[3]}_close(" in text else "Opaque."
+        return (f"\n *\n * {sentence} */\n" if match[1] else f"/* {sentence} */\n") + match[2]
+
+    return re.sub(r"( \*/\n)?^(typedef struct (mf_\w+) \3;)", describe, text, flags=re.MULTILINE)
 
 
 def translate(header, names):
