@@ -48,6 +48,8 @@
  * - The library prints nothing, never exits, keeps no global state, and installs no signal handler.
  *   Its threads block all signals. After fork() the child must not use objects of the parent:
  *   functions that would need the worker threads return MF_E_FORKED.
+ * - A count has the name of what it counts: `tokens` has n_token elements, `text` text_bytes bytes. Where something is
+ *   written, `capacity` is the room that there is. Indices begin at 0.
  * - Memory comes from the allocator given at mf_model_open(). mf_forward() allocates nothing.
  * - Text is UTF-8 but nothing requires it to be valid. Counts are elements unless named _bytes.
  */
@@ -132,6 +134,7 @@ typedef struct mf_error {
  * `alloc` returns `bytes` bytes aligned to `align` (a power of two, at most 4096), or NULL. `free`
  * gets the same `bytes` back. Both may be called from any thread, also at the same time. */
 
+/* Where memory comes from, and where it goes. */
 typedef struct mf_allocator {
     void *(*alloc)(void *user, size_t bytes, size_t align);
     void (*free)(void *user, void *memory, size_t bytes);
@@ -375,9 +378,7 @@ typedef struct mf_submodel_spec {
 
 /* Takes a view. `spec` NULL: the widest that is loaded. A wider one can be taken too, and run when the model has grown.
  * Refused with MF_E_WIDTH and the reason: a width beyond the file or off the quantum, a list of the wrong length, a layer
- * that may not be skipped. */
-/* Takes a view. `spec` NULL: the widest that is loaded. Refused with MF_E_WIDTH and the reason: a width beyond the
- * file or off the quantum, a list of the wrong length, a layer that may not be skipped. Of budgets: MF_E_NOT_FOUND where
+ * that may not be skipped. Of budgets: MF_E_NOT_FOUND where
  * nothing fits (the sentence names the least that there is), MF_E_UNSUPPORTED where the file has no plan, or none that
  * was timed on this machine. mf_submodel_text() says what was chosen. */
 MF_API mf_status mf_extract_submodel(mf_submodel **out, mf_model *model, const mf_submodel_spec *spec, mf_error *error);
@@ -405,9 +406,10 @@ typedef struct mf_submodel_info {
         sizeof(mf_submodel_info), 0, 0, 0, 0, 0, 0, 0, 0 \
     }
 
+/* Fills as many fields as info->struct_size covers. */
 MF_API mf_status mf_submodel_info_get(const mf_submodel *submodel, mf_submodel_info *info);
 
-/* Width, heads and use (1 kept, 0 skipped) of one layer; each pointer may be NULL. MF_E_RANGE past the end. */
+/* Width (`ffn`), heads and use (1 kept, 0 skipped) of one layer; each pointer may be NULL. MF_E_RANGE past the end. */
 MF_API mf_status mf_submodel_layer(const mf_submodel *submodel, uint32_t layer, uint32_t *ffn, uint32_t *heads,
                                    int *kept);
 
@@ -520,6 +522,8 @@ typedef struct mf_executor_options {
         sizeof(mf_executor_options), 0, 0, 0, 0, NULL, 0, NULL, NULL \
     }
 
+/* Starts the threads and takes the workspace, for sessions of `model` alone. MF_E_THREAD: not all threads could be
+ * started; MF_E_NOMEM. */
 MF_API mf_status mf_executor_create(mf_executor **out, mf_model *model, const mf_executor_options *options,
                                     mf_error *error);
 MF_API void mf_executor_close(mf_executor *executor);
@@ -577,6 +581,7 @@ MF_API void mf_session_cancel(mf_session *session);
 /* For which positions of the input logits are wanted. */
 typedef enum mf_logits { MF_LOGITS_LAST = 0, MF_LOGITS_NONE = 1, MF_LOGITS_ALL = 2 } mf_logits;
 
+/* What one session is to compute, with which view, and where the outputs go. */
 typedef struct mf_request {
     mf_session *session;
     const mf_submodel *submodel;
@@ -649,15 +654,17 @@ MF_API mf_status mf_detokenize(const mf_model *model, const int32_t *tokens, siz
 
 /* How the model was taught to see turns of a chat. New ones may come. */
 typedef enum mf_chat_format { MF_CHAT_NONE = 0, MF_CHAT_GEMMA = 1, MF_CHAT_LLAMA3 = 2 } mf_chat_format;
+/* The format that the model's file says, or MF_CHAT_NONE. */
 MF_API mf_chat_format mf_model_chat_format(const mf_model *model);
 
+/* One turn. */
 typedef struct mf_chat_message {
     const char *role;    /* "system" (the first message alone), "user", "assistant"; Llama 3: any other too */
     const char *content; /* white space at its ends is removed */
     size_t content_bytes;
 } mf_chat_message;
 
-/* The tokens of a whole chat, from the beginning-of-text token on; with `add_generation_prompt` the assistant's
+/* The tokens of a whole chat, `messages` in their order, from the beginning-of-text token on; with `add_generation_prompt` the assistant's
  * next turn is begun. What a message says never becomes a control token, so that it cannot end its turn or
  * begin another one. Written and measured as mf_tokenize() does. MF_E_UNSUPPORTED: the model has no format;
  * MF_E_INVALID also for a role that the format does not have. */
@@ -700,10 +707,12 @@ typedef struct mf_sampler_options {
         sizeof(mf_sampler_options), 0, 0, 0, 0, 0, 0, 0, NULL, NULL \
     }
 
+/* `options` NULL: greedy. MF_E_INVALID: numbers out of range. */
 MF_API mf_status mf_sampler_create(mf_sampler **out, mf_model *model, const mf_sampler_options *options,
                                    mf_error *error);
 MF_API void mf_sampler_close(mf_sampler *sampler);
 
+/* A token and how likely it was. */
 typedef struct mf_token_logprob {
     int32_t token;
     float logprob; /* natural logarithm, of the distribution before temperature and truncation */
@@ -716,6 +725,7 @@ MF_API mf_status mf_sampler_sample(mf_sampler *sampler, const int32_t *tokens, s
 
 /* ---- Generation --------------------------------------------------------------------------------- */
 
+/* A token that was chosen. */
 typedef struct mf_token_event {
     int32_t token;
     uint32_t position;
@@ -734,6 +744,7 @@ typedef struct mf_schedule_step {
     const mf_submodel *submodel;
 } mf_schedule_step;
 
+/* Why a generation ended: max_tokens or a full session; the model's end of text; a stop text; on_token. */
 typedef enum mf_finish {
     MF_FINISH_LENGTH = 0,
     MF_FINISH_EOS = 1,
@@ -852,9 +863,9 @@ MF_API void mf_generation_close(mf_generation *generation);
  * Chooses the width of running sessions: it holds a speed, or a ceiling of memory, by narrowing and widening them. The
  * host that drives mf_forward() asks it before each step and tells it afterwards how long the step took:
  *
- *     mf_governor_choose(governor, member, &requests[i].submodel);      for each session in the batch
+ *     mf_governor_choose(governor, member, &requests[i].submodel);      // for each session in the batch
  *     mf_forward(executor, requests, n, sizeof *requests, &error);
- *     mf_governor_report(governor, &step);                              who got tokens, and the time
+ *     mf_governor_report(governor, &step);                              // who got tokens, and the time
  *
  * The views stand on a *ladder*, narrowest first; a place on it is a *rung*. A *member* is whatever has a width of its
  * own: a session, or all sessions of a tenant. docs/governor.md says what the built-in controller does and why.
@@ -984,6 +995,7 @@ typedef struct mf_governor_signals {
 /* How the host is; holds until the next call. MF_E_INVALID: heat below 0 or not a number. Then nothing changes. */
 MF_API mf_status mf_governor_signal(mf_governor *governor, const mf_governor_signals *signals);
 
+/* Fills as many fields as info->struct_size covers. */
 MF_API mf_status mf_governor_info_get(const mf_governor *governor, mf_governor_info *info);
 
 /* Expected nanoseconds for a token if all members that were in the last step ran this rung, under the load of now; 0 where

@@ -597,6 +597,51 @@ mf_generate_result generate(session &session, const submodel &submodel, const mf
     return generate(nullptr, session, submodel, options, on_token);
 }
 
+/* Generation by asking. Executor, session, view and what the options point to, but for the prompt, must outlive it. */
+class generation
+{
+  public:
+    /* `executor` may be NULL: one is made for it. */
+    generation(executor *executor, session &session, const submodel &submodel, const mf_generate_options &options)
+        : result_(new mf_generate_result MF_GENERATE_RESULT_INIT)
+    {
+        mf_generation *out = nullptr;
+        detail::call([&](mf_error *error) {
+            return mf_generation_create(&out, executor != nullptr ? executor->get() : nullptr, session.get(),
+                                        submodel.get(), &options, result_.get(), error);
+        });
+        handle_.reset(out);
+    }
+    mf_generation *get() const noexcept
+    {
+        return handle_.get();
+    }
+    /* The next token, or as many as come within max_ns; none: it has ended. They are valid until the next call. What fails
+     * after some had come is thrown by the next call. */
+    mf_token_batch next(std::uint64_t max_ns = 0)
+    {
+        if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
+        mf_token_batch batch = MF_TOKEN_BATCH_INIT;
+        try {
+            detail::call([&](mf_error *error) { return mf_generation_next(get(), max_ns, &batch, error); });
+        } catch (...) {
+            if (batch.n_event == 0) throw;
+            failure_ = std::current_exception();
+        }
+        return batch;
+    }
+    /* What it did, once it has ended. */
+    const mf_generate_result &result() const noexcept
+    {
+        return *result_;
+    }
+
+  private:
+    std::unique_ptr<mf_generate_result> result_; /* where the library writes it, also after a move */
+    detail::handle<mf_generation, mf_generation_close> handle_;
+    std::exception_ptr failure_;
+};
+
 /* ---- Governor ---- */
 
 class governor

@@ -74,6 +74,7 @@ typedef struct mf_source_options {
 MF_API mf_status mf_source_open(mf_source **out, const char *path, const mf_source_options *options, mf_error *error);
 MF_API void mf_source_close(mf_source *source);
 
+/* The matrices of a role. */
 typedef struct mf_source_role {
     uint64_t n_weight; /* 0: the model has no such matrix */
     uint64_t bytes;    /* as the tensors lie in memory: with what fills up panels and lines */
@@ -184,6 +185,7 @@ typedef struct mf_convert_options {
             NULL, NULL, NULL                                                                                        \
     }
 
+/* What became of the matrices of a role. */
 typedef struct mf_converted_role {
     mf_weight_type type;      /* KEEP: of several types, or there is no such matrix */
     uint32_t types;           /* bit `1 << type` for each type */
@@ -362,7 +364,7 @@ MF_API mf_status mf_plan_entry_get(const mf_plan *plan, int all, uint32_t index,
 MF_API mf_status mf_plan_time(mf_plan *plan, mf_model *model, const mf_plan_options *options, uint32_t rounds,
                               mf_error *error);
 
-/* Times the `n_view` views in turn with `reference`, as above: ms of a decoded token (of an image) to ms [n_view], and of
+/* Times the `n_view` views in turn with `reference`, as above, `rounds` times each: ms of a decoded token (of an image) to ms [n_view], and of
  * the reference to *reference_ms. */
 MF_API mf_status mf_plan_time_views(mf_model *model, const mf_submodel *const *views, size_t n_view,
                                     const mf_submodel *reference, const mf_plan_options *options, uint32_t rounds,
@@ -373,7 +375,7 @@ MF_API mf_status mf_plan_time_views(mf_model *model, const mf_submodel *const *v
 MF_API mf_status mf_plan_score_views(mf_model *model, const mf_submodel *const *views, size_t n_view,
                                      const mf_plan_options *options, double *loss, mf_error *error);
 
-/* Area between the points and the reference point, of costs up to reference_cost: how far the least loss that can be had
+/* Area between the `n` points and the reference point, of costs up to reference_cost: how far the least loss that can be had
  * for a cost lies below reference_loss, summed over costs. */
 MF_API double mf_plan_hypervolume(const double *cost, const double *loss, size_t n, double reference_cost,
                                   double reference_loss);

@@ -39,11 +39,13 @@ MF_API uint32_t mf_train_version(void);
 
 /* ---- The model ---------------------------------------------------------------------------------- */
 
+/* Before each block, and after the last one. */
 typedef enum mf_train_norm { MF_TRAIN_NORM_RMS = 0, MF_TRAIN_NORM_LAYER = 1 } mf_train_norm;
 
 /* GATED: down(act(gate x) . up x). PLAIN: down(act(up x)). */
 typedef enum mf_train_ffn { MF_TRAIN_FFN_GATED = 0, MF_TRAIN_FFN_PLAIN = 1 } mf_train_ffn;
 
+/* Of the feed-forward blocks. GELU by the tanh formula, or with erf. */
 typedef enum mf_train_activation {
     MF_TRAIN_SILU = 0,
     MF_TRAIN_GELU_TANH = 1,
@@ -169,6 +171,7 @@ typedef struct mf_trainer_info {
         sizeof(mf_trainer_info), 0, 0, 0, 0, 0, 0, { 0 }, { 0 }, { NULL }, NULL, 0 \
     }
 
+/* Fills as many fields as info->struct_size covers. */
 MF_API mf_status mf_trainer_info_get(const mf_trainer *trainer, mf_trainer_info *info);
 
 typedef struct mf_train_report {
@@ -231,6 +234,7 @@ MF_API mf_status mf_trainer_save(mf_trainer *trainer, const char *path, mf_error
  * A damaged file is MF_E_CHECKSUM or MF_E_FORMAT; on failure the trainer is as it was. */
 MF_API mf_status mf_trainer_load(mf_trainer *trainer, const char *path, mf_error *error);
 
+/* Of matrices in a file. */
 typedef enum mf_train_type { MF_TRAIN_F32 = 0, MF_TRAIN_BF16 = 1 } mf_train_type;
 
 typedef struct mf_train_export_options {
@@ -258,6 +262,7 @@ MF_API mf_status mf_trainer_import(mf_trainer *trainer, const char *path, mf_err
 
 /* ---- Tokenizer ---------------------------------------------------------------------------------- */
 
+/* Bytes that the library allocated. */
 typedef struct mf_train_blob {
     void *data;
     size_t bytes;

@@ -13,6 +13,7 @@ case ${1-} in
 ci)
     packages="$packages clang-14 clang-format-14 libclang-rt-14-dev abigail-tools gcc-aarch64-linux-gnu qemu-user libdnnl-dev"
     packages="$packages cmake debhelper dh-python dpkg-dev fakeroot lintian mandoc zsh fish python3-venv openjdk-17-jdk-headless junit4"
+    packages="$packages doxygen python3-sphinx python3-breathe python3-myst-parser"
     ;;
 peers) packages="$packages libopenblas0-pthread libdnnl-dev" ;;
 windows) packages="$packages g++ gcc-mingw-w64-x86-64 g++-mingw-w64-x86-64 cmake dpkg-dev wine wine64" ;;

@@ -50,6 +50,7 @@ static_assert(sizeof(matformer::model) == sizeof(void *) && sizeof(matformer::se
 static std::string written(matformer::session &session, const matformer::submodel &view, const char *prompt)
 {
     std::string text;
+    auto again = session.fork();
     auto options = matformer::generate_options();
     options.prompt = prompt;
     options.max_tokens = 12;
@@ -59,6 +60,13 @@ static std::string written(matformer::session &session, const matformer::submode
         return true;
     });
     CHECK(result.n_generated == 12 && result.finish == MF_FINISH_LENGTH);
+
+    /* Asked for, the same text. */
+    std::string asked;
+    matformer::generation moved(nullptr, again, view, options), generation = std::move(moved);
+    for (auto batch = generation.next(); batch.n_event > 0; batch = generation.next())
+        asked.append(batch.events->text, batch.events->text_bytes);
+    CHECK(asked == text && generation.result().n_generated == 12);
     return text;
 }
 

@@ -81,11 +81,11 @@ class GenerationResult:
 
 def _make_options(prompt: Union[str, Tokens, None], max_tokens: int, sampler: Optional[Sampler], stop: Tuple[str, ...],
                   n_top: int, schedule: Sequence[Tuple[int, Submodel]],
-                  ignore_eos: bool) -> Tuple[_abi.mf_generate_options, int]:
-    """The options, and how long the prompt is."""
+                  ignore_eos: bool) -> Tuple[_abi.mf_generate_options, int, Any]:
+    """The options, how long the prompt is, and what must live until they were read."""
     options = _abi.mf_generate_options(struct_size=ctypes.sizeof(_abi.mf_generate_options), max_tokens=max_tokens,
                                        n_top=n_top, ignore_eos=ignore_eos)
-    length = 0
+    length, tokens = 0, None
     if isinstance(prompt, str):
         if "\0" in prompt:
             raise ValueError("the prompt has a zero byte: give it as tokens")
@@ -106,7 +106,7 @@ def _make_options(prompt: Union[str, Tokens, None], max_tokens: int, sampler: Op
         options.schedule = (_abi.mf_schedule_step * len(schedule))(*(
             _abi.mf_schedule_step(position, view._live().address) for position, view in schedule))
         options.n_schedule = len(schedule)
-    return options, length
+    return options, length, tokens
 
 
 def _read_top(address: int, n: int) -> Tuple[Candidate, ...]:
@@ -125,7 +125,7 @@ class Generation(Iterator[Event]):
         self._result: Optional[GenerationResult] = None
         views = [view, *(v for _, v in schedule), *(v for v in (draft, fallback) if v is not None)]
         self._views: Dict[int, Submodel] = {v._live().address or 0: v for v in views}
-        self._options, length = _make_options(prompt, max_tokens, sampler, stop, n_top, schedule, ignore_eos)
+        self._options, length, prompt_tokens = _make_options(prompt, max_tokens, sampler, stop, n_top, schedule, ignore_eos)
         self._options.draft_tokens = draft_tokens
         self._options.draft = draft._live().address if draft is not None else None
         self._options.fallback = fallback._live().address if fallback is not None else None
@@ -147,6 +147,7 @@ class Generation(Iterator[Event]):
                 user._in_use.acquire()
                 self._acquired.append(user._in_use)
             self._begin(executor._live(), view)
+            del prompt_tokens  # which the library has copied
             for used in (*users, *views):
                 self._retained.append(used._live().retain())
             self._ended = False
