@@ -27,11 +27,16 @@ def call_interruptibly(call: Callable[[], R], interrupt: Callable[[], None],
                        poll: Optional[Callable[[], None]] = None, poll_seconds: Optional[float] = None) -> R:
     """`call()` on a helper thread, and `poll()` on this one every `poll_seconds` meanwhile. An exception here, a
     KeyboardInterrupt or one from `poll`, calls `interrupt()`, waits for the call to end, and goes on upwards."""
-    done = threading.Event()
+    done, gate = threading.Event(), threading.Lock()
     results: List[R] = []
     failures: List[BaseException] = []
+    begun, is_wanted = [False], [True]
 
     def run() -> None:
+        with gate:
+            if not is_wanted[0]:
+                return
+            begun[0] = True
         try:
             results.append(call())
         except BaseException as failure:  # goes to the caller
@@ -40,14 +45,17 @@ def call_interruptibly(call: Callable[[], R], interrupt: Callable[[], None],
             done.set()
 
     thread = threading.Thread(target=run, name="matformer-call", daemon=True)
-    thread.start()
     try:
+        thread.start()  # a Ctrl-C may come while it starts: then the call must not run on, or not begin
         while not done.wait(poll_seconds if poll is not None else None):
             if poll is not None:
                 poll()
     except BaseException:
-        interrupt()
-        wait_through(done)
+        with gate:
+            is_wanted[0] = False
+        if begun[0]:
+            interrupt()
+            wait_through(done)
         raise
     if failures:
         raise failures[0]
