@@ -162,7 +162,9 @@ class Place:
         checkpoints = self.root / "test" / "golden" / "checkpoints"
         for name, folder in (("llama", "llama_grouped_bf16_sharded"), ("vit", "vit_classifier_f32")):
             shutil.copytree(checkpoints / folder, self.folder / name)
-        (self.folder / "main.c").write_text('#include <matformer.h>\nint main(void) { return mf_version() == 0; }\n')
+        for name in ("main.c", "program.c"):
+            (self.folder / name).write_text('#include <matformer.h>\nint main(void) { return mf_version() == 0; }\n')
+        (self.folder / "program.cc").write_text("#include <matformer.hpp>\nint main() { return mf_version() == 0; }\n")
 
     def run(self, command, **options):
         """Output and errors together, and the status."""
@@ -370,7 +372,14 @@ def new_project(place, name, text):
 def check_java(block, place):
     """Compiled beside the binding's own classes; what is no class of its own becomes the body of a method."""
     javac = required("javac")
-    sources = sorted(str(path) for path in (place.root / "bindings").glob("**/src/main/java/**/*.java"))
+    classes = place.folder / "java-classes"
+    if not classes.exists():
+        classes.mkdir()
+        sources = sorted(str(path) for path in (place.root / "bindings" / "android" / "java").glob("**/*.java"))
+        if sources:
+            output, status = place.run([javac, "-nowarn", "-d", str(classes), *sources])
+            if status:
+                raise Failure(output)
     is_class = re.search(r"^(?:public |final |abstract )*(?:class|interface|record|enum) (\w+)", block.text, re.MULTILINE)
     imports = "".join(re.findall(r"^import [^;]+;\n", block.text, re.MULTILINE))
     body = re.sub(r"^import [^;]+;\n", "", block.text, flags=re.MULTILINE)
@@ -378,7 +387,7 @@ def check_java(block, place):
     folder = pathlib.Path(tempfile.mkdtemp(dir=place.folder))
     source = folder / f"{is_class[1] if is_class else 'Block'}.java"
     source.write_text(text)
-    output, status = place.run([javac, "-d", str(folder), str(source), *sources])
+    output, status = place.run([javac, "-cp", str(classes), "-d", str(folder), str(source)])
     if status:
         raise Failure(output)
 

@@ -55,7 +55,7 @@ def table(model):
     lines = [f"### {first['file']}, {first['context']} positions", "",
              f"{first['windows']} windows of {first['context']} positions, the length that the model was trained for, of {books}, which no "
              f"training saw. Before the last {first['span']} tokens of each there are {first['context'] - first['span']}. Trained by", "",
-             f"    {model['trained_by']}", "",
+             "```text", model["trained_by"], "```", "",
              "| reader | writer | positions written | reader's loss alone | more than alone | of the gap | KL | same top token |",
              "|---|---|---|---|---|---|---|---|"]
     results = model["pairs"]

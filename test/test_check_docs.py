@@ -80,6 +80,8 @@ one ...
     "cmake": ("cmake", "```cmake\nadd_executable(app main.c)\n```", "main.c", "missing.c", "missing.c"),
     "meson": ("meson", "```meson\nexecutable('app', 'main.c', dependencies: dependency('matformer'))\n```",
               "'matformer'", "'transformer'", "not found"),
+    "java_binding": ("javac", "```java\nimport org.libmatformer.Model;\nModel.open(\"model.mf\").close();\n```", "Model.open",
+                     "Model.shut", "cannot find symbol"),
     "java": ("javac", "```java\nint one = 1;\nSystem.out.println(one);\n```", "int one", "String one", "incompatible types"),
     "kotlin": ("sh", '```kotlin\nfun one() { println("}") }\n```', ") }", ")", "never closed"),
     "unknown_language": ("sh", "```text\nx\n```", "text", "cobol", "no such language"),

@@ -138,7 +138,7 @@ def markdown(tables: dict) -> str:
              "them."]
     for command in tables["commands"]:
         lines += ["", f"## {command['name']}", "", command["summary"] + ".", "",
-                  f"    matformer {command['name']} {command['usage']}", ""]
+                  "```text", f"matformer {command['name']} {command['usage']}", "```", ""]
         for option in [*command["options"], real_options(command)[-1]]:
             if option["kind"] == "section":
                 lines += ["", f"{option['help']}:", ""]
