@@ -107,13 +107,16 @@ def spread(values, form):
 def time_lines(time):
     lines = ["## Time", "",
              f"`matformer bench switch --rounds 31` on {time['machine']}, {time['cores']} cores, nothing else running: the median of five runs, and the least and most.",
-             f"A random model of {time['model']['params'] / 1e6:.0f} M parameters, S being 1/8 of the FFN. *Steady*: the tokens that follow the one after a switch.", "",
-             "| width | steady | first after a switch | ratio |", "|---|---|---|---|"]
+             f"A random model of {time['model']['params'] / 1e6:.0f} M parameters, S being 1/8 of the FFN. *Steady*: the tokens that follow the one after a switch. "
+             "*Cold*: such a token when 256 MiB of other memory were read before it.", "",
+             "| width | steady | first after a switch | to steady | cold, to steady |", "|---|---|---|---|---|"]
     for name, key in ("S", "first_narrow"), ("XL", "first_wide"):
         rows = [run[key] for run in time["runs"]]
         lines.append(f"| {name} | {spread([1e3 * row['steady_seconds'] for row in rows], '{:.2f} ms')} | "
-                     f"{spread([1e3 * row['first_seconds'] for row in rows], '{:.2f} ms')} | {spread([row['first_to_steady'] for row in rows], '{:.3f}')} |")
-    return lines + ["", "Nothing is copied or allocated when the width changes. What a switch to S can cost is that the caches hold what XL read last.", ""]
+                     f"{spread([1e3 * row['first_seconds'] for row in rows], '{:.2f} ms')} | {spread([row['first_to_steady'] for row in rows], '{:.3f}')} | "
+                     f"{spread([row['cold_to_steady'] for row in rows], '{:.3f}')} |")
+    return lines + ["", "Nothing is copied or allocated when the width changes. Of what S reads, the caches keep a part from token to token; after XL they",
+                    "hold what XL read last, and the first token of S finds as little there as after any other memory.", ""]
 
 
 def save(args, result):

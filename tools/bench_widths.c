@@ -1,5 +1,6 @@
 /* bench_widths.c - widths that differ between the rows of a batch, and from token to token. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "bench.h"
 
@@ -182,8 +183,22 @@ typedef struct samples {
     double token[N_SEQUENCE][MAX_ROUND];    /* mean of a sequence */
     double first[2][MAX_ROUND * SEQUENCE];  /* after a switch to S, to XL */
     double steady[2][MAX_ROUND * SEQUENCE]; /* the tokens after that one */
-    size_t n_first[2], n_steady[2];
+    double cold[2][MAX_ROUND * SEQUENCE];   /* likewise, when the caches hold other memory */
+    size_t n_first[2], n_steady[2], n_cold[2];
+    unsigned char *other; /* [OTHER_BYTES] */
+    volatile unsigned seen;
 } samples;
+
+/* More than the caches hold. */
+enum { OTHER_BYTES = 256 << 20, CACHE_LINE = 64 };
+
+static void read_other(samples *x)
+{
+    unsigned sum = 0;
+    for (size_t i = 0; i < OTHER_BYTES; i += CACHE_LINE)
+        sum += x->other[i];
+    x->seen = sum;
+}
 
 /* The first token of a sequence is not measured. */
 static mf_status time_sequence(stage *s, int which, samples *out, uint32_t round, mf_error *error)
@@ -194,6 +209,8 @@ static mf_status time_sequence(stage *s, int which, samples *out, uint32_t round
     for (uint32_t i = 0; i < SEQUENCE && status == MF_OK; i++) {
         const size_t width = q->stretch && i / q->stretch % 2 ? NARROW + WIDE - q->first : q->first;
         mf_request request = next_token(s, 0, s->view[width]);
+        const bool is_cold = which == STRETCHES && i % STRETCH == STRETCH / 2;
+        if (is_cold) read_other(out);
         const double began = cli_now();
         status = forward(s, &request, 1, error);
         const double seconds = cli_now() - began;
@@ -202,6 +219,8 @@ static mf_status time_sequence(stage *s, int which, samples *out, uint32_t round
         const int wide = width == WIDE;
         if (i % STRETCH == 0)
             out->first[wide][out->n_first[wide]++] = seconds;
+        else if (is_cold)
+            out->cold[wide][out->n_cold[wide]++] = seconds;
         else
             out->steady[wide][out->n_steady[wide]++] = seconds;
     }
@@ -230,17 +249,21 @@ static void report_sequences(const bench *b, samples *x, json_t *out)
 static void report_first_tokens(const bench *b, samples *x, json_t *out)
 {
     static const char *const names[] = { "first_narrow", "first_wide" };
-    cli_table *table = cli_table_create("<width|steady|first after a switch|ratio");
+    cli_table *table = cli_table_create("<width|steady|first after a switch|ratio|after other memory was read|ratio");
     for (int wide = 0; wide < 2; wide++) {
         const double steady = bench_median(x->steady[wide], x->n_steady[wide]);
         const double first = bench_median(x->first[wide], x->n_first[wide]);
+        const double cold = bench_median(x->cold[wide], x->n_cold[wide]);
         cli_table_cell(table, "%s", widths[wide ? WIDE : NARROW].name);
         cli_table_cell(table, "%s", cli_seconds(steady).text);
         cli_table_cell(table, "%s", cli_seconds(first).text);
         cli_table_cell(table, "%.3f", first / steady);
+        cli_table_cell(table, "%s", cli_seconds(cold).text);
+        cli_table_cell(table, "%.3f", cold / steady);
         json_object_set_new(out, names[wide],
-                            json_pack("{s:f, s:f, s:f}", "steady_seconds", steady, "first_seconds", first,
-                                      "first_to_steady", first / steady));
+                            json_pack("{s:f, s:f, s:f, s:f, s:f}", "steady_seconds", steady, "first_seconds", first,
+                                      "first_to_steady", first / steady, "cold_seconds", cold, "cold_to_steady",
+                                      cold / steady));
     }
     if (!b->json) {
         printf("\n");
@@ -255,6 +278,9 @@ mf_status bench_switch(const bench *b, json_t *out, mf_error *error)
     samples x = { .n_first = { 0 } };
     bench_title(b, "Switch: a timeline that changes its width, 1/8 and 1 of d_ff, %u threads", b->n_thread);
     mf_status status = open_stage(&s, b, error);
+    x.other = malloc(OTHER_BYTES);
+    if (status == MF_OK && !x.other) status = error->status = MF_E_NOMEM;
+    if (x.other) memset(x.other, 1, OTHER_BYTES);
     for (uint32_t round = 0; round < b->rounds && status == MF_OK; round++)
         for (int q = 0; q < N_SEQUENCE && status == MF_OK; q++) {
             cli_progress("switch", round, b->rounds);
@@ -267,6 +293,7 @@ mf_status bench_switch(const bench *b, json_t *out, mf_error *error)
         report_first_tokens(b, &x, object);
         json_object_set_new(out, "switch", object);
     }
+    free(x.other);
     close_stage(&s);
     return status;
 }
