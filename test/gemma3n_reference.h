@@ -212,7 +212,8 @@ static inline void ref_layer(reference *r, uint32_t layer, size_t width, size_t 
     const gemma *m = r->m;
     const size_t d = m->config.d_model;
     double modality[GEMMA_STREAMS], c[GEMMA_STREAMS * GEMMA_STREAMS], p[GEMMA_STREAMS][REF_MAX];
-    double n[REF_MAX], left[GEMMA_RANK], laurel[REF_MAX], o[REF_MAX], z[REF_MAX], y[REF_MAX];
+    double n[REF_MAX] = { 0 }, left[GEMMA_RANK] = { 0 }, laurel[REF_MAX] = { 0 }, o[REF_MAX] = { 0 };
+    double z[REF_MAX] = { 0 }, y[REF_MAX] = { 0 };
     ref_router(m, layer, r->x[GEMMA_ACTIVE], modality);
     ref_flat(m, layer, "altup.predict", GEMMA_STREAMS * GEMMA_STREAMS, GEMMA_STREAMS, INFINITY, modality, c);
     for (size_t i = 0; i < GEMMA_STREAMS; i++)
