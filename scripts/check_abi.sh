@@ -69,7 +69,7 @@ grow()
     ${CC:-cc} -std=c11 -g1 -O0 -fPIC -pthread -shared $sanitize -fvisibility=hidden -ffp-contract=off -D_FILE_OFFSET_BITS=64 \
         -I"$work/grown/include" -Ikernels $(printf -- '-Ilib/%s ' $layers) -o "$work/grown/lib/libmatformer.so.0" \
         -Wl,-soname,libmatformer.so.0 -Wl,--version-script=lib/matformer.map \
-        $(printf 'lib/%s/*.c ' $layers) -Wl,--whole-archive "$build/kernels/libmfk_kernels.a" -Wl,--no-whole-archive \
+        $(ls $(printf 'lib/%s/*.c ' $layers) | grep -v '_windows\.c$\|_no_checkpoint\.c$') -Wl,--whole-archive "$build/kernels/libmfk_kernels.a" -Wl,--no-whole-archive \
         $(pkg-config --cflags --libs libzstd libxxhash jansson) -lm &&
         ln -s libmatformer.so.0 "$work/grown/lib/libmatformer.so"
 }
