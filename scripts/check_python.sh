@@ -60,7 +60,8 @@ esac
 {
     (cd "$work/of-commit/bindings/python" && find matformer -type f)
     echo .matformer.mesonpy.libs/libmatformer.so
-} | sort | diff - "$work/wheel.files" || fail 'the wheel holds other files than the package and the library'
+    echo .matformer.mesonpy.libs/libmatformer-tools.so
+} | sort | diff - "$work/wheel.files" || fail 'the wheel holds other files than the package and the libraries'
 pass "$(basename "$wheel")"
 
 # ---- What is installed ----
